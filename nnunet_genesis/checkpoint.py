@@ -1,0 +1,151 @@
+"""The Genesis checkpoint: its schema, the atomic write, and the only ``torch.load`` in the project."""
+
+import contextlib
+import dataclasses
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_genesis import __version__
+from nnunet_genesis.errors import GenesisError
+
+SCHEMA_VERSION = 1
+
+CITATIONS = [
+    "Zhou Z, Sodha V, Pang J, Gotway MB, Liang J. Models Genesis. Medical Image Analysis 67 (2021) 101840. "
+    "doi:10.1016/j.media.2020.101840",
+    "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for deep "
+    "learning-based biomedical image segmentation. Nature Methods 18 (2021) 203-211. doi:10.1038/s41592-020-01008-z",
+]
+
+_REQUIRED = ("schema_version", "plans", "configuration")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenesisWeights:
+    """A Genesis checkpoint as read from disk.
+
+    Attributes:
+        path: the file.
+        network_weights: state dict of the pretrained network (nnU-Net's parameter names), on the CPU.
+        metadata: the ``genesis`` record: plans, configuration, normalisation, corruption, data, software, …
+    """
+
+    path: Path
+    network_weights: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+
+
+def software_versions() -> dict[str, str]:
+    """Versions that a checkpoint records, by package."""
+    packages = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
+    return {
+        "nnunet-genesis": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
+
+    Whatever stood at ``path`` stays whole until the new file is complete.
+    """
+    temporary = f"{os.fspath(path)}.tmp{os.getpid()}"
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write ``checkpoint`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+def load(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running any code in it.
+
+    nnU-Net's own checkpoints hold numpy scalars in their logs; exactly those types are allowed besides tensors and
+    plain containers.
+
+    Raises:
+        GenesisError: the file is missing, unreadable, no checkpoint, or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise GenesisError(f"{path}: no such file. Expected a checkpoint (.pth). Check the path.")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except PermissionError as error:
+        raise GenesisError(f"{path}: no permission to read it. Check the file's owner and mode.") from error
+    except Exception as error:  # torch raises a dozen types for a file that isn't a checkpoint
+        raise GenesisError(_unreadable(path, error)) from error
+    if not isinstance(checkpoint, dict):
+        raise GenesisError(
+            f"{path}: expected a checkpoint with the key 'network_weights', found a {type(checkpoint).__name__}. "
+            "Give a checkpoint_*.pth written by nnUNetv2_genesis_pretrain."
+        )
+    return checkpoint
+
+
+def load_weights(path: str | os.PathLike[str]) -> GenesisWeights:
+    """Read a Genesis checkpoint for fine-tuning.
+
+    Raises:
+        GenesisError: the file can't be read, or isn't a Genesis checkpoint of a schema that we know.
+    """
+    checkpoint = load(path)
+    metadata, weights = checkpoint.get("genesis"), checkpoint.get("network_weights")
+    if not isinstance(metadata, dict) or not isinstance(weights, dict):
+        found = "an nnU-Net checkpoint without Genesis metadata" if isinstance(weights, dict) else "no network weights"
+        raise GenesisError(
+            f"{path}: expected a Genesis checkpoint (keys 'network_weights' and 'genesis'), found {found} (keys: "
+            f"{', '.join(map(str, list(checkpoint)[:8]))}). Give a checkpoint_*.pth of nnUNetv2_genesis_pretrain."
+        )
+    missing = [key for key in _REQUIRED if key not in metadata]
+    if missing or not isinstance(metadata["schema_version"], int) or metadata["schema_version"] > SCHEMA_VERSION:
+        found = f"missing {', '.join(missing)}" if missing else f"version {metadata['schema_version']!r}"
+        raise GenesisError(
+            f"{path}: expected Genesis schema version {SCHEMA_VERSION} or older, found {found}. It comes from a newer "
+            "nnunet-genesis or is damaged: upgrade with 'pip install -U nnunet-genesis', or write it anew."
+        )
+    bad = [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
+    bad = bad or [n for n, v in weights.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+    if bad:
+        raise GenesisError(
+            f"{path}: expected tensors of finite numbers, found something else in {bad[0]!r} (and {len(bad) - 1} "
+            "more). The pretraining diverged or the file is damaged: use an earlier checkpoint."
+        )
+    return GenesisWeights(Path(path), weights, metadata)
+
+
+def _numpy_scalars() -> list[Any]:
+    """What nnU-Net's logs need: numpy's scalar, dtype, and the float dtypes."""
+    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]  # numpy's private reconstructor, in any numpy version
+    return [scalar, np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64))]
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+        return (
+            f"{path}: refused. It holds Python objects besides tensors and plain data, which could run code when "
+            "loaded. Expected a checkpoint_*.pth of nnUNetv2_genesis_pretrain or of nnU-Net."
+        )
+    return (
+        f"{path}: can't be read as a checkpoint ({type(error).__name__}); it is damaged, truncated or of another "
+        "format. Copy it again, or use another checkpoint."
+    )

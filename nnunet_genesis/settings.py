@@ -1,0 +1,71 @@
+"""Every ``nnUNet_genesis_*`` environment variable, read once into one frozen record."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nnunet_genesis.errors import GenesisError
+
+PREFIX = "nnUNet_genesis_"
+
+
+def _setting(parse: Callable[[str], Any], accept: Callable[[Any], bool], expected: str, default: Any = None) -> Any:
+    return dataclasses.field(default=default, metadata={"parse": parse, "accept": accept, "expected": expected})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the fine-tuning trainers; ``None`` means the trainer's own default.
+
+    Attributes:
+        weights: Genesis checkpoint (path). Takes precedence over ``plans["genesis"]["weights"]``.
+        epochs: number of epochs (nnU-Net: 1000).
+        iterations: training iterations an epoch (nnU-Net: 250); validation iterations stay a fifth of them.
+        peak_lr: learning rate at the end of the warm-up.
+        warmup_epochs: epochs of linear warm-up; 0 switches it off.
+        min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
+    """
+
+    weights: str | None = _setting(str, lambda v: bool(v.strip()), "the path of a Genesis checkpoint")
+    epochs: int | None = _setting(int, lambda v: v >= 1, "a whole number of at least 1")
+    iterations: int | None = _setting(int, lambda v: v >= 1, "a whole number of at least 1")
+    peak_lr: float | None = _setting(float, lambda v: 0 < v < 10, "a number above 0 and below 10")
+    warmup_epochs: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
+    min_coverage: float = _setting(float, lambda v: 0 <= v <= 1, "a number from 0 to 1", default=0.5)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from ``environ`` (default: the process environment).
+
+        Raises:
+            GenesisError: a variable of ours is unknown, or its value can't be used.
+        """
+        environ = os.environ if environ is None else environ
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        values = {}
+        for variable, text in environ.items():
+            if not variable.startswith(PREFIX):
+                continue
+            name = variable.removeprefix(PREFIX)
+            if name not in fields:
+                raise GenesisError(_unknown(variable, list(fields)))
+            values[name] = _parse(variable, text, fields[name].metadata)
+        return cls(**values)
+
+
+def _unknown(variable: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(variable, [PREFIX + name for name in names], n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(PREFIX + name for name in names)}."
+    return f"Unknown environment variable {variable}. {hint} Rename or unset it."
+
+
+def _parse(variable: str, text: str, field: Mapping[str, Any]) -> Any:
+    try:
+        value = field["parse"](text)
+        if field["accept"](value):
+            return value
+    except ValueError:
+        pass
+    raise GenesisError(f"{variable}={text!r}: expected {field['expected']}. Correct or unset it.")

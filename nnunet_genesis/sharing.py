@@ -1,0 +1,63 @@
+"""Make a fine-tuned model folder usable without this package."""
+
+import shutil
+from pathlib import Path
+
+from nnunet_genesis import checkpoint
+from nnunet_genesis.errors import GenesisError
+
+STOCK_TRAINER = "nnUNetTrainer"
+
+
+def export_stock(model_folder: Path, output: Path | None = None) -> Path:
+    """Copy ``TRAINER__PLANS__CONFIG`` with ``trainer_name`` rewritten to nnU-Net's own trainer.
+
+    The fine-tuned network is nnU-Net's own, so stock ``nnUNetv2_predict`` gives identical output from the copy.
+
+    Args:
+        model_folder: a results folder with ``plans.json``, ``dataset.json`` and ``fold_X/checkpoint_*.pth``.
+        output: the copy's folder, in nnU-Net's naming; default: beside the original, as
+            ``nnUNetTrainer__PLANS__CONFIG``.
+
+    Returns:
+        The copy's folder.
+
+    Raises:
+        GenesisError: the folder isn't a model, or the output exists.
+    """
+    checkpoints = sorted(model_folder.glob("fold_*/checkpoint_*.pth"))
+    needed = [model_folder / name for name in ("plans.json", "dataset.json")]
+    missing = [path.name for path in needed if not path.is_file()] + (
+        [] if checkpoints else ["fold_X/checkpoint_*.pth"]
+    )
+    if missing:
+        raise GenesisError(
+            f"{model_folder}: expected a trained model (TRAINER__PLANS__CONFIG), missing {', '.join(missing)}. Give "
+            "the folder in nnUNet_results that nnUNetv2_train wrote."
+        )
+    output = output or _stock_folder(model_folder)
+    if output.exists():
+        raise GenesisError(f"{output}: exists already. Move it away, or choose another folder with -o.")
+    output.mkdir(parents=True)
+    for path in [*needed, model_folder / "dataset_fingerprint.json", *model_folder.glob("fold_*/*.json")]:
+        if path.is_file():
+            _copy(path, output / path.relative_to(model_folder))
+    for path in checkpoints:
+        content = checkpoint.load(path)
+        content["trainer_name"] = STOCK_TRAINER
+        target = output / path.relative_to(model_folder)
+        target.parent.mkdir(exist_ok=True)
+        checkpoint.save(content, target)
+    return output
+
+
+def _stock_folder(model_folder: Path) -> Path:
+    _, separator, rest = model_folder.resolve().name.partition("__")
+    if not separator:
+        raise GenesisError(f"{model_folder}: the name isn't TRAINER__PLANS__CONFIG. Name the copy's folder with -o.")
+    return model_folder.resolve().parent / f"{STOCK_TRAINER}__{rest}"
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,139 @@
+"""nnU-Net trainers that start from Genesis weights.
+
+The network is nnU-Net's own, built from the plans, so that checkpoints are plain nnU-Net checkpoints and prediction
+needs nothing from here but the class name.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch._dynamo import OptimizedModule
+
+from nnunet_genesis.checkpoint import atomic_path
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
+from nnunet_genesis.settings import Settings
+from nnunet_genesis.transfer.load import load_into
+
+PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
+
+
+class nnUNetTrainerGenesis(nnUNetTrainer):
+    """Fine-tunes from a Genesis-pretrained encoder; decoder and head start from nnU-Net's initialisation.
+
+    The weights come from the environment variable ``nnUNet_genesis_weights`` or from
+    ``plans["genesis"]["weights"]`` and are read once, when a run starts at epoch 0: ``--c``, ``--val`` and prediction
+    never need the file. What was loaded is logged and written to ``genesis_load_report.json``.
+
+    The learning rate warms up linearly to its peak and then follows nnU-Net's polynomial decay; see
+    :class:`nnunet_genesis.settings.Settings` for the variables that override epochs, iterations, peak and warm-up.
+
+    Raises:
+        SystemExit: with a message for the user, where weights are missing, unreadable or fit too little, a setting is
+            wrong, or the configuration is 2D.
+    """
+
+    parts: tuple[str, ...] = ("encoder",)
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = self._or_stop(Settings.from_environment)
+        if len(self.configuration_manager.patch_size) != 3:
+            self._or_stop(self._refuse_2d)
+        self.num_epochs = self.settings.epochs or self.num_epochs
+        if self.settings.iterations:
+            self.num_iterations_per_epoch = self.settings.iterations
+            self.num_val_iterations_per_epoch = max(1, self.settings.iterations // 5)
+        self.initial_lr = self.settings.peak_lr or PEAK_LR
+        warmup = self.settings.warmup_epochs
+        self.warmup_epochs = default_warmup(self.num_epochs) if warmup is None else warmup
+        self._resumed = False
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
+        """nnU-Net's SGD with our schedule."""
+        optimizer, _ = super().configure_optimizers()
+        return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs)
+
+    def on_train_start(self) -> None:
+        """Load the Genesis weights unless the run goes on from a checkpoint, then start as nnU-Net does."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.parts and not self._resumed:  # before the data loaders start: a stop leaves no process behind
+            self._or_stop(self._load_genesis_weights)
+        super().on_train_start()
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's, remembering that the weights are no longer to be replaced."""
+        super().load_checkpoint(filename_or_checkpoint)
+        self._resumed = True
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, written so that the previous file stays whole until the new one is."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with atomic_path(filename) as temporary:
+            super().save_checkpoint(temporary)
+
+    def _load_genesis_weights(self) -> None:
+        # A cascade's network sees the previous stage's one-hot segmentation after the images.
+        channels = len(self.dataset_json["channel_names"]) if self.is_cascaded else None
+        report = load_into(
+            self._bare_network(), self._weights_path(), self.parts, self.settings.min_coverage, image_channels=channels
+        )
+        self.print_to_log_file(report.to_text())
+        if self.local_rank == 0:
+            save_json(report.to_dict(), os.path.join(self.output_folder, "genesis_load_report.json"), sort_keys=False)
+
+    def _weights_path(self) -> Path:
+        planned = self.plans_manager.plans.get("genesis", {}).get("weights")
+        path = self.settings.weights or planned
+        if not path:
+            raise GenesisError(
+                f"{type(self).__name__} has no weights to start from. Expected the environment variable "
+                'nnUNet_genesis_weights or plans["genesis"]["weights"]; found neither. Set '
+                "nnUNet_genesis_weights=/path/to/checkpoint_final.pth (from nnUNetv2_genesis_pretrain), or train "
+                "from random weights with -tr nnUNetTrainerGenesisScratch."
+            )
+        return Path(path).expanduser()
+
+    def _bare_network(self) -> torch.nn.Module:
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def _refuse_2d(self) -> None:
+        raise GenesisError(
+            f"{type(self).__name__}: configuration {self.configuration_name!r} is 2D; Genesis weights are 3D. Use "
+            "3d_fullres, 3d_lowres or 3d_cascade_fullres, or nnU-Net's own trainer for 2d."
+        )
+
+    def _or_stop(self, step):  # type: ignore[no-untyped-def]
+        """Run ``step``; a :class:`GenesisError` goes to the log and ends the process without a traceback."""
+        try:
+            return step()
+        except GenesisError as error:
+            self.print_to_log_file(f"ERROR: {error}", also_print_to_console=False)
+            sys.exit(f"ERROR: {error}")
+
+
+class nnUNetTrainerGenesisFull(nnUNetTrainerGenesis):
+    """As :class:`nnUNetTrainerGenesis`, with the pretrained decoder as well."""
+
+    parts = ("encoder", "decoder")
+
+
+class nnUNetTrainerGenesisScratch(nnUNetTrainerGenesis):
+    """The fair baseline: the same schedule from random weights; ``nnUNet_genesis_weights`` is not looked at."""
+
+    parts = ()

@@ -1,0 +1,1 @@
+"""From pretrained weights to a target network: match (data only), apply, report."""

@@ -1,0 +1,97 @@
+"""Commands of the pretraining side. ``python -m pretraining`` is ``nnUNetv2_genesis_pretrain``."""
+
+import argparse
+import multiprocessing
+import sys
+from pathlib import Path
+
+from nnunet_genesis.cli import run
+
+LEFT_OUT_STATUS = 3
+
+
+def prepare() -> None:
+    """``nnUNetv2_genesis_prepare``: raw scans to a preprocessed, unlabelled data set."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_genesis_prepare",
+        description="Prepares raw scans (DICOM series, NIfTI, MetaImage, NRRD; found recursively, read where they lie) "
+        "as an unlabelled data set in nnUNet_preprocessed. Run it again to go on after an interruption or to add "
+        "scans: finished ones are kept.",
+        epilog=f"Exit status: 0 all scans prepared; {LEFT_OUT_STATUS} some were left out (see genesis_manifest.csv); "
+        "1 nothing done, with a message; 2 wrong usage.",
+    )
+    parser.add_argument("-i", type=Path, nargs="+", required=True, help="folder(s) of scans, or single files")
+    parser.add_argument("-d", type=int, required=True, help="id of the new data set, e.g. 701")
+    parser.add_argument("-n", required=True, help="name of the new data set, e.g. ChestCT")
+    parser.add_argument("-c", nargs="+", default=["3d_fullres"], help="configuration(s) [default: 3d_fullres]")
+    parser.add_argument("-pl", default=None, help="planner, e.g. nnUNetPlannerResEncM [default: ExperimentPlanner]")
+    parser.add_argument("-gpu_memory_target", type=float, default=None, help="GB the planner may plan for")
+    parser.add_argument("--like", default=None, metavar="DATASET", help="use this data set's plans instead of planning")
+    parser.add_argument("-p", default="nnUNetPlans", help="with --like: name of its plans [default: nnUNetPlans]")
+    parser.add_argument("--modality", choices=["auto", "CT", "MR"], default="auto", help="[default: auto, and says so]")
+    parser.add_argument("--hu_window", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
+                        help="CT: clip to this window instead of the body's percentiles; -1000 1000 as published")  # fmt: skip
+    parser.add_argument("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]")
+    parser.add_argument("-np", type=int, default=None, help="processes [default: as many as cores, at most 8]")
+    args = parser.parse_args()
+
+    def command() -> int:
+        from pretraining.prepare import PrepareOptions, prepare_dataset
+
+        options = PrepareOptions(
+            tuple(args.i), args.d, args.n, tuple(args.c), args.pl, args.gpu_memory_target, args.like, args.p,
+            args.modality, tuple(args.hu_window) if args.hu_window else None, args.val_fraction,
+            args.np or min(8, multiprocessing.cpu_count()),
+        )  # fmt: skip
+        return LEFT_OUT_STATUS if prepare_dataset(options) else 0
+
+    run(command)
+
+
+def pretrain() -> None:
+    """``nnUNetv2_genesis_pretrain``: restoration pretraining on a prepared data set."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_genesis_pretrain",
+        description="Pretrains the plan's network by restoring corrupted patches (Models Genesis). Works on a data set "
+        "from nnUNetv2_genesis_prepare, and on any data set that nnU-Net has preprocessed.",
+    )
+    parser.add_argument("dataset_name_or_id", help="e.g. 701 or Dataset701_ChestCT")
+    parser.add_argument("configuration", help="3d_fullres or 3d_lowres")
+    parser.add_argument("-p", default="nnUNetPlans", help="plans [default: nnUNetPlans]")
+    parser.add_argument("-f", default="0", help="fold: only its training cases are used; or all [default: 0]")
+    parser.add_argument("-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[default: cuda]")
+    parser.add_argument("-num_gpus", type=int, default=1, help="processes on this machine [default: 1]")
+    parser.add_argument("--epochs", type=int, help="[default: 1000]")
+    parser.add_argument("--iterations", type=int, help="training iterations an epoch [default: 250]")
+    parser.add_argument("--lr", type=float, dest="peak_lr", help="peak learning rate of AdamW [default: 1e-3]")
+    parser.add_argument("--warmup", type=int, dest="warmup_epochs",
+                        help="epochs of warm-up [default: 50, or a tenth of a shorter run]")  # fmt: skip
+    parser.add_argument("--seed", type=int, help="initial weights, patches and corruptions [default: 0]")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="[default: auto]")
+    parser.add_argument("--compile", action="store_const", const=True, help="use torch.compile")
+    parser.add_argument("--licence", help="licence of the weights, recorded in the checkpoint")
+    parser.add_argument("--c", action="store_true", help="continue from the last checkpoint, with its options")
+    args = parser.parse_args()
+
+    def command() -> None:
+        import torch
+
+        from pretraining.run import pretrain as run_pretraining
+
+        names = ("epochs", "iterations", "peak_lr", "warmup_epochs", "seed", "precision", "compile", "licence")
+        options = {name: value for name in names if (value := getattr(args, name)) is not None}
+        if args.device == "cuda":
+            torch.set_num_threads(1)  # as nnUNetv2_train: more threads don't help a GPU
+        final = run_pretraining(
+            args.dataset_name_or_id, args.configuration, args.p, args.f if args.f == "all" else int(args.f),
+            torch.device(args.device), args.num_gpus, args.c, **options,
+        )  # fmt: skip
+        print(f'\nFine-tune from it:\n  export nnUNet_genesis_weights="{final}"\n'
+              "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis")  # fmt: skip
+
+    run(command)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "python -m pretraining"
+    pretrain()

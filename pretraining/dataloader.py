@@ -1,0 +1,137 @@
+"""nnU-Net's data loader with keyed random streams, giving pairs to restore instead of segmentations.
+
+nnU-Net's workers share one torch random stream and depend on their number. Here every batch k has a stream of its
+own, keyed by (seed, stream, rank, k): a seed means the same batches for any number of workers, and a resumed run goes
+on where it stopped without any stored random state.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from threadpoolctl import threadpool_limits
+
+from pretraining.intensity_range import Range, from_unit, to_unit
+from pretraining.restoration import RestorationTransform
+
+Batches = SingleThreadedAugmenter | MultiThreadedAugmenter
+
+
+@contextlib.contextmanager
+def keyed_random(*key: int) -> Iterator[None]:
+    """Seed numpy, torch (CPU) and random from ``key`` within the block; restore their states after it."""
+    seeds = np.random.SeedSequence(key).generate_state(3)
+    states = np.random.get_state(), torch.get_rng_state(), random.getstate()
+    np.random.seed(seeds[0])
+    torch.random.default_generator.manual_seed(int(seeds[1]))
+    random.seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        torch.set_rng_state(states[1])
+        random.setstate(states[2])
+
+
+class RestorationDataLoader(nnUNetDataLoader):
+    """Batches ``{"data", "target", "keys"}``: corrupted patches as the network will see them, and clean ones.
+
+    ``data`` is (B, C, Z, Y, X) float32 in nnU-Net's normalised intensities; ``target`` has the same shape, in [0, 1].
+
+    Args:
+        dataset: the preprocessed cases.
+        batch_size: patches a batch.
+        patch_size: (Z, Y, X) voxels.
+        label_manager: nnU-Net's, for its sampling of foreground.
+        oversample_foreground_percent: share of a batch's patches centred in the foreground (the body).
+        ranges: each case's intensity range, see :mod:`pretraining.intensity_range`.
+        corrupt: the corruption; it must draw from numpy's global state (``seed=None``).
+        key: first part of the random key, (seed, stream, rank).
+    """
+
+    def __init__(
+        self,
+        dataset: nnUNetBaseDataset,
+        batch_size: int,
+        patch_size: Sequence[int],
+        label_manager: LabelManager,
+        oversample_foreground_percent: float,
+        ranges: Mapping[str, Range],
+        corrupt: RestorationTransform,
+        key: tuple[int, int, int],
+    ):
+        super().__init__(dataset, batch_size, patch_size, patch_size, label_manager, oversample_foreground_percent)
+        self.ranges, self.corrupt, self.key = ranges, corrupt, key
+        self.first_batch, self.workers, self._made = 0, 1, 0
+
+    def start(self, first_batch: int, workers: int) -> Batches:
+        """Begin at batch ``first_batch`` with ``workers`` processes (0: in this process), in order."""
+        self.first_batch, self.workers, self._made = first_batch, max(1, workers), 0
+        if workers == 0:
+            return SingleThreadedAugmenter(self, None)
+        # The order-preserving augmenter: with the keys above, batches don't depend on the number of workers.
+        return MultiThreadedAugmenter(
+            self, None, workers, num_cached_per_queue=2, pin_memory=torch.cuda.is_available(), wait_time=0.002
+        )
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called in each forked worker. OpenMP's threads don't survive a fork: a parallel region would hang."""
+        super().set_thread_id(thread_id)
+        torch.set_num_threads(1)
+
+    def generate_train_batch(self) -> dict:
+        """The next batch of this worker."""
+        number = self.first_batch + self._made * self.workers + self.thread_id
+        self._made += 1
+        return self.batch(number)
+
+    def batch(self, number: int) -> dict:
+        """Batch ``number`` of the stream, whatever was made before."""
+        with keyed_random(*self.key, number), torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            cases = self.get_indices()
+            pairs = [self._pair(position, case, self.corrupt) for position, case in enumerate(cases)]
+        return self._collate(pairs, cases)
+
+    def _pair(self, position: int, case: str, corrupt: RestorationTransform) -> tuple[torch.Tensor, torch.Tensor]:
+        # The segmentation is only opened, never decompressed: restoration needs no label.
+        image, _, _, properties = self._data.load_case(case)
+        lower, upper = self.get_bbox(image.shape[1:], self.get_do_oversample(position), properties["class_locations"])
+        box = [list(edges) for edges in zip(lower, upper, strict=True)]  # acvl-utils takes no tuples
+        patch = torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()
+        pair = corrupt(image=to_unit(patch, self.ranges[case]))
+        return from_unit(pair["image"], self.ranges[case]), pair["target"]
+
+    @staticmethod
+    def _collate(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], cases: Sequence[str]) -> dict:
+        data, target = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+        return {"data": data, "target": target, "keys": list(cases)}
+
+
+class ValidationDataLoader(RestorationDataLoader):
+    """A fixed set of batches that repeats after ``period`` batches and takes the corruptions in turn.
+
+    Batch k has corruption ``kinds[k % len(kinds)]`` (also given as ``kind``); the ``len(kinds)`` batches of one round
+    show the same patches, so that the corruptions can be compared. Cases are visited in turn.
+    """
+
+    def __init__(self, *args, kinds: Mapping[str, RestorationTransform], period: int, **kwargs):  # type: ignore[no-untyped-def]
+        super().__init__(*args, **kwargs)
+        self.kinds, self.period = dict(kinds), period
+
+    def batch(self, number: int) -> dict:
+        """Batch ``number``, the same as ``number + period``."""
+        turn, kind = divmod(number % self.period, len(self.kinds))
+        name = list(self.kinds)[kind]
+        first = (turn + self.key[-1] * self.period) * self.batch_size  # ranks look at different cases
+        cases = [self.indices[(first + position) % len(self.indices)] for position in range(self.batch_size)]
+        with keyed_random(*self.key, turn), torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            pairs = [self._pair(position, case, self.kinds[name]) for position, case in enumerate(cases)]
+        return {**self._collate(pairs, cases), "kind": name}

@@ -1,0 +1,122 @@
+"""The affine map between nnU-Net's normalised intensities and [0, 1].
+
+Restoration works in [0, 1]; the network's input stays in the space that fine-tuning will feed (DESIGN, rule 4). A
+case's range ``(lowest, highest)`` per channel, in normalised units, is mapped to 0 and 1.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_genesis.errors import GenesisError
+
+Range = list[list[float]]  # per channel: [lowest, highest]
+
+PERCENTILES = (0.1, 99.9)  # a few bright voxels (vessels, fat, artefacts) would squeeze an MR's tissue together
+_MOST_VOXELS = 1_000_000  # enough for these percentiles; the whole of a CT would take seconds
+
+
+def planned_range(plans: PlansManager, configuration: ConfigurationManager) -> Range | None:
+    """The range that the plans fix for every case, or ``None`` where it depends on the case.
+
+    CTNormalization clips to the percentiles 0.5 and 99.5 (or a fixed window), subtracts the mean and divides by the
+    standard deviation, all of them in the plans; RescaleTo01 and RGBTo01 are [0, 1] by definition.
+    """
+    ranges: Range = []
+    for channel, scheme in enumerate(configuration.normalization_schemes):
+        if scheme == "CTNormalization":
+            properties = plans.foreground_intensity_properties_per_channel[str(channel)]
+            mean, sd = properties["mean"], max(properties["std"], 1e-8)
+            ranges.append([(properties[key] - mean) / sd for key in ("percentile_00_5", "percentile_99_5")])
+        elif scheme in ("RescaleTo01Normalization", "RGBTo01Normalization"):
+            ranges.append([0.0, 1.0])
+        else:
+            return None
+    return ranges
+
+
+def measured_range(image: np.ndarray) -> Range:
+    """Percentiles 0.1 and 99.9 per channel of a normalised image (C, Z, Y, X)."""
+    step = max(1, round((image[0].size / _MOST_VOXELS) ** (1 / 3)))
+    ranges = []
+    for channel in image:
+        lowest, highest = np.percentile(channel[::step, ::step, ::step], PERCENTILES)
+        if highest <= lowest:  # hardly any voxel differs from the background
+            lowest, highest = channel.min(), channel.max()
+        ranges.append([float(lowest), float(max(highest, lowest + 1e-6))])
+    return ranges
+
+
+def load_ranges(
+    folder: Path, cases: Sequence[str], plans: PlansManager, configuration: ConfigurationManager
+) -> dict[str, Range]:
+    """Range of every case in a preprocessed folder (blosc2 format).
+
+    What the plans don't fix is measured once and kept in ``genesis_intensity_ranges_FOLDER.json`` beside ``folder``.
+
+    Raises:
+        GenesisError: a case's file is missing.
+    """
+    planned = planned_range(plans, configuration)
+    if planned is not None:
+        return dict.fromkeys(cases, planned)
+    known = stored_ranges(folder)
+    missing = [case for case in cases if case not in known]
+    for case in missing:
+        known[case] = measured_range(_read(folder, case))
+    if missing:
+        save_ranges(folder, known)
+    return {case: known[case] for case in cases}
+
+
+def stored_ranges(folder: Path) -> dict[str, Range]:
+    """The ranges that are known already of a preprocessed folder's cases."""
+    file = _file(folder)
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def save_ranges(folder: Path, ranges: Mapping[str, Range]) -> None:
+    """Write the ranges of a preprocessed folder's cases."""
+    file = _file(folder)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(dict(sorted(ranges.items())), indent=1))
+    temporary.replace(file)
+
+
+def _file(folder: Path) -> Path:
+    # Not inside: nnU-Net tells the format of the folder by its file endings and accepts no others.
+    return folder.parent / f"genesis_intensity_ranges_{folder.name}.json"
+
+
+def to_unit(image: torch.Tensor, case_range: Range) -> torch.Tensor:
+    """Normalised image (C, …) to [0, 1]; what lies outside the range is clipped."""
+    lowest, width = _lowest_and_width(image, case_range)
+    return image.sub(lowest).div_(width).clamp_(0, 1)
+
+
+def from_unit(image: torch.Tensor, case_range: Range) -> torch.Tensor:
+    """Image (C, …) in [0, 1] back to normalised intensities."""
+    lowest, width = _lowest_and_width(image, case_range)
+    return image.mul(width).add_(lowest)
+
+
+def _lowest_and_width(image: torch.Tensor, case_range: Range) -> tuple[torch.Tensor, torch.Tensor]:
+    lowest, highest = (
+        torch.tensor(case_range, dtype=image.dtype).reshape(len(case_range), 2, *[1] * (image.ndim - 1)).unbind(1)
+    )
+    return lowest, highest - lowest
+
+
+def _read(folder: Path, case: str) -> np.ndarray:
+    file = folder / f"{case}.b2nd"
+    if not file.is_file():
+        raise GenesisError(
+            f"{file}: no such file. Expected the preprocessed case {case!r}, which splits_final.json names. Prepare "
+            "the data set again (nnUNetv2_genesis_prepare, or nnUNetv2_preprocess for a labelled one)."
+        )
+    return np.asarray(blosc2.open(urlpath=str(file), mode="r")[:])

@@ -1,0 +1,109 @@
+"""How well restoration goes: R², PSNR, SSIM, collapse; a progress plot and panels that a person can judge."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from skimage.metrics import structural_similarity
+
+matplotlib.use("agg")
+
+COLLAPSED_R2 = 0.02
+COLLAPSE_ADVICE = (
+    "WARNING: the network restores no better than a constant image (R² = {r2:.3f} < 0.02 late in training): it has "
+    "collapsed. Start again with another --seed, a longer --warmup or a lower --lr, and check that the patches in "
+    "restoration_epoch*.png show anatomy."
+)
+
+
+def batch_sums(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """[mean squared error, mean of the target, mean of its square] of one batch, on its device."""
+    return torch.stack([(restored - target).square().mean(), target.mean(), target.square().mean()])
+
+
+def r_squared(sums: np.ndarray) -> float:
+    """R² = 1 − MSE / Var(target), pooled over batches; 0 is what the best constant image reaches.
+
+    Args:
+        sums: (batches, 3) as :func:`batch_sums` gives them.
+    """
+    mse, mean, square = np.asarray(sums, dtype=np.float64).mean(0)
+    return float(1 - mse / max(square - mean**2, 1e-12))
+
+
+def psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB of images in [0, 1]: −10·log10(MSE)."""
+    return -10 * math.log10(max(mse, 1e-12))
+
+
+def middle_slices(volume: np.ndarray) -> list[np.ndarray]:
+    """The three orthogonal slices through the middle of (Z, Y, X)."""
+    return [np.take(volume, length // 2, axis=axis) for axis, length in enumerate(volume.shape)]
+
+
+def ssim(restored: np.ndarray, target: np.ndarray) -> float:
+    """Mean structural similarity of the middle slices of two (Z, Y, X) volumes in [0, 1].
+
+    Wang et al., IEEE TIP 13 (2004); scikit-image's, with a window of 7 or what a thin patch allows. Slices, since
+    the whole volume takes longer than the training step.
+    """
+    values = []
+    for ours, clean in zip(middle_slices(restored), middle_slices(target), strict=True):
+        window = min(7, *clean.shape)
+        window -= 1 - window % 2
+        values.append(structural_similarity(ours, clean, win_size=window, data_range=1.0))
+    return float(np.mean(values))
+
+
+def is_collapsed(r2: float, epoch: int, epochs: int) -> bool:
+    """Whether R² of ``epoch`` (from 0) of ``epochs`` is a constant image's in the second half of the training."""
+    return epoch + 1 > epochs / 2 and r2 < COLLAPSED_R2
+
+
+def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
+    """Loss, R² and learning rate over epochs.
+
+    Args:
+        log: the logger's lists: ``train_losses``, ``val_losses``, ``lrs``, ``r2`` and ``r2_CORRUPTION``.
+        file: PNG to write.
+    """
+    figure = Figure(figsize=(10, 12), layout="constrained")
+    loss, r2, rate = figure.subplots(3, 1, sharex=True)
+    loss.plot(log["train_losses"], label="training")
+    loss.plot(log["val_losses"], label="validation")
+    loss.set(ylabel="mean squared error", yscale="log")
+    for name in [name for name in log if name.startswith("r2")]:
+        label = "all corruptions" if name == "r2" else name.removeprefix("r2_")
+        r2.plot(log[name], label=label, linewidth=3 if name == "r2" else 1)
+    r2.axhline(0, color="grey", linestyle=":", label="constant image")
+    r2.set(ylabel="R² (validation)", ylim=(min(-0.1, *log["r2"]), 1))
+    rate.plot(log["lrs"])
+    rate.set(ylabel="learning rate", xlabel="epoch")
+    for axes in (loss, r2):
+        axes.legend()
+    figure.savefig(file, dpi=80)
+
+
+def plot_panel(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarray, file: Path, title: str) -> None:
+    """Clean, corrupted and restored (rows), three orthogonal middle slices each (columns).
+
+    Args:
+        clean: (Z, Y, X) in [0, 1], like the two others.
+        corrupted: the network's input, mapped to [0, 1].
+        restored: the network's output.
+        file: PNG to write.
+        title: heading.
+    """
+    figure = Figure(figsize=(9, 9.5), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(3, 3)
+    for row, (label, volume) in enumerate({"clean": clean, "corrupted": corrupted, "restored": restored}.items()):
+        for column, image in enumerate(middle_slices(volume)):
+            axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes[row, column].set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(label, fontsize=14)
+    figure.savefig(file, dpi=80)

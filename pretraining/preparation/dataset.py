@@ -1,0 +1,152 @@
+"""A data set's plans and ``dataset.json``: made once, from the scans or like another data set, and then kept."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_genesis.errors import GenesisError
+from pretraining.preparation import planning
+from pretraining.preparation.fingerprint import Analysis, analyse, fingerprint, samples_per_scan
+from pretraining.preparation.manifest import FILE_NAME as MANIFEST
+from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.pool import for_each_scan
+from pretraining.preparation.preprocess import CACHE
+from pretraining.scans.reading import wrong_modality
+from pretraining.scans.scan import LeftOut, Scan, ScanError
+
+
+def plan_dataset(
+    options: PrepareOptions, base: Path, scans: list[Scan]
+) -> tuple[dict[str, Any], dict[str, Any], list[Scan], list[LeftOut]]:
+    """Plans, dataset.json, and the scans that fit them; made now, or by an earlier run."""
+    plans_file, dataset_file = base / f"{planning.planned_name(options)}.json", base / "dataset.json"
+    left_out: list[LeftOut] = []
+    dataset_json = load_json(str(dataset_file)) if dataset_file.is_file() else None
+    if dataset_json:
+        _check_unchanged(options, base, dataset_json["genesis"])
+    if plans_file.is_file() and dataset_json:
+        plans = load_json(str(plans_file))
+        print(f"Keeping the plans of an earlier run: {plans_file}")
+    elif options.like:
+        dataset_json = _dataset_json_like(options, len(scans))
+        plans = planning.copy_plans(options, base, dataset_json)
+    else:
+        if dataset_json is None or not (base / "dataset_fingerprint.json").is_file():
+            analyses, left_out = _analyse_all(options, base, scans)
+            scans = [scan for scan in scans if scan.case in analyses]
+            dataset_json = _dataset_json(options, analyses)
+            made = fingerprint(list(analyses.values()), options.hu_window)
+            save_json(made, str(base / "dataset_fingerprint.json"))
+        plans = planning.make_plans(options, base, dataset_json)
+    _check_configurations(options, plans, plans_file)
+    scans, wrong = _with_channels(scans, len(dataset_json["channel_names"]))
+    return plans, dataset_json, scans, left_out + wrong
+
+
+def _check_unchanged(options: PrepareOptions, base: Path, record: dict[str, Any]) -> None:
+    for key, value in options.record().items():
+        if record.get(key) != value:
+            raise GenesisError(
+                f"{base}: was prepared with {key} = {record.get(key)}, now {value} is asked for. All scans of a data "
+                "set must be prepared alike: repeat the earlier option, or use a new data set (-d, -n)."
+            )
+    if options.modality not in ("auto", record["modality"]):
+        raise GenesisError(f"{base}: holds {record['modality']} scans; --modality {options.modality} doesn't fit.")
+
+
+def _check_configurations(options: PrepareOptions, plans: dict[str, Any], file: Path) -> None:
+    missing = [name for name in options.configurations if name not in plans["configurations"]]
+    if missing:
+        raise GenesisError(
+            f"{file}: has no configuration {', '.join(missing)}; found {', '.join(plans['configurations'])}. Choose "
+            "with -c."
+        )
+
+
+def _analyse_all(
+    options: PrepareOptions, base: Path, scans: Sequence[Scan]
+) -> tuple[dict[str, Analysis], list[LeftOut]]:
+    cache = base / CACHE
+    cache.mkdir(exist_ok=True)
+    asked = options.asked_modality
+    work = partial(analyse, asked=asked, samples=samples_per_scan(len(scans)), cache=cache)
+    found: dict[str, tuple[Scan, Analysis]] = {}
+    left_out = []
+    for scan, result in for_each_scan(work, scans, options.processes, "Analysing"):
+        if isinstance(result, ScanError):
+            left_out.append(LeftOut(scan.source, str(result)))
+        else:
+            found[scan.case] = (scan, result)
+    if not found:
+        raise GenesisError(no_usable_scan(options, left_out))
+    modality = asked or Counter(analysis.modality for _, analysis in found.values()).most_common(1)[0][0]
+    if options.hu_window and modality != "CT":
+        raise GenesisError(f"--hu_window is for CT; these scans are {modality}. Leave it out, or give --modality CT.")
+    print(f"Modality: {modality} ({'as asked' if asked else 'found from DICOM tags or intensities'})")
+    channels = Counter(len(scan.channels) for scan, _ in found.values()).most_common(1)[0][0]
+    chosen = {}
+    for case in sorted(found):
+        scan, analysis = found[case]
+        if analysis.modality != modality:
+            left_out.append(LeftOut(scan.source, wrong_modality(analysis.modality, modality)))
+        elif len(scan.channels) == channels:
+            chosen[case] = analysis
+        else:
+            left_out.append(LeftOut(scan.source, _wrong_channels(len(scan.channels), channels)))
+    return chosen, left_out
+
+
+def _wrong_channels(found: int, expected: int) -> str:
+    return f"{found} channel(s), expected {expected}: prepare it as a data set of its own"
+
+
+def _with_channels(scans: Sequence[Scan], channels: int) -> tuple[list[Scan], list[LeftOut]]:
+    fitting = [scan for scan in scans if len(scan.channels) == channels]
+    wrong = [scan for scan in scans if len(scan.channels) != channels]
+    return fitting, [LeftOut(scan.source, _wrong_channels(len(scan.channels), channels)) for scan in wrong]
+
+
+def _dataset_json(options: PrepareOptions, analyses: dict[str, Analysis]) -> dict[str, Any]:
+    first = next(iter(analyses.values()))
+    modality, channels = first.modality, len(first.intensities)
+    # nnU-Net chooses the normalisation by this name: "CT" is clipped by fixed statistics, all others are z-scored.
+    same_name = modality == "CT" or channels == 1
+    names = {str(index): modality if same_name else f"{modality}_{index}" for index in range(channels)}
+    return _unlabelled(names, len(analyses), {"modality": modality, **options.record()})
+
+
+def _dataset_json_like(options: PrepareOptions, scans: int) -> dict[str, Any]:
+    folder = planning.like_folder(options)
+    names = load_json(str(folder / "dataset.json"))["channel_names"]
+    plans = PlansManager(load_json(str(folder / f"{options.plans_name}.json")))
+    schemes = plans.get_configuration(options.configurations[0]).normalization_schemes
+    modality = "CT" if schemes[0] == "CTNormalization" else "MR"
+    if options.modality not in ("auto", modality):
+        raise GenesisError(f"--like {options.like}: is planned for {modality}; --modality {options.modality} is asked.")
+    return _unlabelled(names, scans, {"modality": modality, **options.record()})
+
+
+def _unlabelled(channel_names: dict[str, str], scans: int, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "channel_names": channel_names,
+        "labels": {"background": 0, "body": 1},
+        "numTraining": scans,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+        "genesis": record,
+    }
+
+
+def no_usable_scan(options: PrepareOptions, left_out: Sequence[LeftOut]) -> str:
+    """The message where nothing is left to prepare."""
+    reasons = "".join(f"\n  {item.source}: {item.reason}" for item in left_out[:10])
+    more = f"\n  … and {len(left_out) - 10} more, see {MANIFEST}" if len(left_out) > 10 else ""
+    return (
+        f"{', '.join(map(str, options.inputs))}: no usable scan. Expected DICOM series, .nii, .nii.gz, .mha, .mhd or "
+        f".nrrd; found {len(left_out)} that can't be used.{reasons}{more}"
+    )

@@ -1,0 +1,80 @@
+"""``genesis_manifest.csv``: a row per scan, and the held-out set in ``splits_final.json``."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+FILE_NAME = "genesis_manifest.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan of the manifest.
+
+    Attributes:
+        source: path relative to the input folder.
+        case: name of the preprocessed case; empty where left out before one was given.
+        status: ``prepared`` or ``left out``.
+        reason: why it is left out.
+        modality: CT, MR, …
+        shape: voxels z × y × x, before preprocessing.
+        spacing: mm z × y × x.
+        group: scans of one patient share it; a hash.
+    """
+
+    source: str
+    case: str = ""
+    status: str = "left out"
+    reason: str = ""
+    modality: str = ""
+    shape: str = ""
+    spacing: str = ""
+    group: str = ""
+
+
+def read_manifest(base: Path) -> list[Row]:
+    """Rows of an earlier run; none if there wasn't one."""
+    file = base / FILE_NAME
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return [Row(**row) for row in csv.DictReader(stream)]
+
+
+def write_manifest(base: Path, rows: Iterable[Row]) -> None:
+    """Write the rows, sorted by source."""
+    temporary = base / f"{FILE_NAME}.tmp"
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([field.name for field in fields(Row)])
+        writer.writerows(astuple(row) for row in sorted(rows, key=lambda row: (row.source, row.case)))
+    temporary.replace(base / FILE_NAME)
+
+
+def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[int, int]:
+    """Write one fold to ``splits_final.json``; patients (groups) are never divided.
+
+    A held-out set that is there already keeps its cases, and what was added later is trained on. With a single
+    patient, or a fraction of 0, the training cases are also the validation cases.
+
+    Returns:
+        Number of training and of validation cases.
+    """
+    groups = {row.case: row.group or row.case for row in rows if row.status == "prepared"}
+    file = base / "splits_final.json"
+    if file.is_file():
+        held_out = {groups[case] for case in json.loads(file.read_text())[0]["val"] if case in groups}
+    else:
+        # By hash: which patients are held out depends neither on the order of the scans nor on a random state.
+        shuffled = sorted(set(groups.values()), key=lambda group: hashlib.sha256(group.encode()).hexdigest())
+        held_out = set(shuffled[: min(len(shuffled) - 1, max(1, round(val_fraction * len(shuffled))))])
+        held_out = held_out if val_fraction > 0 else set()
+    train = sorted(case for case, group in groups.items() if group not in held_out)
+    val = sorted(case for case, group in groups.items() if group in held_out)
+    if not val or not train:
+        train = val = sorted(groups)
+    file.write_text(json.dumps([{"train": train, "val": val}], indent=1))
+    return len(train), len(val)

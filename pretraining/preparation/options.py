@@ -1,0 +1,73 @@
+"""What a preparation was asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_genesis.errors import GenesisError
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Options of ``nnUNetv2_genesis_prepare``.
+
+    Attributes:
+        inputs: folders (searched recursively) or files of raw scans.
+        dataset_id: id of the new data set.
+        name: its name; the data set becomes ``DatasetXXX_NAME``.
+        configurations: nnU-Net configurations to preprocess.
+        planner: nnU-Net planner class, or ``None`` for nnU-Net's default.
+        gpu_memory_target: GB the planner may plan for, or ``None`` for the planner's default.
+        like: data set whose plans are used instead of planning, or ``None``.
+        plans_name: name of those plans.
+        modality: ``auto``, ``CT`` or ``MR``.
+        hu_window: (low, high) HU that a CT is clipped to, or ``None`` for the body's percentiles 0.5 and 99.5.
+        val_fraction: share of the patients held out, in [0, 1).
+        processes: worker processes.
+    """
+
+    inputs: tuple[Path, ...]
+    dataset_id: int
+    name: str
+    configurations: tuple[str, ...] = ("3d_fullres",)
+    planner: str | None = None
+    gpu_memory_target: float | None = None
+    like: str | None = None
+    plans_name: str = "nnUNetPlans"
+    modality: str = "auto"
+    hu_window: tuple[float, float] | None = None
+    val_fraction: float = 0.1
+    processes: int = 2
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"-d {self.dataset_id}: expected an id from 1 to 999": 1 <= self.dataset_id <= 999,
+            f"-n {self.name!r}: expected letters, digits, '-' or '_'": bool(self.name)
+            and self.name.replace("_", "").replace("-", "").isalnum()
+            and self.name.isascii(),
+            f"--val_fraction {self.val_fraction}: expected at least 0 and less than 1": 0 <= self.val_fraction < 1,
+            f"-np {self.processes}: expected at least 1": self.processes >= 1,
+            f"--hu_window {self.hu_window}: expected LOW < HIGH": not self.hu_window
+            or self.hu_window[0] < self.hu_window[1],
+            "--hu_window is for CT; it can't go with --modality MR": not (self.hu_window and self.modality == "MR"),
+            "--like takes the other data set's plans; it can't go with -pl, -gpu_memory_target or --hu_window": not (
+                self.like and (self.planner or self.gpu_memory_target or self.hu_window)
+            ),
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise GenesisError(f"{message}. Correct the command.")
+
+    @property
+    def dataset_name(self) -> str:
+        """``DatasetXXX_NAME``."""
+        return f"Dataset{self.dataset_id:03d}_{self.name}"
+
+    @property
+    def asked_modality(self) -> str | None:
+        """``CT``, ``MR``, or ``None`` for auto."""
+        return None if self.modality == "auto" else self.modality
+
+    def record(self) -> dict[str, Any]:
+        """What decides the intensities of a prepared data set: it can't change once scans are prepared."""
+        return {"like": self.like, "hu_window": list(self.hu_window) if self.hu_window else None}

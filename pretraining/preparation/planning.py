@@ -1,0 +1,109 @@
+"""Plans for unlabelled scans: nnU-Net's planner on their fingerprint, or another data set's plans."""
+
+import contextlib
+import inspect
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nnunetv2
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+from nnunet_genesis.errors import GenesisError
+from pretraining.preparation.options import PrepareOptions
+
+DEFAULT_PLANNER = "ExperimentPlanner"
+
+
+def planner_class(name: str | None) -> type:
+    """nnU-Net's planner of that name.
+
+    Raises:
+        GenesisError: nnU-Net has no such planner.
+    """
+    folder = os.path.join(nnunetv2.__path__[0], "experiment_planning")
+    found = recursive_find_python_class(folder, name or DEFAULT_PLANNER, "nnunetv2.experiment_planning")
+    if found is None:
+        raise GenesisError(
+            f"-pl {name}: nnU-Net has no such planner. For example ExperimentPlanner, nnUNetPlannerResEncM, "
+            "nnUNetPlannerResEncL or nnUNetPlannerResEncXL."
+        )
+    return found
+
+
+def planned_name(options: PrepareOptions) -> str:
+    """Name of the plans that the options lead to."""
+    if options.like:
+        return options.plans_name
+    return inspect.signature(planner_class(options.planner).__init__).parameters["plans_name"].default
+
+
+def make_plans(options: PrepareOptions, base: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """Run nnU-Net's planner on ``base/dataset_fingerprint.json``; it writes plans and ``dataset.json`` to ``base``."""
+    planner = planner_class(options.planner)
+    with _temporary_raw_folder(options.dataset_name, dataset_json), contextlib.redirect_stdout(io.StringIO()):
+        plans, _ = plan_experiment_dataset(options.dataset_id, planner, options.gpu_memory_target)
+    save_json(dataset_json, str(base / "dataset.json"), sort_keys=False)
+    return plans
+
+
+def like_folder(options: PrepareOptions) -> Path:
+    """Folder of the data set to be like.
+
+    Raises:
+        GenesisError: it or its plans aren't there.
+    """
+    try:
+        folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(options.like)
+    except (RuntimeError, ValueError) as error:
+        raise GenesisError(f"--like {options.like}: {error}") from error
+    missing = [
+        name
+        for name in (f"{options.plans_name}.json", "dataset.json", "dataset_fingerprint.json")
+        if not (folder / name).is_file()
+    ]
+    if missing:
+        raise GenesisError(
+            f"--like {options.like}: {folder} lacks {', '.join(missing)}. Plan that data set first: "
+            f"nnUNetv2_plan_and_preprocess -d {options.like} -c 3d_fullres, and name its plans with -p."
+        )
+    return folder
+
+
+def copy_plans(options: PrepareOptions, base: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """Write the other data set's plans, fingerprint and our ``dataset.json`` to ``base``."""
+    source = like_folder(options)
+    plans = load_json(str(source / f"{options.plans_name}.json"))
+    plans["dataset_name"] = options.dataset_name
+    plans.pop("genesis", None)
+    save_json(load_json(str(source / "dataset_fingerprint.json")), str(base / "dataset_fingerprint.json"))
+    save_json(dataset_json, str(base / "dataset.json"), sort_keys=False)
+    save_json(plans, str(base / f"{options.plans_name}.json"), sort_keys=False)
+    return plans
+
+
+@contextlib.contextmanager
+def _temporary_raw_folder(dataset_name: str, dataset_json: dict[str, Any]) -> Iterator[None]:
+    """nnU-Net's planner insists on a raw data set; give it one that holds nothing but ``dataset.json``."""
+    before = os.environ.get("nnUNet_raw")
+    with tempfile.TemporaryDirectory() as raw:
+        folder = Path(raw) / dataset_name
+        folder.mkdir()
+        # The planner looks at the first image's name only to find a reader, which dataset.json names already.
+        listed = {"dataset": {"scan": {"images": ["scan_0000.nii.gz"], "label": "scan.nii.gz"}}}
+        save_json({**dataset_json, **listed}, str(folder / "dataset.json"), sort_keys=False)
+        os.environ["nnUNet_raw"] = raw
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["nnUNet_raw"]
+            else:
+                os.environ["nnUNet_raw"] = before

@@ -1,0 +1,81 @@
+"""Preprocess one scan with nnU-Net's preprocessor, the body as pseudo-label."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import blosc2
+from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from pretraining.intensity_range import Range, measured_range, planned_range
+from pretraining.scans.reading import ScanReader
+from pretraining.scans.scan import Scan
+
+ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # the last one is written last: a case is finished when it is there
+CACHE = "genesis_cache"  # folder of what an interrupted run leaves and the next one goes on from
+_MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20 MB, read anew for every patch
+
+
+class ScanPlans(PlansManager):
+    """nnU-Net's plans, with our reader in the place of the one that they name."""
+
+    def __init__(self, plans: dict[str, Any], reader: ScanReader):
+        super().__init__(plans)
+        self._reader = reader
+
+    @property
+    def image_reader_writer_class(self) -> Any:
+        """Makes the reader; nnU-Net calls it without arguments."""
+        return lambda: self._reader
+
+
+def preprocess(
+    scan: Scan,
+    asked: str | None,
+    plans: dict[str, Any],
+    configurations: Sequence[str],
+    dataset_json: dict[str, Any],
+    base: Path,
+) -> dict[str, Range | None]:
+    """Preprocess ``scan`` for each configuration into ``base``, unless that is done already.
+
+    Returns:
+        By configuration the intensity range (see :mod:`pretraining.intensity_range`), ``None`` where the case was
+        finished before or the plans fix the range.
+
+    Raises:
+        ScanError: the scan can't be read, or isn't of the data set's modality.
+    """
+    reader = ScanReader(asked, dataset_json["genesis"]["modality"])
+    manager = ScanPlans(plans, reader)
+    ranges: dict[str, Range | None] = {}
+    for name in configurations:
+        configuration = manager.get_configuration(name)
+        folder = base / configuration.data_identifier
+        if is_finished(folder, scan.case):
+            continue
+        partial_folder = base / CACHE / folder.name
+        partial_folder.mkdir(parents=True, exist_ok=True)
+        configuration.preprocessor_class(verbose=False).run_case_save(
+            str(partial_folder / scan.case), scan, scan, manager, configuration, dataset_json
+        )
+        _thin_locations(partial_folder / f"{scan.case}.pkl")
+        if planned_range(manager, configuration) is None:
+            file = str(partial_folder / f"{scan.case}.b2nd")
+            ranges[name] = measured_range(blosc2.open(urlpath=file, mode="r")[:])
+        for ending in ENDINGS:
+            (partial_folder / f"{scan.case}{ending}").replace(folder / f"{scan.case}{ending}")
+    return ranges
+
+
+def is_finished(folder: Path, case: str) -> bool:
+    """Whether all files of a case are in a preprocessed folder."""
+    return all((folder / f"{case}{ending}").is_file() for ending in ENDINGS)
+
+
+def _thin_locations(file: Path) -> None:
+    properties = load_pickle(str(file))
+    # They are in random order: the first ones are a random sample.
+    properties["class_locations"] = {k: v[:_MOST_LOCATIONS] for k, v in properties["class_locations"].items()}
+    write_pickle(properties, str(file))

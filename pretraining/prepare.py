@@ -1,0 +1,145 @@
+"""Folder of raw scans -> ``nnUNet_preprocessed/DatasetXXX_NAME`` in nnU-Net's own format, without labels.
+
+Steps: find and check scans; analyse each (modality, fingerprint); plan, once; preprocess each; write the held-out set
+and the manifest. Plans, once written, stay: an interrupted run goes on where it stopped, and scans that were added
+are prepared with the same plans.
+"""
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_genesis.errors import GenesisError
+from pretraining.intensity_range import save_ranges, stored_ranges
+from pretraining.preparation import planning
+from pretraining.preparation.dataset import no_usable_scan, plan_dataset
+from pretraining.preparation.manifest import FILE_NAME as MANIFEST
+from pretraining.preparation.manifest import Row, read_manifest, write_manifest, write_split
+from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.pool import for_each_scan
+from pretraining.preparation.preprocess import CACHE, is_finished, preprocess
+from pretraining.scans.scan import LeftOut, Scan, ScanError
+from pretraining.scans.find import find_scans
+
+
+def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
+    """Prepare scans as ``options`` say.
+
+    Returns:
+        The scans that were left out, each with its reason; the manifest lists them too.
+
+    Raises:
+        GenesisError: the options can't be followed, or no scan is usable.
+    """
+    base = _base_folder(options)
+    planning.like_folder(options) if options.like else planning.planner_class(options.planner)
+    print(f"Looking for scans in {', '.join(map(str, options.inputs))}")
+    scans, left_out = find_scans(options.inputs)
+    print(f"Found {len(scans)} scans; {len(left_out)} files or series can't be used")
+    base.mkdir(parents=True, exist_ok=True)
+    rows = {row.source + row.case: row for row in read_manifest(base)}
+    try:
+        if not scans:
+            raise GenesisError(no_usable_scan(options, left_out))
+        plans, dataset_json, scans, more = plan_dataset(options, base, scans)
+        left_out += more
+        prepared, more = _preprocess_all(options, base, plans, dataset_json, scans)
+        left_out += more
+        rows |= {row.source + row.case: row for row in prepared}
+        if not any(row.status == "prepared" for row in rows.values()):
+            raise GenesisError(no_usable_scan(options, left_out))
+    finally:
+        rows = _merge(rows, left_out)
+        write_manifest(base, rows.values())
+    train, val = write_split(base, list(rows.values()), options.val_fraction)
+    shutil.rmtree(base / CACHE, ignore_errors=True)
+    _summarise(base, plans, options.configurations, train, val, left_out)
+    return left_out
+
+
+def _base_folder(options: PrepareOptions) -> Path:
+    if not nnUNet_preprocessed.is_set():
+        raise GenesisError("nnUNet_preprocessed is not set. Set it to the folder for preprocessed data sets.")
+    root = Path(nnUNet_preprocessed)
+    others = [f.name for f in root.glob(f"Dataset{options.dataset_id:03d}_*") if f.name != options.dataset_name]
+    if others:
+        raise GenesisError(f"-d {options.dataset_id}: {root} has {others[0]} already. Choose another id, or that name.")
+    base = root / options.dataset_name
+    if base.is_dir() and (base / "dataset.json").is_file() and "genesis" not in load_json(str(base / "dataset.json")):
+        raise GenesisError(f"{base}: is a data set that nnunet-genesis did not make. Choose another id (-d) or name.")
+    return base
+
+
+def _preprocess_all(
+    options: PrepareOptions, base: Path, plans: dict[str, Any], dataset_json: dict[str, Any], scans: Sequence[Scan]
+) -> tuple[list[Row], list[LeftOut]]:
+    manager = PlansManager(plans)
+    folders = {name: base / manager.get_configuration(name).data_identifier for name in options.configurations}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    ranges = {name: stored_ranges(folder) for name, folder in folders.items()}
+    done = [scan for scan in scans if all(is_finished(folder, scan.case) for folder in folders.values())]
+    finished = {scan.case for scan in done}
+    work = partial(
+        preprocess,
+        asked=options.asked_modality,
+        plans=plans,
+        configurations=options.configurations,
+        dataset_json=dataset_json,
+        base=base,
+    )
+    left_out = []
+    todo = [scan for scan in scans if scan.case not in finished]
+    if done:
+        print(f"{len(done)} scans are finished already")
+    try:
+        for scan, result in for_each_scan(work, todo, options.processes, "Preprocessing"):
+            if isinstance(result, ScanError):
+                left_out.append(LeftOut(scan.source, str(result)))
+                continue
+            done.append(scan)
+            for name, case_range in result.items():
+                if case_range is not None:
+                    ranges[name][scan.case] = case_range
+    finally:
+        for name, folder in folders.items():
+            if ranges[name]:
+                save_ranges(folder, ranges[name])
+    return [_row(scan, dataset_json["genesis"]["modality"]) for scan in done], left_out
+
+
+def _row(scan: Scan, modality: str) -> Row:
+    shape = "x".join(str(length) for length in scan.shape)
+    spacing = "x".join(f"{length:.4g}" for length in scan.spacing)
+    return Row(scan.source, scan.case, "prepared", "", scan.modality or modality, shape, spacing, scan.group)
+
+
+def _merge(rows: dict[str, Row], left_out: Sequence[LeftOut]) -> dict[str, Row]:
+    """Add what was left out now; an older row of the same source that was left out gives way."""
+    now = {item.source for item in left_out}
+    prepared = {row.source for row in rows.values() if row.status == "prepared"}
+    kept = {k: r for k, r in rows.items() if r.status == "prepared" or r.source not in now | prepared}
+    return kept | {item.source + item.reason: Row(item.source, reason=item.reason) for item in left_out}
+
+
+def _summarise(
+    base: Path, plans: dict[str, Any], names: Sequence[str], train: int, val: int, left_out: Sequence[LeftOut]
+) -> None:
+    for name in names:
+        configuration = PlansManager(plans).get_configuration(name)
+        print(
+            f"{name}: patch size {list(configuration.patch_size)}, batch size {configuration.batch_size}, spacing "
+            f"{[round(float(length), 3) for length in configuration.spacing]} mm, "
+            f"{', '.join(configuration.normalization_schemes)}"
+        )
+    print(f"{base}: {train} scans to train on, {val} held out")
+    if left_out:
+        print(f"{len(left_out)} left out, see {base / MANIFEST}:")
+        for item in left_out[:10]:
+            print(f"  {item.source}: {item.reason}")

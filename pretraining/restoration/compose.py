@@ -1,0 +1,108 @@
+"""The Models Genesis objective: a clean patch and the corrupted copy from which to restore it."""
+
+from typing import Any
+
+import numpy as np
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+
+from nnunet_genesis.errors import GenesisError
+from pretraining.restoration.corruption import Corruption, Randomness, Seed, as_float32, check_image
+from pretraining.restoration.flipping import RandomFlip
+from pretraining.restoration.intensity import NonLinearIntensity
+from pretraining.restoration.painting import InPainting, OutPainting
+from pretraining.restoration.shuffling import LocalShuffling
+
+CORRUPTIONS = ("shuffling", "intensity", "inpainting", "outpainting")
+
+
+class RestorationTransform(BasicTransform):
+    """Corrupt ``image``, a float tensor (C, X, Y[, Z]) in [0, 1], and keep the clean patch as ``target``.
+
+    In this order: flips of both (augmentation), then on ``image`` only local shuffling, the intensity map, and in- or
+    out-painting, never both (Zhou et al. 2021, doi 10.1016/j.media.2020.101840). A ``segmentation`` is flipped alike;
+    other entries pass through. ``image`` and ``target`` are float32 and share memory neither with the input, which
+    stays untouched, nor with each other.
+
+    Args:
+        seed: an integer or Generator makes the sequence of calls reproducible, bit by bit. With None every call takes
+            its seed from numpy's global random state (see `Randomness`).
+        p_shuffling: probability of local shuffling.
+        p_intensity: probability of the non-linear intensity map.
+        p_painting: probability of either painting.
+        p_inpainting: share of in-painting among the paintings.
+        p_flip: probability of each further flip.
+
+    Example:
+        >>> sample = RestorationTransform(seed=0)(image=torch.rand(1, 64, 64, 32))
+        >>> sample["image"].shape == sample["target"].shape
+        True
+    """
+
+    def __init__(
+        self,
+        seed: Seed = None,
+        p_shuffling: float = 0.5,
+        p_intensity: float = 0.9,
+        p_painting: float = 0.9,
+        p_inpainting: float = 0.2,
+        p_flip: float = 0.4,
+    ) -> None:
+        super().__init__()
+        self.p_shuffling = _probability("p_shuffling", p_shuffling)
+        self.p_intensity = _probability("p_intensity", p_intensity)
+        self.p_painting = _probability("p_painting", p_painting)
+        self.p_inpainting = _probability("p_inpainting", p_inpainting)
+        self.flip = RandomFlip(_probability("p_flip", p_flip))
+        self.randomness = Randomness(seed)
+        self.corruptions: dict[str, Corruption] = {
+            "shuffling": LocalShuffling(),
+            "intensity": NonLinearIntensity(),
+            "inpainting": InPainting(),
+            "outpainting": OutPainting(),
+        }
+
+    @classmethod
+    def only(cls, corruption: str, seed: Seed = None) -> "RestorationTransform":
+        """The transform that always applies just this one of `CORRUPTIONS`, without flips: for validation."""
+        if corruption not in CORRUPTIONS:
+            raise GenesisError(f"restoration: no corruption {corruption!r}; there are {', '.join(CORRUPTIONS)}")
+        return cls(
+            seed,
+            p_shuffling=corruption == "shuffling",
+            p_intensity=corruption == "intensity",
+            p_painting=corruption in ("inpainting", "outpainting"),
+            p_inpainting=corruption == "inpainting",
+            p_flip=0,
+        )
+
+    def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
+        """Check ``image`` and sample: ``axes`` to flip, ``corruptions`` as (name, parameters) pairs in order."""
+        image = check_image(data_dict.get("image"))
+        rng = self.randomness.generator()
+        axes = self.flip.sample(rng, image.ndim - 1)["axes"]
+        shape = tuple(image.shape[1:])
+        chosen = [(name, self.corruptions[name].sample(rng, image.shape[0], shape)) for name in self._choose(rng)]
+        return {"axes": axes, "corruptions": chosen}
+
+    def _choose(self, rng: np.random.Generator) -> list[str]:
+        chosen = ["shuffling"] if rng.random() < self.p_shuffling else []
+        if rng.random() < self.p_intensity:
+            chosen.append("intensity")
+        if rng.random() < self.p_painting:
+            chosen.append("inpainting" if rng.random() < self.p_inpainting else "outpainting")
+        return chosen
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """A new dict with ``image`` and ``target``, and what else was in ``data_dict``; pure given ``params``."""
+        flipped = self.flip.apply(data_dict, axes=params["axes"])
+        target = as_float32(flipped["image"])
+        image = target
+        for name, parameters in params["corruptions"]:
+            image = self.corruptions[name].apply({"image": image}, **parameters)["image"]
+        return {**flipped, "image": target.clone() if image is target else image, "target": target}
+
+
+def _probability(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise GenesisError(f"restoration: {name} must be a probability between 0 and 1, found {value}")
+    return float(value)

@@ -1,0 +1,102 @@
+"""What the corruptions share: where their randomness comes from and which images they accept."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
+
+from nnunet_genesis.errors import GenesisError
+
+MIN_AXIS = 4
+# Cubic resampling and float16 storage leave values a rounding error outside [0, 1].
+TOLERANCE = 1e-6
+
+Seed = int | np.random.Generator | None
+
+
+class Randomness:
+    """A source of generators: one that goes on from call to call, or a fresh one for every call.
+
+    Args:
+        seed: an integer or a (shared) `numpy.random.Generator` gives one stream that all calls continue. None: every
+            call seeds a new generator from numpy's *global* random state, because that is what batchgenerators
+            re-seeds in each worker process and our loader in each batch.
+    """
+
+    def __init__(self, seed: Seed = None) -> None:
+        self._generator = None if seed is None else np.random.default_rng(seed)
+
+    def generator(self) -> np.random.Generator:
+        """The generator for one call."""
+        if self._generator is not None:
+            return self._generator
+        return np.random.default_rng(np.random.randint(2**31 - 1))
+
+
+class Corruption(ImageOnlyTransform):
+    """Base of the corruptions, which are always applied when called on their own.
+
+    `sample` holds all randomness and returns plain data (noise and permutations as a seed); `_apply_to_image` is a
+    pure function of the image and these parameters. It returns a new float32 tensor that shares no memory with its
+    input, which it leaves untouched.
+
+    Args:
+        seed: see `Randomness`.
+    """
+
+    def __init__(self, seed: Seed = None) -> None:
+        super().__init__()
+        self.randomness = Randomness(seed)
+
+    def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
+        """Check ``image`` (C, X, Y[, Z]) and sample parameters for it."""
+        image = check_image(data_dict.get("image"))
+        return self.sample(self.randomness.generator(), image.shape[0], tuple(image.shape[1:]))
+
+    def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Parameters for an image of ``channels`` channels and the spatial ``shape``, as `_apply_to_image` takes."""
+        raise NotImplementedError
+
+
+def check_image(image: Any) -> torch.Tensor:
+    """Return ``image`` if it is a floating CPU tensor (C, X, Y[, Z]) in [0, 1] with at least 4 voxels an axis.
+
+    Raises:
+        GenesisError: if it is not; the message says what was found.
+    """
+    if not isinstance(image, torch.Tensor) or not image.is_floating_point() or image.device.type != "cpu":
+        found = f"{image.dtype} on {image.device}" if isinstance(image, torch.Tensor) else type(image).__name__
+        raise GenesisError(f"restoration: 'image' must be a floating tensor on the CPU, found {found}")
+    if image.ndim not in (3, 4) or image.shape[0] < 1 or min(image.shape[1:]) < MIN_AXIS:
+        raise GenesisError(
+            f"restoration: 'image' must have shape (C, X, Y) or (C, X, Y, Z) with at least {MIN_AXIS} voxels an axis, "
+            f"found {tuple(image.shape)}: choose a larger patch size"
+        )
+    low, high = (float(value) for value in torch.aminmax(image.detach()))
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails it too
+        raise GenesisError(
+            f"restoration: 'image' must lie in [0, 1], found {low:.4g} to {high:.4g}: scale it before corrupting it"
+        )
+    return image
+
+
+def as_float32(image: torch.Tensor) -> torch.Tensor:
+    """``image`` as contiguous float32 without gradient; the same memory if it is so already."""
+    return image.detach().to(torch.float32).contiguous()
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed that stands for an image's noise or permutations in the parameters."""
+    return int(rng.integers(2**63))
+
+
+def uniform_starts(rng: np.random.Generator, edges: np.ndarray, shape: np.ndarray, margin: int = 0) -> np.ndarray:
+    """First voxels of windows of ``edges`` (N, D) inside ``shape`` (D,), uniform over all that fit, int64 (N, D).
+
+    ``margin`` voxels at each border stay free; it shrinks where an axis is too short for that.
+    """
+    room = shape - edges
+    free = np.minimum(margin, room // 2)
+    # Scaled doubles: integers() with an array of bounds takes ten times as long, and the bias is below 1e-13.
+    return free + (rng.random(edges.shape) * (room - 2 * free + 1)).astype(np.int64)

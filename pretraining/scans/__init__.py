@@ -1,0 +1,1 @@
+"""Raw scans: find them, check their geometry before any pixel is read, read them, and find the body in them."""

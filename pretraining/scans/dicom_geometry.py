@@ -1,0 +1,140 @@
+"""Whether the slices of a DICOM series form a volume, and if not, why, in words. Headers only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.spatial import get_volume_positions
+
+from pretraining.scans.dicom_headers import SliceHeader
+from pretraining.scans.scan import Geometry, ScanError
+
+# Positions are often written with one decimal, which makes 1.25 mm alternate between 1.2 and 1.3; a missing slice
+# changes the distance by 100 %, so this stays far from it.
+SPACING_TOLERANCE = 0.05
+# Direction cosines are rounded differently from slice to slice; 1e-3 is 0.06 degrees.
+ORIENTATION_TOLERANCE = 1e-3
+# Where highdicom stops to call the stack perpendicular: a cosine of 0.999, 2.6 degrees.
+_PERPENDICULAR = 1e-3
+_NO_IMAGES = {
+    "SR": "a structured report",
+    "RTSTRUCT": "radiotherapy contours",
+    "RTPLAN": "a radiotherapy plan",
+    "RTDOSE": "a radiotherapy dose",
+    "SEG": "a segmentation",
+    "PR": "a presentation state",
+    "KO": "a selection of key images",
+    "REG": "a registration",
+    "DOC": "a document",
+}
+
+
+def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Geometry]:
+    """Sort the slices of one series along their normal, and give the volume's geometry.
+
+    Returns:
+        The headers in the order in which the volume's z axis runs, and the grid (x, y, z order, mm, LPS).
+
+    Raises:
+        ScanError: the slices are no regular volume; the message says what is wrong with them.
+    """
+    _check_objects(headers)
+    _check_equal(headers)
+    positions = np.array([h.position for h in headers])
+    orientation = np.mean(np.array([h.orientation for h in headers], dtype=float), axis=0)
+    row, column = orientation[:3] / np.linalg.norm(orientation[:3]), orientation[3:] / np.linalg.norm(orientation[3:])
+    normal = np.cross(row, column)
+    distance, index = get_volume_positions(
+        positions, orientation, rtol=SPACING_TOLERANCE, perpendicular_tol=_PERPENDICULAR, index_convention="RD"
+    )
+    if distance is None or index is None:
+        raise ScanError(_explain(positions, normal))
+    ordered = [headers[i] for i in np.argsort(index)]
+    first = ordered[0]
+    if not (first.matrix and first.pixel_spacing and first.position):
+        raise AssertionError  # for mypy: _check_objects has seen to it
+    geometry = Geometry(
+        (first.matrix[1], first.matrix[0], len(ordered)),
+        (first.pixel_spacing[1], first.pixel_spacing[0], float(distance)),
+        (first.position[0], first.position[1], first.position[2]),
+        tuple(np.stack([row, column, normal], axis=1).ravel().tolist()),
+    )
+    return ordered, geometry
+
+
+def _check_objects(headers: Sequence[SliceHeader]) -> None:
+    """Raise ScanError for objects that are no plain grey-value slices with a place in space."""
+    n = len(headers)
+    modality = next((h.modality for h in headers if h.modality in _NO_IMAGES), None)
+    if modality:
+        raise ScanError(f"not a scan but {_NO_IMAGES[modality]} ({modality})")
+    if any(h.matrix is None for h in headers):
+        raise ScanError("DICOM objects without an image")
+    if cut := sum(not h.complete for h in headers):
+        raise ScanError(f"{cut} of {n} files {'is' if cut == 1 else 'are'} truncated: pixel data are missing")
+    if any(h.frames > 1 for h in headers):
+        raise ScanError("several frames in one file (enhanced or multi-frame DICOM): convert it to NIfTI first")
+    if any(h.samples != 1 for h in headers):
+        raise ScanError("colour images")
+    if any(h.localizer for h in headers):
+        raise ScanError("localizer (scout) images")
+    if n == 1:
+        raise ScanError("a single slice: no volume (a localizer, or the rest of the series is missing)")
+    for tag, missing in (
+        ("ImagePositionPatient", sum(h.position is None for h in headers)),
+        ("ImageOrientationPatient", sum(h.orientation is None for h in headers)),
+        ("PixelSpacing", sum(h.pixel_spacing is None or min(h.pixel_spacing) <= 0 for h in headers)),
+    ):
+        if missing:
+            raise ScanError(f"{missing} of {n} slices lack a valid {tag}: their place in space is unknown")
+
+
+def _check_equal(headers: Sequence[SliceHeader]) -> None:
+    """Raise ScanError unless all slices have the same matrix, pixel spacing and orientation."""
+    if len(sizes := sorted({h.matrix for h in headers if h.matrix})) > 1:
+        raise ScanError("slices of different sizes: " + ", ".join(f"{r} x {c}" for r, c in sizes) + " (rows x columns)")
+    spacings = np.array([h.pixel_spacing for h in headers])
+    if np.ptp(spacings, axis=0).max() > 1e-3 * spacings.min():
+        raise ScanError(f"slices of different pixel spacing: {spacings.min():g} to {spacings.max():g} mm")
+    orientations = np.array([h.orientation for h in headers])
+    if np.ptp(orientations, axis=0).max() > ORIENTATION_TOLERANCE:
+        raise ScanError("slices of different orientations in one series")
+    row, column = orientations[0, :3], orientations[0, 3:]
+    if abs(row @ row - 1) > 0.01 or abs(column @ column - 1) > 0.01 or abs(row @ column) > 0.01:
+        raise ScanError("the slices' orientation (ImageOrientationPatient) is not two unit vectors at a right angle")
+
+
+def _explain(positions: np.ndarray, normal: np.ndarray) -> str:
+    """Say why slices at ``positions`` (N, 3), mm, are no volume along ``normal``."""
+    n = len(positions)
+    along = positions @ normal
+    order = np.argsort(along)
+    gaps = np.diff(along[order])
+    typical = float(np.median(gaps[gaps > 1e-3])) if (gaps > 1e-3).any() else 0.0
+    if repeated := int((gaps < 0.01 * typical).sum()) if typical else n - 1:
+        return _explain_repeated(n, repeated)
+    steps = np.diff(positions[order], axis=0)
+    angle = np.degrees(np.arctan2(np.linalg.norm(steps - np.outer(gaps, normal), axis=1), gaps))
+    if np.median(angle) > np.degrees(np.arccos(1 - _PERPENDICULAR)):
+        return f"gantry tilt of {np.median(angle):.1f} degrees: the slices are not stacked at a right angle"
+    return f"{n} slices, {_explain_gaps(gaps, typical)}"
+
+
+def _explain_repeated(n: int, repeated: int) -> str:
+    copies, rest = divmod(n, n - repeated)
+    if rest == 0:
+        words = {2: "two", 3: "three", 4: "four"}
+        return f"{words.get(copies, copies)} images at each position: several phases or echoes under one series"
+    return f"{repeated} of {n} slices lie where another one does: several phases, or a repeated part, under one series"
+
+
+def _explain_gaps(gaps: np.ndarray, typical: float) -> str:
+    odd = np.flatnonzero(np.abs(gaps - typical) > SPACING_TOLERANCE * typical)
+    multiple = np.round(gaps[odd] / typical)
+    if len(odd) and np.all(
+        (multiple >= 2) & (np.abs(gaps[odd] - multiple * typical) < 2 * SPACING_TOLERANCE * typical)
+    ):
+        missing = int((multiple - 1).sum())
+        first = int(odd[0])
+        text = f"the distance between slices {first + 1} and {first + 2} is {gaps[first]:.4g} mm instead of"
+        return f"{text} {typical:.4g} mm: {'a slice is' if missing == 1 else f'{missing} slices are'} missing"
+    return f"the distance between neighbours varies from {gaps.min():.4g} to {gaps.max():.4g} mm"

@@ -1,0 +1,106 @@
+"""NIfTI through nibabel, because SimpleITK fills a truncated file with zeros and reports success."""
+
+import gzip
+import io
+import math
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from pretraining.scans.scan import ScanError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_HEADER = nibabel.Nifti1Header.sizeof_hdr
+
+
+def check_nifti_header(path: Path) -> None:
+    """Raise ScanError unless the header describes a 3D scalar volume that the file can hold. Reads no voxels.
+
+    A fourth axis of length one counts as 3D.
+
+    Raises:
+        ScanError: see above.
+        OSError: the file can't be opened.
+    """
+    zipped = _is_gzip(path)
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            head = file.read(_HEADER)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise ScanError("the gzip data are damaged or truncated") from e
+    header = _parse(head)
+    _check_fields(header)
+    needed = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    if not zipped and path.stat().st_size < needed:
+        raise ScanError(f"truncated: {path.stat().st_size} bytes, the header needs {needed}")
+
+
+def read_nifti(path: Path) -> np.ndarray:
+    """Voxels of a NIfTI file, float32 (Z, Y, X), with scl_slope and scl_inter applied.
+
+    Raises:
+        ScanError: as :func:`check_nifti_header`, the gzip checksum or length is wrong, or the file ends early.
+        OSError: the file can't be opened.
+    """
+    check_nifti_header(path)
+    raw = path.read_bytes()
+    if raw[:2] == _GZIP_MAGIC:
+        try:
+            raw = gzip.decompress(raw)  # the whole stream at once, so that its CRC and length are verified
+        except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+            raise ScanError("the gzip data are damaged or truncated") from e
+    try:
+        data = _scaled(nibabel.Nifti1Image.from_bytes(raw).dataobj)
+    except (OSError, ValueError, ImageFileError) as e:
+        raise ScanError("truncated: the data end before the header says") from e
+    return np.ascontiguousarray(data.reshape(data.shape[:3]).T, dtype=np.float32)
+
+
+def _scaled(data: ArrayProxy) -> np.ndarray:
+    if (data.slope, data.inter) == (1, 0):
+        return data.get_unscaled()
+    return np.asarray(data, dtype=np.float64)
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        found = file.read(2) == _GZIP_MAGIC
+    if not found and path.name.lower().endswith(".gz"):
+        raise ScanError("ends in .gz but is not a gzip file")
+    return found
+
+
+def _parse(head: bytes) -> nibabel.Nifti1Header:
+    size = {int.from_bytes(head[:4], order) for order in ("little", "big")}
+    if nibabel.Nifti2Header.sizeof_hdr in size:
+        raise ScanError("NIfTI-2, which SimpleITK, and so nnU-Net, can't read: save it as NIfTI-1")
+    if _HEADER not in size or len(head) < _HEADER:
+        raise ScanError("not a NIfTI file")
+    try:
+        return nibabel.Nifti1Header.from_fileobj(io.BytesIO(head), check=False)
+    except (HeaderDataError, WrapStructError, ValueError) as e:
+        raise ScanError("its NIfTI header can't be understood") from e
+
+
+def _check_fields(header: nibabel.Nifti1Header) -> None:
+    try:
+        dtype, shape = header.get_data_dtype(), header.get_data_shape()
+    except HeaderDataError as e:
+        raise ScanError("its NIfTI header names an unknown data type") from e
+    if dtype.kind not in "iuf":
+        raise ScanError(f"{'complex' if dtype.kind == 'c' else 'colour (RGB)'} values: one number per voxel is needed")
+    if len(shape) < 3 or min(shape) < 1:
+        raise ScanError(f"{len(shape)}D, shape {shape}: a volume is needed")
+    if math.prod(shape[3:]) > 1:
+        raise ScanError(f"{len(shape)}D, shape {shape} (x, y, z, ...): save each volume as a file of its own")
+    spacing = [float(s) for s in header["pixdim"][1:4]]
+    if not all(math.isfinite(s) and s > 0 for s in spacing):
+        raise ScanError(f"voxel spacing {tuple(spacing)} mm (x, y, z) is not positive and finite")
+    if not np.isfinite(header.get_best_affine()).all():
+        raise ScanError("its header has a position or direction that is not a finite number")

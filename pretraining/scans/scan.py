@@ -1,0 +1,84 @@
+"""What a scan is: plain data that every other module of this package passes around."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nnunet_genesis.errors import GenesisError
+
+Triple = tuple[float, float, float]
+
+
+class ScanError(GenesisError):
+    """One scan can't be used. The message is a short reason; it never quotes a DICOM header's text, names or UIDs."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One usable scan, described without its pixels. Picklable, so that spawned workers can read it.
+
+    Attributes:
+        case: name of the case, unique within one :func:`pretraining.scans.find_scans`, of ``[A-Za-z0-9_-]`` only.
+        kind: how the files are read: a DICOM series, NIfTI, or through SimpleITK (MetaImage, NRRD).
+        channels: per channel the files in reading order: one file, or the sorted slices of a DICOM series.
+        source: posix path relative to its input root; for a DICOM series the folder of its first file.
+        group: scans of the same patient share it (a hash where DICOM names a patient, else the case name).
+        modality: DICOM Modality ("CT", "MR", ...), or None where the format does not say.
+        shape: voxels as (z, y, x).
+        spacing: mm as (z, y, x).
+    """
+
+    case: str
+    kind: Literal["dicom", "nifti", "itk"]
+    channels: tuple[tuple[str, ...], ...]
+    source: str
+    group: str
+    modality: str | None
+    shape: tuple[int, int, int]
+    spacing: Triple
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or series that is not used, and why.
+
+    Attributes:
+        source: posix path relative to its input root.
+        reason: one sentence a person understands.
+    """
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A 3D voxel grid as SimpleITK states it: every tuple in (x, y, z) order, mm, LPS.
+
+    Attributes:
+        size: voxels.
+        spacing: mm.
+        origin: position of the first voxel's centre, mm.
+        direction: the 3x3 direction cosines, row by row.
+    """
+
+    size: tuple[int, int, int]
+    spacing: Triple
+    origin: Triple
+    direction: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels as (z, y, x)."""
+        x, y, z = self.size
+        return z, y, x
+
+    @property
+    def spacing_zyx(self) -> Triple:
+        """Spacing in mm as (z, y, x)."""
+        x, y, z = self.spacing
+        return z, y, x
+
+    def properties(self) -> dict:
+        """The dictionary that nnU-Net's SimpleITKIO gives for an image with this geometry."""
+        stuff = {"spacing": self.spacing, "origin": self.origin, "direction": self.direction}
+        return {"sitk_stuff": stuff, "spacing": [abs(s) for s in self.spacing_zyx]}

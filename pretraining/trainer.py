@@ -1,0 +1,276 @@
+"""The restoration trainer: nnU-Net's trainer with another loader, loss and validation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from torch import distributed as dist
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_genesis import checkpoint
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
+from pretraining import monitoring
+from pretraining.dataloader import Batches, RestorationDataLoader, ValidationDataLoader
+from pretraining.intensity_range import load_ranges, to_unit
+from pretraining.metadata import describe
+from pretraining.options import RestorationOptions
+from pretraining.precision import autocast, choose_precision
+from pretraining.restoration import CORRUPTIONS, RestorationTransform
+
+TRAINING, VALIDATION = 0, 1  # second part of the loaders' random key
+
+
+class nnUNetTrainerRestoration(nnUNetTrainer):
+    """Pretrains the plan's network by restoring corrupted patches (Models Genesis).
+
+    The network has no deep supervision and one output per input channel; its output passes a sigmoid and the loss is
+    the mean squared error to the clean patch in [0, 1]. Input: (B, C, Z, Y, X) in nnU-Net's normalised intensities.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu":  # nnU-Net takes it for granted that distributed means CUDA
+            self.device, self.grad_scaler = device, None
+        self.enable_deep_supervision = False
+        self.save_every = 1
+        self.use(RestorationOptions())
+        self._best_r2 = -np.inf
+        for key in ("r2", "psnr", "ssim", *(f"r2_{name}" for name in CORRUPTIONS)):
+            self.logger.local_logger.my_fantastic_logging[key] = []
+
+    def use(self, options: RestorationOptions) -> None:
+        """Set the options; before :meth:`initialize`."""
+        self.options = options
+        self.num_epochs, self.num_iterations_per_epoch = options.epochs, options.iterations
+        # Whole rounds of "all corruptions, then each alone".
+        rounds = max(1, round(options.iterations / 5 / (1 + len(CORRUPTIONS))))
+        self.num_val_iterations_per_epoch = rounds * (1 + len(CORRUPTIONS))
+        self.initial_lr, self.weight_decay = options.peak_lr, options.weight_decay
+        self.precision = options.precision
+
+    def initialize(self) -> None:
+        """Build the plan's network with a restoration head, its optimiser, and what distributed training needs."""
+        if self.was_initialized:
+            raise RuntimeError("initialize() was called twice")
+        if len(self.configuration_manager.patch_size) != 3 or self.is_cascaded:
+            raise GenesisError(
+                f"Configuration {self.configuration_name!r} can't be pretrained: expected a 3D one without a previous "
+                "stage. Use 3d_fullres or 3d_lowres (their weights also start a 3d_cascade_fullres)."
+            )
+        self._set_batch_size_and_oversample()
+        self.num_input_channels = determine_num_input_channels(
+            self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        torch.manual_seed(self.options.seed)
+        network = self._build_restoration_network().to(self.device)
+        if self.precision == "auto":
+            self.precision = choose_precision(self.device)
+        if self.precision != "fp16":
+            self.grad_scaler = None
+        self.network = torch.compile(network) if self._do_i_compile() else network
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        if self.is_ddp:
+            self.network = DistributedDataParallel(
+                self.network, device_ids=[self.local_rank] if self.device.type == "cuda" else None
+            )
+        self.loss = torch.nn.MSELoss()
+        self.was_initialized = True
+
+    def _build_restoration_network(self) -> torch.nn.Module:
+        configuration = self.configuration_manager
+        network = get_network_from_plans(
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+            self.num_input_channels,
+            self.num_input_channels,
+            deep_supervision=False,
+        )
+        for head in network.decoder.seg_layers[:-1]:
+            head.requires_grad_(False)  # unused without deep supervision; DDP would wait for their gradients
+        return network
+
+    def _do_i_compile(self) -> bool:
+        return self.options.compile and self.device.type != "mps"
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
+        """AdamW with linear warm-up and nnU-Net's polynomial decay."""
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
+        warmup = default_warmup(self.num_epochs) if self.options.warmup_epochs is None else self.options.warmup_epochs
+        return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
+
+    def get_dataloaders(self) -> tuple[Batches, Batches]:
+        """Training batches from the first one of the current epoch on, and the fixed validation batches."""
+        training, validation = self.get_tr_and_val_datasets()
+        cases = sorted({*training.identifiers, *validation.identifiers})
+        self.ranges = load_ranges(
+            Path(self.preprocessed_dataset_folder), cases, self.plans_manager, self.configuration_manager
+        )
+        self.number_of_cases = {"training": len(training.identifiers), "validation": len(validation.identifiers)}
+        common = (self.batch_size, self.configuration_manager.patch_size, self.label_manager)
+        oversample, seed = self.oversample_foreground_percent, self.options.seed
+        self.train_loader = RestorationDataLoader(
+            training, *common, oversample, self.ranges, RestorationTransform(), (seed, TRAINING, self.local_rank)
+        )
+        kinds = {"all": RestorationTransform(), **{name: RestorationTransform.only(name) for name in CORRUPTIONS}}
+        self.val_loader = ValidationDataLoader(
+            validation,
+            *common,
+            1.0,  # every validation patch is centred in the body: air is trivial to restore
+            self.ranges,
+            kinds["all"],
+            (seed, VALIDATION, self.local_rank),
+            kinds=kinds,
+            period=self.num_val_iterations_per_epoch,
+        )
+        workers = get_allowed_n_proc_DA()
+        first = self.current_epoch * self.num_iterations_per_epoch
+        return self.train_loader.start(first, workers), self.val_loader.start(0, min(workers, 1))
+
+    def train_step(self, batch: dict) -> dict:
+        """One optimiser step; the loss stays on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(*self._restore(batch))
+        scaler = self.grad_scaler
+        (scaler.scale(loss) if scaler else loss).backward()
+        if scaler:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+        if scaler:
+            scaler.step(self.optimizer)
+            scaler.update()
+        else:
+            self.optimizer.step()
+        return {"loss": loss.detach()}
+
+    def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"].to(self.device, non_blocking=True)
+        with autocast(self.device, self.precision):
+            output = (network or self.network)(data)
+        return torch.sigmoid(output.float()), target
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Log the mean training loss over iterations and ranks."""
+        losses = torch.stack([output["loss"] for output in train_outputs])
+        self.logger.log("train_losses", float(self._gather(losses).mean()), self.current_epoch)
+
+    def validation_step(self, batch: dict) -> dict:
+        """Sums for R², and SSIM of the batch's first patch where all corruptions apply."""
+        restored, target = self._restore(batch)
+        similarity = np.nan
+        if batch["kind"] == "all":
+            similarity = monitoring.ssim(restored[0, 0].cpu().numpy(), target[0, 0].cpu().numpy())
+        return {"kind": batch["kind"], "sums": monitoring.batch_sums(restored, target), "ssim": similarity}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """Log MSE, PSNR, SSIM and R² for all corruptions together, and R² for each alone."""
+        sums = self._gather(torch.stack([output["sums"] for output in val_outputs]))  # (ranks, batches, 3)
+        kinds = np.array([output["kind"] for output in val_outputs])
+        per_kind = {kind: sums[:, kinds == kind].reshape(-1, 3) for kind in ("all", *CORRUPTIONS)}
+        mse, epoch = float(per_kind["all"][:, 0].mean()), self.current_epoch
+        self.logger.log("val_losses", mse, epoch)
+        self.logger.log("psnr", monitoring.psnr(mse), epoch)
+        self.logger.log("ssim", float(np.nanmean([output["ssim"] for output in val_outputs])), epoch)
+        self.logger.log("r2", monitoring.r_squared(per_kind["all"]), epoch)
+        for name in CORRUPTIONS:
+            self.logger.log(f"r2_{name}", monitoring.r_squared(per_kind[name]), epoch)
+
+    def _gather(self, values: torch.Tensor) -> np.ndarray:
+        """Values of all ranks, stacked along a new first axis."""
+        values = values.detach().float()
+        if not self.is_ddp:
+            return values[None].cpu().numpy()
+        gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, values)
+        return torch.stack(gathered).cpu().numpy()
+
+    def on_epoch_end(self) -> None:
+        """Print, warn of collapse, save, plot."""
+        log = {key: values[-1] for key, values in self.logger.get_checkpoint().items() if values}
+        single = ", ".join(f"{name} {log[f'r2_{name}']:.3f}" for name in CORRUPTIONS)
+        self.print_to_log_file(
+            f"train_loss {log['train_losses']:.5f}  val_loss {log['val_losses']:.5f}  PSNR {log['psnr']:.2f} dB  "
+            f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  (alone: {single})"
+        )
+        if monitoring.is_collapsed(log["r2"], self.current_epoch, self.num_epochs):
+            self.print_to_log_file(monitoring.COLLAPSE_ADVICE.format(r2=log["r2"]))
+        self._save_epoch(log["r2"])
+        self.current_epoch += 1
+
+    def _save_epoch(self, r2: float) -> None:
+        folder, last = Path(self.output_folder), self.current_epoch == self.num_epochs - 1
+        if r2 > self._best_r2:
+            self._best_r2 = r2
+            self.save_checkpoint(str(folder / "checkpoint_best.pth"))
+        if not last:  # the final checkpoint follows at once
+            self.save_checkpoint(str(folder / "checkpoint_latest.pth"))
+        if self.local_rank == 0:
+            monitoring.plot_progress(self.logger.get_checkpoint(), folder / "progress.png")
+            if last or self.current_epoch % max(1, self.num_epochs // 10) == 0:
+                self._plot_panel(folder / f"restoration_epoch{self.current_epoch:04d}.png")
+
+    @torch.no_grad()
+    def _plot_panel(self, file: Path) -> None:
+        batch = self.val_loader.batch(0)
+        restored, target = self._restore(batch, self._bare_network().eval())
+        corrupted = to_unit(batch["data"][0], self.ranges[batch["keys"][0]])
+        monitoring.plot_panel(
+            target[0, 0].cpu().numpy(),
+            corrupted[0].numpy(),
+            restored[0, 0].cpu().numpy(),
+            file,
+            f"{batch['keys'][0]}, epoch {self.current_epoch}",
+        )
+
+    def _bare_network(self) -> torch.nn.Module:
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a Genesis checkpoint (rank 0): plain types and tensors only, atomically."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return
+        content: dict[str, Any] = {
+            "network_weights": self._bare_network().state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": float(self._best_r2),
+            "current_epoch": self.current_epoch + 1,
+            "init_args": {key: value for key, value in self.my_init_kwargs.items() if key != "device"},
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": None,
+            "genesis": describe(self),
+        }
+        checkpoint.save(content, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Go on from a checkpoint of this trainer (a path, or what :func:`nnunet_genesis.checkpoint.load` gave)."""
+        content = filename_or_checkpoint
+        if not isinstance(content, dict):
+            content = checkpoint.load(content, self.device)
+        if not self.was_initialized:
+            self.initialize()
+        self._bare_network().load_state_dict(content["network_weights"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler and content["grad_scaler_state"]:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self.logger.load_checkpoint(content["logging"])
+        self._best_r2 = content["_best_ema"]
+        self.current_epoch = content["current_epoch"]

@@ -1,0 +1,239 @@
+"""DICOM series: what is read equals what is stored, and what is no volume is left out with the right reason."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+from pretraining.scans.dicom import read_dicom
+from pretraining.scans.reading import read_scan
+from pretraining.scans.find import ScanError, find_scans
+from tests.pretraining.dicom_series import SECRETS, SERIES, edit, make_series, make_slice
+
+
+def reason(folder: Path) -> str:
+    """The one reason for which a folder's only series is left out."""
+    scans, left_out = find_scans([folder])
+    assert scans == []
+    assert len(left_out) == 1
+    return left_out[0].reason
+
+
+def test_series_is_one_scan_sorted_by_position(tmp_path):
+    files = make_series(tmp_path)
+    (scan,), left_out = find_scans([tmp_path])
+    assert left_out == []
+    assert (scan.kind, scan.modality, scan.shape, scan.spacing) == ("dicom", "CT", (12, 4, 6), (2.5, 0.5, 0.75))
+    assert scan.channels == (tuple(str(f) for f in files),)  # 10.dcm sorts before 2.dcm by name
+    image, properties = read_scan(scan)
+    expected = np.arange(24).reshape(1, 4, 6) + 100 * np.arange(12).reshape(12, 1, 1) - 1024
+    assert image.dtype == np.float32
+    assert np.array_equal(image[0], expected)
+    assert properties["spacing"] == [2.5, 0.5, 0.75]
+
+
+def test_names_and_identifiers_appear_nowhere(tmp_path):
+    make_series(tmp_path / "good")
+    for kind, n in (("short", 1), ("gap", 5)):
+        make_series(tmp_path / kind, n, SeriesInstanceUID=f"{SERIES}.{n}")
+    (tmp_path / "gap" / "2.dcm").unlink()
+    cut = make_slice(tmp_path / "cut" / "a.dcm", 0)
+    cut.write_bytes(cut.read_bytes()[:400])
+    scans, left_out = find_scans([tmp_path])
+    assert len(scans) == 1
+    assert len(left_out) == 3
+    text = repr([(s.case, s.source, s.group, s.modality) for s in scans]) + repr(left_out) + repr(scans)
+    assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_same_patient_same_group(tmp_path):
+    make_series(tmp_path / "a")
+    make_series(tmp_path / "b", SeriesInstanceUID=f"{SERIES}.2")
+    make_series(tmp_path / "c", SeriesInstanceUID=f"{SERIES}.3", PatientID="")
+    scans, _ = find_scans([tmp_path])
+    a, b, c = scans
+    assert a.group == b.group
+    assert c.group == c.case
+
+
+def test_copied_slices_count_once(tmp_path):
+    make_series(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "other" / "a")
+    (scan,), left_out = find_scans([tmp_path / "a", tmp_path / "other"])
+    assert scan.shape[0] == 12
+    assert left_out == []
+
+
+@pytest.mark.parametrize("drop", [[4], [4, 5], [2, 7]])
+def test_missing_slices(tmp_path, drop):
+    files = make_series(tmp_path)
+    for i in drop:
+        files[i].unlink()
+    text = reason(tmp_path)
+    assert f"{12 - len(drop)} slices" in text
+    assert f"between slices {drop[0]} and {drop[0] + 1} is" in text
+    assert "instead of 2.5 mm" in text
+    assert text.endswith("missing")
+
+
+def test_two_phases_under_one_series(tmp_path):
+    make_series(tmp_path)
+    for i in range(12):
+        make_slice(tmp_path / f"{100 + i}.dcm", i)
+    assert reason(tmp_path).startswith("two images at each position")
+
+
+def test_one_repeated_position(tmp_path):
+    make_series(tmp_path)
+    make_slice(tmp_path / "100.dcm", 3)
+    assert reason(tmp_path).startswith("1 of 13 slices lie where another one does")
+
+
+def test_gantry_tilt(tmp_path):
+    c, s = np.cos(np.radians(15)), np.sin(np.radians(15))
+    make_series(tmp_path, ImageOrientationPatient=[1, 0, 0, 0, round(c, 7), round(-s, 7)])
+    assert "gantry tilt of 15.0 degrees" in reason(tmp_path)
+
+
+def test_irregular_distances(tmp_path):
+    for i, f in enumerate(make_series(tmp_path)):
+        edit(f, ImagePositionPatient=[0, 0, 2.5 * i + 0.03 * i * i])
+    assert "varies from 2.53 to 3.13 mm" in reason(tmp_path)
+
+
+def test_rounded_positions_are_accepted(tmp_path):
+    for i, f in enumerate(make_series(tmp_path)):
+        edit(f, ImagePositionPatient=[0, 0, round(1.25 * i, 1)])
+    (scan,), _ = find_scans([tmp_path])
+    assert read_scan(scan)[1]["spacing"][0] == pytest.approx(1.25, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"Rows": 2, "Columns": 12}, "slices of different sizes: 2 x 12, 4 x 6"),
+        ({"PixelSpacing": [0.6, 0.75]}, "different pixel spacing"),
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]}, "different orientations"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
+        ({"ImagePositionPatient": []}, "1 of 12 slices lack a valid ImagePositionPatient"),
+        ({"PixelSpacing": []}, "1 of 12 slices lack a valid PixelSpacing"),
+        ({"NumberOfFrames": 2, "Rows": 2}, "several frames in one file"),
+        ({"SamplesPerPixel": 3, "BitsAllocated": 8, "Rows": 2}, "colour"),
+        ({"Modality": "RTSTRUCT"}, "not a scan but radiotherapy contours"),
+    ],
+)
+def test_one_odd_slice_is_named(tmp_path, changes, expected):
+    edit(make_series(tmp_path)[5], **changes)
+    assert expected in reason(tmp_path)
+
+
+def test_single_slice_is_no_volume(tmp_path):
+    make_series(tmp_path, 1)
+    assert "single slice" in reason(tmp_path)
+
+
+def test_report_is_no_scan(tmp_path):
+    gone = ("Rows", "Columns", "PixelData", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+    make_series(tmp_path, 1, Modality="SR", **dict.fromkeys(gone))
+    assert reason(tmp_path) == "not a scan but a structured report (SR)"
+
+
+@pytest.mark.parametrize("lost", [1, 20, 47])
+def test_truncated_slice_is_found_from_headers(tmp_path, lost):
+    f = make_series(tmp_path)[7]
+    f.write_bytes(f.read_bytes()[:-lost])
+    assert reason(tmp_path) == "1 of 12 files is truncated: pixel data are missing"
+
+
+def test_truncated_compressed_slice_is_found_from_headers(data, tmp_path):
+    folder = Path(shutil.copytree(data / "dicom" / "ct_abdomen", tmp_path / "s", copy_function=shutil.copyfile))
+    f = sorted(folder.iterdir())[3]
+    f.write_bytes(f.read_bytes()[:-3000])
+    assert reason(folder) == "1 of 20 files is truncated: pixel data are missing"
+
+
+def test_slice_that_vanishes_or_breaks_after_discovery(tmp_path):
+    files = make_series(tmp_path)
+    (scan,), _ = find_scans([tmp_path])
+    files[3].write_bytes(files[3].read_bytes()[:-10])
+    with pytest.raises(ScanError, match="truncated"):
+        read_scan(scan)
+    files[3].unlink()
+    with pytest.raises(ScanError, match="No such file"):
+        read_scan(scan)
+
+
+def test_file_named_dcm_that_is_none(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"nothing of the kind" * 30)
+    assert "not readable as DICOM" in reason(tmp_path)
+
+
+def test_file_without_preamble_is_read(tmp_path):
+    for f in make_series(tmp_path):
+        raw = f.read_bytes()
+        f.write_bytes(raw[132:])
+    scans, _ = find_scans([tmp_path])
+    assert len(scans) == 1
+
+
+def test_each_slice_keeps_its_own_rescaling(tmp_path):
+    for i, f in enumerate(make_series(tmp_path, 4, RescaleIntercept=0)):
+        edit(f, RescaleSlope=1 + i * 0.25)
+    (scan,), _ = find_scans([tmp_path])
+    image, _ = read_scan(scan)
+    expected = [(np.arange(24).reshape(4, 6) + 100 * i) * (1 + i * 0.25) for i in range(4)]
+    assert np.allclose(image[0], expected)
+
+
+def test_blanked_series_uid_groups_by_folder(tmp_path):
+    for folder in ("a", "b"):
+        make_series(tmp_path / folder, SeriesInstanceUID="", SOPInstanceUID="")
+    scans, left_out = find_scans([tmp_path])
+    assert [s.source for s in scans] == ["a", "b"]
+    assert left_out == []
+
+
+def test_real_ct_in_hounsfield_units_equals_pydicom(data):
+    (scan,), _ = find_scans([data / "dicom" / "ct_abdomen"])
+    image, _ = read_scan(scan)
+    for z in (0, 10, 19):
+        slice_ = pydicom.dcmread(scan.channels[0][z])
+        expected = slice_.pixel_array * float(slice_.RescaleSlope) + float(slice_.RescaleIntercept)
+        assert np.array_equal(image[0, z], expected)
+
+
+def test_real_ct_equals_its_nifti_twin(data):
+    (scan,), _ = find_scans([data / "dicom" / "ct_abdomen"])
+    nifti = SimpleITK.ReadImage(str(data / "Dataset003_Liver" / "imagesTr" / "ts_example_dicom_0000.nii.gz"))
+    image = read_dicom(scan.channels[0])
+    assert image.GetSpacing() == nifti.GetSpacing()
+    assert image.GetOrigin() == nifti.GetOrigin()
+    assert np.array_equal(SimpleITK.GetArrayFromImage(image), SimpleITK.GetArrayFromImage(nifti))
+
+
+def test_real_mr_slices_in_non_numeric_order(data):
+    (scan,), _ = find_scans([data / "dicom" / "mr_hippocampus_crop"])
+    assert [Path(f).stem for f in scan.channels[0]] == [str(i) for i in range(1, 33)]
+    image, _ = read_scan(scan)
+    expected = [pydicom.dcmread(data / "dicom" / "mr_hippocampus_crop" / f"{i}.dcm").pixel_array for i in range(1, 33)]
+    assert np.array_equal(image[0], expected)
+
+
+def test_real_oblique_mr(data):
+    (scan,), left_out = find_scans([data / "dicom" / "mr_t1"])
+    assert left_out == []
+    image, _ = read_scan(scan)
+    assert image.shape == (1, 22, 320, 280)
+
+
+def test_real_tilted_head_is_left_out(data):
+    assert "gantry tilt of 18.5 degrees" in reason(data / "dicom" / "ct_head_tilt")
+
+
+def test_reading_is_silent(data, capfd):
+    (scan,), _ = find_scans([data / "dicom" / "mr_t1"])
+    read_scan(scan)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,237 @@
+"""Finding scans: what counts as one, how it is named, what is left out and why, and reading for nnU-Net."""
+
+import functools
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from nnunet_genesis.errors import GenesisError
+from pretraining.scans.reading import ScanReader, read_scan
+from pretraining.scans.find import ScanError, find_scans
+from tests.pretraining.dicom_series import make_series
+
+
+def make_image(path: Path, shape: tuple[int, int, int] = (5, 6, 7), spacing: float = 1.0, seed: int = 0) -> Path:
+    """Write a small volume of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(np.random.default_rng(seed).integers(0, 99, shape).astype(np.int16))
+    image.SetSpacing((spacing,) * 3)
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    """What is left out below a folder, by source."""
+    return {out.source: out.reason for out in find_scans([folder])[1]}
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"])
+def test_every_format_is_found_and_read(tmp_path, ending):
+    make_image(tmp_path / f"a{ending}")
+    (scan,), left_out = find_scans([tmp_path])
+    assert left_out == []
+    assert (scan.shape, scan.spacing, scan.modality, scan.group) == ((5, 6, 7), (1, 1, 1), None, scan.case)
+    assert read_scan(scan)[0].shape == (1, 5, 6, 7)
+
+
+@pytest.mark.parametrize(
+    "name", ["A.NII.GZ", "ein Bild.nii.gz", "图像.nii.gz", "x" * 90 + ".nii.gz", "a.b+c(1).nii.gz"]
+)
+def test_case_names_are_plain_and_short(tmp_path, name):
+    make_image(tmp_path / "a.nii.gz").rename(tmp_path / name)
+    (scan,), _ = find_scans([tmp_path])
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,40}_[0-9a-f]{8}", scan.case)
+    assert scan.source == name
+    assert read_scan(scan)[0].shape == (1, 5, 6, 7)
+
+
+def test_same_names_in_different_folders_are_different_cases(tmp_path):
+    for folder in ("p1", "p2"):
+        make_image(tmp_path / folder / "image.nii.gz")
+    scans, _ = find_scans([tmp_path])
+    assert [s.source for s in scans] == ["p1/image.nii.gz", "p2/image.nii.gz"]
+    assert len({s.case for s in scans}) == 2
+
+
+def test_case_name_does_not_depend_on_where_the_root_lies(tmp_path):
+    make_image(tmp_path / "here" / "data" / "a.nii.gz")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    first, second = (find_scans([tmp_path / place / "data"])[0][0] for place in ("here", "there"))
+    assert first.case == second.case
+
+
+def test_second_scan_of_the_same_case_name_is_left_out(tmp_path):
+    for place in ("here", "there"):
+        make_image(tmp_path / place / "data" / "a.nii.gz")
+    scans, left_out = find_scans([tmp_path / "here" / "data", tmp_path / "there" / "data"])
+    assert len(scans) == 1
+    assert "would get the same case name" in left_out[0].reason
+
+
+def test_order_does_not_depend_on_the_order_of_creation(tmp_path):
+    for folder, names in (("one", "abc"), ("two", "cba")):
+        for name in names:
+            make_image(tmp_path / folder / "r" / f"{name}.nii.gz")
+    one, two = ([s.case for s in find_scans([tmp_path / folder / "r"])[0]] for folder in ("one", "two"))
+    assert one == two
+
+
+def test_scan_survives_pickling(tmp_path):
+    make_image(tmp_path / "a.nii.gz")
+    scans, _ = find_scans([tmp_path])
+    assert pickle.loads(pickle.dumps(scans)) == scans  # noqa: S301 - our own bytes
+
+
+def test_channels_of_one_case_in_order(tmp_path):
+    for i in (1, 0, 2):
+        make_image(tmp_path / f"p_{i:04d}.nii.gz", seed=i)
+    (scan,), left_out = find_scans([tmp_path])
+    assert left_out == []
+    assert scan.case.startswith("p_")
+    assert [Path(f).name for (f,) in scan.channels] == ["p_0000.nii.gz", "p_0001.nii.gz", "p_0002.nii.gz"]
+    expected, properties = SimpleITKIO().read_images([f for (f,) in scan.channels])
+    image, ours = read_scan(scan)
+    assert np.array_equal(image, expected)
+    assert ours == properties
+
+
+def test_missing_channel(tmp_path):
+    for i in (0, 2):
+        make_image(tmp_path / f"p_{i:04d}.nii.gz")
+    assert "channel 1 is missing" in reasons(tmp_path)["p_0000.nii.gz"]
+
+
+@pytest.mark.parametrize(("change", "word"), [({"shape": (5, 6, 8)}, "shape"), ({"spacing": 2.0}, "spacing")])
+def test_channels_of_different_geometry(tmp_path, change, word):
+    make_image(tmp_path / "p_0000.nii.gz")
+    make_image(tmp_path / "p_0001.nii.gz", **change)
+    assert f"differ in {word}" in reasons(tmp_path)["p_0000.nii.gz"]
+
+
+def test_numbers_without_a_channel_0_are_part_of_the_name(tmp_path):
+    for i in (17, 18):
+        make_image(tmp_path / f"patient_{i:04d}.nii.gz")
+    scans, left_out = find_scans([tmp_path])
+    assert [s.case[:13] for s in scans] == ["patient_0017_", "patient_0018_"]
+    assert left_out == []
+
+
+def test_brain_tumour_has_two_channels(data):
+    scans, left_out = find_scans([data / "Dataset008_BrainTumour" / "imagesTr"])
+    assert left_out == []
+    assert [len(s.channels) for s in scans] == [2, 2]
+    image, properties = read_scan(scans[0])
+    expected, expected_properties = SimpleITKIO().read_images([f for (f,) in scans[0].channels])
+    assert np.array_equal(image, expected)
+    assert properties == expected_properties
+
+
+def test_all_real_scans_but_the_tilted_one(data):
+    scans, left_out = find_scans([data / name for name in ("ct_unlabeled", "mr_unlabeled", "dicom")])
+    assert len(scans) == 15
+    assert [out.source for out in left_out] == ["ct_head_tilt"]
+
+
+def test_other_files_are_ignored(tmp_path):
+    make_image(tmp_path / "a.nii.gz")
+    for name in ("notes.txt", "a.json", "b.raw", "DICOMDIR", "README", ".DS_Store", "._a.nii.gz"):
+        (tmp_path / name).write_bytes(b"something else")
+    scans, left_out = find_scans([tmp_path])
+    assert len(scans) == 1
+    assert left_out == []
+
+
+def test_useless_files_and_folders_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "zero.nii.gz").touch()
+    (tmp_path / "zero.dcm").touch()
+    (tmp_path / "broken.nii.gz").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b.mgz").write_bytes(b"not supported")
+    found = reasons(tmp_path)
+    assert found["empty"] == "empty folder"
+    assert found["zero.nii.gz"] == found["zero.dcm"] == "empty file (0 bytes)"
+    assert "No such file" in found["broken.nii.gz"]
+    assert "not supported" in found["b.mgz"]
+    assert len(found) == 5
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    make_image(tmp_path / "a.nii.gz").chmod(0)
+    make_image(tmp_path / "a.mha").chmod(0)
+    make_image(tmp_path / "closed" / "b.nii.gz").parent.chmod(0)
+    found = reasons(tmp_path)
+    (tmp_path / "closed").chmod(0o700)
+    assert found == dict.fromkeys(["a.nii.gz", "a.mha", "closed"], "no permission to read it")
+
+
+def test_pipes_do_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    assert find_scans([tmp_path]) == ([], [])
+
+
+def test_symbolic_links_are_followed_once(tmp_path):
+    make_image(tmp_path / "real" / "a.nii.gz")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "root")
+    scans, _ = find_scans([tmp_path / "root"])
+    assert [s.source for s in scans] == ["link/a.nii.gz"]
+
+
+def test_overlapping_roots_give_each_scan_once(tmp_path):
+    make_image(tmp_path / "sub" / "a.nii.gz")
+    make_series(tmp_path / "sub" / "series")
+    assert len(find_scans([tmp_path, tmp_path / "sub", tmp_path / "sub" / "a.nii.gz"])[0]) == 2
+
+
+def test_root_may_be_a_file(tmp_path):
+    make_image(tmp_path / "a.nii.gz")
+    make_image(tmp_path / "b.nii.gz")
+    assert [s.source for s in find_scans([tmp_path / "a.nii.gz"])[0]] == ["a.nii.gz"]
+
+
+def test_missing_root_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(GenesisError, match="nowhere does not exist"):
+        find_scans([tmp_path / "nowhere"])
+
+
+def test_scan_that_changes_after_discovery(tmp_path):
+    f = make_image(tmp_path / "a.nii.gz")
+    (scan,), _ = find_scans([tmp_path])
+    make_image(f, shape=(5, 6, 9))
+    with pytest.raises(ScanError, match="changed since it was found"):
+        read_scan(scan)
+    f.unlink()
+    with pytest.raises(ScanError, match="No such file"):
+        read_scan(scan)
+
+
+def test_nnunets_fingerprint_reads_scans(data):
+    (scan,), _ = find_scans([data / "ct_unlabeled" / "kits_00072_partial.nii.gz"])
+    reader = functools.partial(ScanReader, modality="CT")
+    shape, spacing, intensities, statistics, _ = DatasetFingerprintExtractor.analyze_case(scan, scan, reader, 1000)
+    assert tuple(shape) == scan.shape
+    assert tuple(spacing) == scan.spacing
+    assert len(intensities[0]) == 1000
+    assert -200 < statistics[0]["median"] < 100  # of the body: the image's own median is far lower or air
+
+
+def test_reader_gives_a_mask_for_the_scan_that_it_is_asked_for(data):
+    scans, _ = find_scans([data / "ct_unlabeled" / "kits_00072_partial.nii.gz", data / "dicom" / "ct_abdomen"])
+    reader = ScanReader()
+    reader.read_images(scans[0])
+    mask, properties = reader.read_seg(scans[1])
+    assert mask.shape == (1, *scans[1].shape)
+    assert mask.dtype == np.int8
+    assert tuple(properties["spacing"]) == scans[1].spacing
+    with pytest.raises(NotImplementedError):
+        reader.write_seg(mask, "a", properties)
