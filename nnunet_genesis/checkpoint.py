@@ -135,7 +135,7 @@ def load_weights(path: str | os.PathLike[str]) -> GenesisWeights:
 
 def _numpy_scalars() -> list[Any]:
     """What nnU-Net's logs need: numpy's scalar, dtype, and the float dtypes."""
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]  # numpy's private reconstructor, in any numpy version
+    scalar = np.float64(0).__reduce__()[0]  # numpy's reconstructor, wherever this version keeps it
     return [scalar, np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64))]
 
 

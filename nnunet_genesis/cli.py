@@ -9,11 +9,14 @@ from nnunet_genesis.errors import GenesisError
 
 
 def run(command: Callable[[], int | None]) -> None:
-    """Run a command; a :class:`GenesisError` becomes one message on stderr and exit status 1."""
+    """Run a command; a :class:`GenesisError` becomes one message on stderr and exit status 1, Ctrl-C status 130."""
     try:
         sys.exit(command() or 0)
     except GenesisError as error:
         sys.exit(f"ERROR: {error}")
+    except KeyboardInterrupt:
+        print("Interrupted. What is finished is kept; run the command again to go on (pretrain: with --c).")
+        sys.exit(130)
 
 
 def trainers_folder() -> Path:

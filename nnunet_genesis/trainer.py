@@ -7,6 +7,7 @@ needs nothing from here but the class name.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
@@ -38,6 +39,8 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
     """
 
     parts: tuple[str, ...] = ("encoder",)
+    num_epochs: int
+    network: Any
 
     def __init__(
         self,

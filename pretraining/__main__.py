@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def prepare() -> None:
     parser.add_argument("-p", default="nnUNetPlans", help="with --like: name of its plans [default: nnUNetPlans]")
     parser.add_argument("--modality", choices=["auto", "CT", "MR"], default="auto", help="[default: auto, and says so]")
     parser.add_argument("--hu_window", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
-                        help="CT: clip to this window instead of the body's percentiles; -1000 1000 as published")  # fmt: skip
+                        help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
     parser.add_argument("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]")
     parser.add_argument("-np", type=int, default=None, help="processes [default: as many as cores, at most 8]")
     args = parser.parse_args()
@@ -48,6 +49,10 @@ def prepare() -> None:
     run(command)
 
 
+def _fold(text: str) -> int | str:
+    return text if text == "all" else int(text)
+
+
 def pretrain() -> None:
     """``nnUNetv2_genesis_pretrain``: restoration pretraining on a prepared data set."""
     parser = argparse.ArgumentParser(
@@ -58,7 +63,7 @@ def pretrain() -> None:
     parser.add_argument("dataset_name_or_id", help="e.g. 701 or Dataset701_ChestCT")
     parser.add_argument("configuration", help="3d_fullres or 3d_lowres")
     parser.add_argument("-p", default="nnUNetPlans", help="plans [default: nnUNetPlans]")
-    parser.add_argument("-f", default="0", help="fold: only its training cases are used; or all [default: 0]")
+    parser.add_argument("-f", type=_fold, default=0, help="fold: only its training cases are used; or all [default: 0]")
     parser.add_argument("-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[default: cuda]")
     parser.add_argument("-num_gpus", type=int, default=1, help="processes on this machine [default: 1]")
     parser.add_argument("--epochs", type=int, help="[default: 1000]")
@@ -74,6 +79,9 @@ def pretrain() -> None:
     args = parser.parse_args()
 
     def command() -> None:
+        if args.device == "cpu":
+            # Before torch starts its threads: spinning, they would take the cores from the loader's workers.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         from pretraining.run import pretrain as run_pretraining
@@ -83,7 +91,7 @@ def pretrain() -> None:
         if args.device == "cuda":
             torch.set_num_threads(1)  # as nnUNetv2_train: more threads don't help a GPU
         final = run_pretraining(
-            args.dataset_name_or_id, args.configuration, args.p, args.f if args.f == "all" else int(args.f),
+            args.dataset_name_or_id, args.configuration, args.p, args.f,
             torch.device(args.device), args.num_gpus, args.c, **options,
         )  # fmt: skip
         print(f'\nFine-tune from it:\n  export nnUNet_genesis_weights="{final}"\n'

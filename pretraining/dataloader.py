@@ -8,6 +8,7 @@ on where it stopped without any stored random state.
 import contextlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from pretraining.intensity_range import Range, from_unit, to_unit
 from pretraining.restoration import RestorationTransform
 
-Batches = SingleThreadedAugmenter | MultiThreadedAugmenter
+Batches: TypeAlias = SingleThreadedAugmenter | MultiThreadedAugmenter
 
 
 @contextlib.contextmanager

@@ -59,9 +59,12 @@ def ssim(restored: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def is_collapsed(r2: float, epoch: int, epochs: int) -> bool:
-    """Whether R² of ``epoch`` (from 0) of ``epochs`` is a constant image's in the second half of the training."""
-    return epoch + 1 > epochs / 2 and r2 < COLLAPSED_R2
+def is_collapsed(r2: float, steps: int, all_steps: int) -> bool:
+    """Whether R² after ``steps`` of ``all_steps`` is a constant image's, in the second half of the training.
+
+    Nothing can be said of the first 500 steps.
+    """
+    return steps > max(500, all_steps / 2) and r2 < COLLAPSED_R2
 
 
 def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:

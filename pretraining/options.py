@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from nnunet_genesis.errors import GenesisError
+from pretraining.precision import PRECISIONS
+
 
 @dataclasses.dataclass(frozen=True)
 class RestorationOptions:
@@ -30,3 +33,17 @@ class RestorationOptions:
     precision: str = "auto"
     compile: bool = False
     licence: str = "not stated"
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"--epochs {self.epochs}: expected at least 1": self.epochs >= 1,
+            f"--iterations {self.iterations}: expected at least 1": self.iterations >= 1,
+            f"--lr {self.peak_lr}: expected a number above 0": self.peak_lr > 0,
+            f"--warmup {self.warmup_epochs}: expected at least 0": (self.warmup_epochs or 0) >= 0,
+            f"gradient_clip {self.gradient_clip}: expected a number above 0": self.gradient_clip > 0,
+            f"--seed {self.seed}: expected at least 0": self.seed >= 0,
+            f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}": self.precision in PRECISIONS,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise GenesisError(f"{message}. Correct the command.")

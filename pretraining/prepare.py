@@ -24,8 +24,8 @@ from pretraining.preparation.manifest import Row, read_manifest, write_manifest,
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import for_each_scan
 from pretraining.preparation.preprocess import CACHE, is_finished, preprocess
-from pretraining.scans.scan import LeftOut, Scan, ScanError
 from pretraining.scans.find import find_scans
+from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 
 def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:

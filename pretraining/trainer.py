@@ -34,11 +34,15 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
     the mean squared error to the clean patch in [0, 1]. Input: (B, C, Z, Y, X) in nnU-Net's normalised intensities.
     """
 
+    network: Any
+    was_initialized: bool
+    current_epoch: int
+
     def __init__(
         self,
         plans: dict,
         configuration: str,
-        fold: int,
+        fold: int | str,
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
@@ -208,7 +212,8 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             f"train_loss {log['train_losses']:.5f}  val_loss {log['val_losses']:.5f}  PSNR {log['psnr']:.2f} dB  "
             f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  (alone: {single})"
         )
-        if monitoring.is_collapsed(log["r2"], self.current_epoch, self.num_epochs):
+        steps = (self.current_epoch + 1) * self.num_iterations_per_epoch
+        if monitoring.is_collapsed(log["r2"], steps, self.num_epochs * self.num_iterations_per_epoch):
             self.print_to_log_file(monitoring.COLLAPSE_ADVICE.format(r2=log["r2"]))
         self._save_epoch(log["r2"])
         self.current_epoch += 1

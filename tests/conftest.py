@@ -1,9 +1,15 @@
-"""Where the real scans are. They are never committed; tests that need them skip with a reason."""
+"""Where the real scans are (never committed; tests that need them skip with a reason), and a tiny world."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+# nnU-Net reads these when it is imported.
+os.environ["nnUNet_def_n_proc"] = "2"
+os.environ["nnUNet_n_proc_DA"] = "0"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest  # noqa: E402
 
 DATA = Path(os.environ.get("GENESIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -14,3 +20,17 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real scans at {DATA}: set GENESIS_TEST_DATA to a folder that holds them")
     return DATA
+
+
+@pytest.fixture(scope="module")
+def nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Empty nnUNet_raw, nnUNet_preprocessed and nnUNet_results of this module's own, set in the environment."""
+    root = tmp_path_factory.mktemp("nn unet")  # with a space: users have them
+    folders = {name: root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in folders.items():
+            folder.mkdir()
+            patch.setenv(name, str(folder))
+        for name in [name for name in os.environ if name.startswith("nnUNet_genesis_")]:
+            patch.delenv(name)
+        yield folders

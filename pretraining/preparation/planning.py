@@ -12,8 +12,9 @@ from typing import Any
 import nnunetv2
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
-from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_genesis.errors import GenesisError
@@ -42,7 +43,7 @@ def planned_name(options: PrepareOptions) -> str:
     """Name of the plans that the options lead to."""
     if options.like:
         return options.plans_name
-    return inspect.signature(planner_class(options.planner).__init__).parameters["plans_name"].default
+    return inspect.signature(planner_class(options.planner)).parameters["plans_name"].default
 
 
 def make_plans(options: PrepareOptions, base: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
@@ -92,18 +93,23 @@ def copy_plans(options: PrepareOptions, base: Path, dataset_json: dict[str, Any]
 @contextlib.contextmanager
 def _temporary_raw_folder(dataset_name: str, dataset_json: dict[str, Any]) -> Iterator[None]:
     """nnU-Net's planner insists on a raw data set; give it one that holds nothing but ``dataset.json``."""
-    before = os.environ.get("nnUNet_raw")
     with tempfile.TemporaryDirectory() as raw:
         folder = Path(raw) / dataset_name
         folder.mkdir()
         # The planner looks at the first image's name only to find a reader, which dataset.json names already.
         listed = {"dataset": {"scan": {"images": ["scan_0000.nii.gz"], "label": "scan.nii.gz"}}}
         save_json({**dataset_json, **listed}, str(folder / "dataset.json"), sort_keys=False)
-        os.environ["nnUNet_raw"] = raw
-        try:
+        # The planner sets torch's threads to nnUNet_n_proc_DA, which fails on the 0 that training accepts.
+        with _environment({nnUNet_raw.env_var_name: raw, "nnUNet_n_proc_DA": str(max(1, get_allowed_n_proc_DA()))}):
             yield
-        finally:
-            if before is None:
-                del os.environ["nnUNet_raw"]
-            else:
-                os.environ["nnUNet_raw"] = before
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -7,7 +7,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TypeVar
 
-import SimpleITK as sitk
+import SimpleITK
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -42,7 +42,7 @@ def for_each_scan(
 
 
 def _one_thread() -> None:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpool_limits(limits=1)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pretraining.scans.body import body_mask, guess_modality
-from pretraining.scans.reading import read_scan
 from pretraining.scans.find import find_scans
+from pretraining.scans.reading import read_scan
 
 SPACING = (3.0, 2.0, 2.0)
 

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from pretraining.scans.image_files import check_image_file, read_image_file
 from pretraining.scans.find import ScanError
+from pretraining.scans.image_files import check_image_file, read_image_file
 
 REAL = [
     "ct_unlabeled/kits_00072_partial.nii.gz",

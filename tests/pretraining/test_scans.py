@@ -14,8 +14,8 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_genesis.errors import GenesisError
-from pretraining.scans.reading import ScanReader, read_scan
 from pretraining.scans.find import ScanError, find_scans
+from pretraining.scans.reading import ScanReader, read_scan
 from tests.pretraining.dicom_series import make_series
 
 

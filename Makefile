@@ -1,0 +1,37 @@
+# `make test` and `make demo` do all the set-up; they need Python 3.10-3.12, git and make.
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+
+.PHONY: help setup test demo lint bench clean
+help:
+	@echo "make setup | test | demo [DATA=folder] | lint | bench | clean"
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.10, 3.11 or 3.12 found. Install one, or run: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The whole path on a small synthetic torso CT; DATA=folder takes your own unlabelled scans instead.
+demo: $(SETUP)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py -o demo_out $(if $(DATA),--data "$(DATA)")
+
+bench: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.corruption
+
+clean:
+	rm -rf $(VENV) build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,79 @@
+"""Settings from the environment: what is accepted, what is refused, and that the message names the variable."""
+
+import dataclasses
+
+import pytest
+
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.settings import PREFIX, Settings
+
+
+def test_defaults_without_variables():
+    assert Settings.from_environment({"PATH": "/bin", "nnUNet_raw": "/raw"}) == Settings(
+        weights=None, epochs=None, iterations=None, peak_lr=None, warmup_epochs=None, min_coverage=0.5
+    )
+
+
+def test_every_variable_is_read_with_its_type():
+    texts = {"weights": "/w.pth", "epochs": "7", "iterations": "3", "peak_lr": "1e-2", "warmup_epochs": "0"}
+    found = Settings.from_environment({PREFIX + name: text for name, text in {**texts, "min_coverage": "1"}.items()})
+    assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1.0)
+    assert [type(value) for value in dataclasses.astuple(found)] == [str, int, int, float, int, float]
+
+
+def test_process_environment_is_the_default(monkeypatch):
+    monkeypatch.setenv("nnUNet_genesis_epochs", "12")
+    assert Settings.from_environment().epochs == 12
+
+
+def test_windows_upper_cases_the_names_of_variables():
+    assert Settings.from_environment({"NNUNET_GENESIS_EPOCHS": "7"}).epochs == 7
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["weight", "epoch", "warmup", "min_coverge", "peaklr"])
+def test_unknown_variable_hints_at_the_closest(name):
+    close = {"weight": "weights", "epoch": "epochs", "warmup": "warmup_epochs", "peaklr": "peak_lr"}
+    with pytest.raises(GenesisError) as error:
+        Settings.from_environment({PREFIX + name: "1"})
+    assert f"Unknown environment variable {PREFIX}{name}." in str(error.value)
+    assert f"Did you mean {PREFIX}{close.get(name, 'min_coverage')}?" in str(error.value)
+    assert "unset it" in str(error.value)
+
+
+def test_variable_like_no_other_gets_the_list():
+    with pytest.raises(GenesisError, match=r"Known: nnUNet_genesis_weights, .*nnUNet_genesis_min_coverage"):
+        Settings.from_environment({"nnUNet_genesis_" + "q" * 40: "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("weights", "", "path of a Genesis checkpoint"),
+        ("weights", "  ", "path of a Genesis checkpoint"),
+        ("epochs", "0", "whole number of at least 1"),
+        ("epochs", "1.5", "whole number of at least 1"),
+        ("iterations", "-3", "whole number of at least 1"),
+        ("iterations", "many", "whole number of at least 1"),
+        ("peak_lr", "0", "above 0 and below 10"),
+        ("peak_lr", "10", "above 0 and below 10"),
+        ("peak_lr", "nan", "above 0 and below 10"),
+        ("peak_lr", "1e-3 ,", "above 0 and below 10"),
+        ("warmup_epochs", "-1", "whole number of at least 0"),
+        ("warmup_epochs", "", "whole number of at least 0"),
+        ("min_coverage", "1.01", "number from 0 to 1"),
+        ("min_coverage", "-0.1", "number from 0 to 1"),
+        ("min_coverage", "nan", "number from 0 to 1"),
+        ("min_coverage", "50%", "number from 0 to 1"),
+    ],
+)
+def test_bad_value_is_named_with_variable_and_expectation(name, text, expected):
+    with pytest.raises(GenesisError) as error:
+        Settings.from_environment({PREFIX + name: text})
+    assert str(error.value).startswith(f"{PREFIX}{name}={text!r}: expected ")
+    assert expected in str(error.value)
+    assert str(error.value).endswith("Correct or unset it.")

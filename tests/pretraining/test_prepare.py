@@ -1,0 +1,196 @@
+"""Preparation of small synthetic scans: nnU-Net's own format and values, kept plans, what is left out and why."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from nnunet_genesis.errors import GenesisError
+from pretraining.__main__ import prepare
+from pretraining.prepare import prepare_dataset
+from pretraining.scans.body import body_mask
+from tests.pretraining.synthetic_scans import World, manifest, preprocessed, truncate, use_folders, write_scan
+
+NAMES = ["a/ct_0.nii.gz", "a/ct_1.nii.gz", "b/ct_2.nii.gz", "b/ct_3.nii.gz", "b/ct_4.nii.gz", "ct_5.nii.gz"]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> World:
+    """Prepared once: 6 CTs, one of another spacing; a truncated CT and an MR are left out. Don't change it."""
+    root = tmp_path_factory.mktemp("first")
+    for seed, name in enumerate(NAMES):
+        write_scan(root / "scans" / name, seed, 2.4 if seed == 5 else 3.0)
+    truncate(write_scan(root / "scans" / "broken.nii.gz", 7))
+    write_scan(root / "scans" / "mr.nii.gz", 8, modality="MR")
+    with pytest.MonkeyPatch.context() as patch:
+        use_folders(patch, root)
+        left_out = prepare_dataset(World(root, {}).options())
+        assert "nnUNet_raw" not in os.environ
+    return World(root, {item.source: item.reason for item in left_out})
+
+
+@pytest.fixture
+def world(first, tmp_path, monkeypatch) -> World:
+    """A copy of ``first`` to work on."""
+    for name in ("scans", "preprocessed"):
+        shutil.copytree(first.root / name, tmp_path / name)
+    use_folders(monkeypatch, tmp_path)
+    return World(tmp_path, first.left_out)
+
+
+def test_nnunet_loads_every_case(first):
+    dataset = nnUNetDatasetBlosc2(str(first.data))
+    assert dataset.identifiers == sorted(first.cases().values())
+    assert len(dataset.identifiers) == 6
+    for case in dataset.identifiers:
+        data, seg, previous, properties = dataset.load_case(case)
+        assert (data.dtype, seg.dtype, previous) == (np.float32, np.int16, None)
+        assert data.shape[1:] == seg.shape[1:]
+        assert {"spacing", "sitk_stuff", "shape_before_cropping", "class_locations"} <= properties.keys()
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_voxels_are_what_nnunets_preprocessor_makes(first, source):
+    found = nnUNetDatasetBlosc2(str(first.data)).load_case(first.cases()[source])[0][:]
+    expected = preprocessed(first, first.root / "scans" / source, first.json("nnUNetPlans.json"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (found.shape == (1, 24, 40, 40)) is (source != "ct_5.nii.gz")  # the one of another spacing
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_segmentation_is_the_body_and_locations_lie_in_it(first, source):
+    _, seg, _, properties = nnUNetDatasetBlosc2(str(first.data)).load_case(first.cases()[source])
+    seg, locations = seg[:], properties["class_locations"][1]
+    assert seg[tuple(locations.T)].all()
+    assert 0 < len(locations) <= 10_000
+    assert 0.15 < seg.mean() < 0.35
+    if source != "ct_5.nii.gz":
+        image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(first.root / "scans" / source)))
+        np.testing.assert_array_equal(seg[0], body_mask(image[None], (3, 3, 3), "CT"))
+
+
+def test_the_files_of_a_data_set_are_there(first):
+    assert {path.name for path in first.base.iterdir()} == {
+        "dataset.json", "dataset_fingerprint.json", "genesis_manifest.csv", "nnUNetPlans.json",
+        "nnUNetPlans_3d_fullres", "splits_final.json",
+    }  # fmt: skip
+    dataset, plans = first.json("dataset.json"), first.json("nnUNetPlans.json")
+    assert (dataset["channel_names"], dataset["labels"]) == ({"0": "CT"}, {"background": 0, "body": 1})
+    assert (dataset["numTraining"], plans["dataset_name"]) == (6, "Dataset701_CT")
+    assert plans["configurations"]["3d_fullres"]["normalization_schemes"] == ["CTNormalization"]
+    assert len(first.json("dataset_fingerprint.json")["spacings"]) == 6
+
+
+def test_manifest_has_a_row_for_every_scan(first):
+    rows = {row["source"]: row for row in manifest(first.base)}
+    assert list(rows) == sorted([*NAMES, "broken.nii.gz", "mr.nii.gz"])
+    for source in NAMES:
+        row = rows[source]
+        spacing = "2.4x2.4x2.4" if source == "ct_5.nii.gz" else "3x3x3"
+        assert (row["status"], row["modality"], row["shape"], row["spacing"]) == (
+            "prepared", "CT", "24x40x40", spacing)  # fmt: skip
+        assert row["case"].startswith(Path(source).name.removesuffix(".nii.gz"))
+    for source, reason in first.left_out.items():
+        assert (rows[source]["status"], rows[source]["reason"], rows[source]["case"]) == ("left out", reason, "")
+
+
+def test_left_out_scans_are_returned_with_their_reason(first):
+    assert first.left_out.keys() == {"broken.nii.gz", "mr.nii.gz"}
+    assert "damaged or truncated" in first.left_out["broken.nii.gz"]
+    assert "modality MR among CT scans" in first.left_out["mr.nii.gz"]
+
+
+def test_one_of_six_is_held_out(first):
+    (fold,) = first.json("splits_final.json")
+    assert (len(fold["train"]), len(fold["val"])) == (5, 1)
+    assert sorted(fold["train"] + fold["val"]) == sorted(first.cases().values())
+
+
+def test_nothing_tells_where_the_scans_lay(first):
+    files = [*first.base.glob("*.json"), *first.base.glob("*.csv"), *first.data.glob("*.pkl")]
+    assert len(files) == 11
+    assert not [file for file in files if str(first.root).encode() in file.read_bytes()]
+
+
+def test_interrupted_case_is_redone_and_nothing_else(world, monkeypatch):
+    rows, split = manifest(world.base), world.json("splits_final.json")
+    case, before = world.cases()["b/ct_3.nii.gz"], world.times()
+    (world.data / f"{case}.pkl").unlink()
+    scans = str(world.root / "scans")
+    monkeypatch.setattr(sys, "argv", ["prepare", "-i", scans, "-d", "701", "-n", "CT", "-np", "2"])
+    with pytest.raises(SystemExit) as stop:
+        prepare()
+    assert stop.value.code == 3  # some are left out, as before
+    after = world.times()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {f"nnUNetPlans_3d_fullres/{case}{end}" for end in (".b2nd", "_seg.b2nd", ".pkl")}
+    assert before.keys() == after.keys()
+    assert (manifest(world.base), world.json("splits_final.json")) == (rows, split)
+
+
+def test_added_or_repaired_scan_is_prepared_with_the_same_plans_and_trained_on(world):
+    before, held_out = world.times(), world.json("splits_final.json")[0]["val"]
+    (world.root / "scans" / "mr.nii.gz").unlink()
+    for seed, name in ((9, "new.nii.gz"), (10, "broken.nii.gz")):
+        write_scan(world.root / "scans" / name, seed, 2.0)
+    assert prepare_dataset(world.options(processes=1)) == []
+    after, cases = world.times(), [world.cases()[name] for name in ("new.nii.gz", "broken.nii.gz")]
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {
+        f"nnUNetPlans_3d_fullres/{case}{end}" for case in cases for end in (".b2nd", "_seg.b2nd", ".pkl")
+    }
+    found = nnUNetDatasetBlosc2(str(world.data)).load_case(cases[0])[0][:]
+    expected = preprocessed(world, world.root / "scans" / "new.nii.gz", world.json("nnUNetPlans.json"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    (fold,) = world.json("splits_final.json")
+    assert fold["val"] == held_out
+    assert {*cases} < {*fold["train"]}
+    assert [row["status"] for row in manifest(world.base) if row["source"] == "broken.nii.gz"] == ["prepared"]
+
+
+def test_number_of_cases_follows_what_was_added(world):
+    write_scan(world.root / "new" / "new.nii.gz", 9)
+    prepare_dataset(world.options(inputs=(world.root / "new",)))
+    assert world.json("dataset.json")["numTraining"] == len(world.cases()) == 7
+
+
+def test_residual_encoder_planner(world):
+    before = world.times()
+    for name in ("broken.nii.gz", "mr.nii.gz"):
+        (world.root / "scans" / name).unlink()
+    assert prepare_dataset(world.options(planner="nnUNetPlannerResEncM")) == []
+    plans = world.json("nnUNetResEncUNetMPlans.json")
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"]
+    assert architecture.endswith("ResidualEncoderUNet")
+    assert (world.base / plans["configurations"]["3d_fullres"]["data_identifier"]).is_dir()
+    assert {name: time for name, time in world.times().items() if name in before} == before
+
+
+def test_like_takes_the_other_plans_and_leaves_raw_alone(world, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(world.root / "raw"))
+    (world.root / "raw").mkdir()
+    scan = write_scan(world.root / "other" / "x.nii.gz", 11)
+    options = world.options(inputs=(scan.parent,), dataset_id=702, like="701")
+    assert prepare_dataset(options) == []
+    base = world.base.with_name("Dataset702_CT")
+    copied, plans = json.loads((base / "nnUNetPlans.json").read_text()), world.json("nnUNetPlans.json")
+    assert copied == {**plans, "dataset_name": "Dataset702_CT"}
+    (case,) = nnUNetDatasetBlosc2.get_identifiers(str(base / "nnUNetPlans_3d_fullres"))
+    data = nnUNetDatasetBlosc2(str(base / "nnUNetPlans_3d_fullres")).load_case(case)[0][:]
+    np.testing.assert_allclose(data, preprocessed(world, scan, plans), atol=1e-6)
+    assert os.environ[nnUNet_raw.env_var_name] == str(world.root / "raw")
+    assert list((world.root / "raw").iterdir()) == []
+
+
+def test_like_refuses_another_number_of_channels(world):
+    for channel in range(2):
+        write_scan(world.root / "other" / f"x_000{channel}.nii.gz", 11)
+    with pytest.raises(GenesisError, match=r"no usable scan.*\n.*2 channel\(s\), expected 1"):
+        prepare_dataset(world.options(inputs=(world.root / "other",), dataset_id=702, like="701"))

@@ -1,0 +1,122 @@
+"""Preparation from nothing: windows, MR, refusals, the held-out set."""
+
+import json
+from pathlib import Path
+
+import blosc2
+import pytest
+
+from nnunet_genesis.errors import GenesisError
+from pretraining.intensity_range import measured_range
+from pretraining.preparation.fingerprint import analyse
+from pretraining.preparation.manifest import Row, write_split
+from pretraining.prepare import prepare_dataset
+from pretraining.scans.find import find_scans
+from tests.pretraining.synthetic_scans import World, manifest, truncate, use_folders, write_scan
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> World:
+    """Nothing prepared yet, no scans."""
+    use_folders(monkeypatch, tmp_path)
+    return World(tmp_path, {})
+
+
+def test_hu_window_is_the_clipping_and_can_not_change(empty):
+    write_scan(empty.root / "scans" / "0.nii.gz")
+    assert prepare_dataset(empty.options(hu_window=(-1000.0, 1000.0))) == []
+    plans = empty.json("nnUNetPlans.json")
+    statistics = plans["foreground_intensity_properties_per_channel"]["0"]
+    assert (statistics["percentile_00_5"], statistics["percentile_99_5"]) == (-1000, 1000)
+    data = blosc2.open(str(empty.data / f"{empty.cases()['0.nii.gz']}.b2nd"), mode="r")[:]
+    assert data.min() == pytest.approx((-1000 - statistics["mean"]) / statistics["std"], rel=1e-4)
+    before = empty.times()
+    for changes in ({}, {"hu_window": (-900.0, 1000.0)}, {"like": "701"}):
+        with pytest.raises(GenesisError, match=r"Dataset701_CT: was prepared with .* now .*repeat the earlier option"):
+            prepare_dataset(empty.options(**changes))
+    assert empty.times() == before
+
+
+def test_mr_is_z_scored_and_its_ranges_are_measured(empty):
+    write_scan(empty.root / "scans" / "0.nii.gz", modality="MR")
+    assert prepare_dataset(empty.options()) == []
+    assert empty.json("dataset.json")["channel_names"] == {"0": "MR"}
+    assert empty.json("genesis_intensity_ranges_nnUNetPlans_3d_fullres.json") == {
+        case: measured_range(blosc2.open(str(empty.data / f"{case}.b2nd"), mode="r")[:])
+        for case in empty.cases().values()
+    }
+    (fold,) = empty.json("splits_final.json")
+    assert fold["train"] == fold["val"] == sorted(empty.cases().values())
+
+
+def test_folder_without_a_usable_scan_lists_the_reasons(empty):
+    write_scan(empty.root / "scans" / "broken.nii.gz").write_text("no NIfTI")
+    truncate(write_scan(empty.root / "scans" / "half.nii.gz"))
+    with pytest.raises(GenesisError) as error:
+        prepare_dataset(empty.options())
+    rows = manifest(empty.base)
+    assert [row["source"] for row in rows] == ["broken.nii.gz", "half.nii.gz"]
+    assert {row["status"] for row in rows} == {"left out"}
+    assert "no usable scan. Expected DICOM series, .nii" in str(error.value)
+    assert all(f"{row['source']}: {row['reason']}" in str(error.value) for row in rows)
+    assert not list(empty.base.glob("*Plans*"))
+
+
+def test_data_sets_of_others_are_not_touched(empty):
+    write_scan(empty.root / "scans" / "a.nii.gz")
+    other = empty.base.with_name("Dataset701_Other")
+    other.mkdir()
+    with pytest.raises(GenesisError, match=r"-d 701: .* has Dataset701_Other already. Choose another id"):
+        prepare_dataset(empty.options())
+    (other / "dataset.json").write_text('{"labels": {"background": 0}}')
+    with pytest.raises(GenesisError, match=r"Dataset701_Other: is a data set that nnunet-genesis did not make"):
+        prepare_dataset(empty.options(name="Other"))
+    assert [path.name for path in other.iterdir()] == ["dataset.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"planner": "NoPlanner"}, "-pl NoPlanner: nnU-Net has no such planner"),
+        ({"like": "44"}, "--like 44: "),
+        ({"like": "Dataset044_X"}, r"--like Dataset044_X: .* lacks nnUNetPlans.json.*nnUNetv2_plan_and_preprocess"),
+        ({"inputs": (Path("/nowhere/at/all"),)}, "/nowhere/at/all does not exist"),
+    ],
+)
+def test_impossible_wish_leaves_nothing_behind(empty, changes, message):
+    (empty.root / "scans").mkdir()
+    with pytest.raises(GenesisError, match=message):
+        prepare_dataset(empty.options(**changes))
+    assert list((empty.root / "preprocessed").iterdir()) == []
+
+
+def test_unset_folder_is_named(empty, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(GenesisError, match="nnUNet_preprocessed is not set"):
+        prepare_dataset(empty.options())
+
+
+def test_patients_are_not_divided_and_stay_where_they_are(tmp_path):
+    rows = [Row(f"{i}", f"case_{i}", "prepared", group=f"patient_{i // 3}") for i in range(12)]
+    assert write_split(tmp_path, rows, 0.25) == (9, 3)
+    (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
+    assert len({int(case.removeprefix("case_")) // 3 for case in fold["val"]}) == 1
+    more = [Row("x", "x", "prepared", group="new"), Row("y", "y", "prepared", group="new"), Row("z", "z")]
+    assert write_split(tmp_path, rows + more, 0.9) == (11, 3)
+    (again,) = json.loads((tmp_path / "splits_final.json").read_text())
+    assert again == {"train": sorted([*fold["train"], "x", "y"]), "val": fold["val"]}
+
+
+@pytest.mark.parametrize(("cases", "fraction"), [(3, 0.5), (12, 0.0), (1, 0.1)])
+def test_single_patient_or_no_fraction_validates_on_the_training_cases(tmp_path, cases, fraction):
+    rows = [Row(f"{i}", f"case_{i}", "prepared", group=f"patient_{i // 3}") for i in range(cases)]
+    assert write_split(tmp_path, rows, fraction) == (cases, cases)
+    (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
+    assert fold["train"] == fold["val"] == sorted(row.case for row in rows)
+
+
+def test_asked_modality_counts_after_a_run_that_guessed_another(empty):
+    file = write_scan(empty.root / "scans" / "soft_tissue.nii.gz", modality="MR")  # a CT without air looks like MR
+    (scan,), _ = find_scans([file])
+    assert analyse(scan, None, 10_000, empty.root).modality == "MR"
+    assert analyse(scan, "CT", 10_000, empty.root).modality == "CT"

@@ -1,0 +1,153 @@
+"""Pretraining end to end on tiny scans: what it writes, that it is reproducible, resumable and distributed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_genesis import checkpoint
+from nnunet_genesis.errors import GenesisError
+from pretraining.preparation.options import PrepareOptions
+from pretraining.prepare import prepare_dataset
+from pretraining.restoration import CORRUPTIONS
+from pretraining.run import pretrain
+from tests.tiny_world import make_case, shrink, write_image
+
+CPU = torch.device("cpu")
+SHORT = {"epochs": 2, "iterations": 3}
+
+
+@pytest.fixture(scope="module")
+def world(nnunet_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Scans of one and of two channels, prepared: 701 (plain network), 702 (two channels, residual network)."""
+    scans = tmp_path_factory.mktemp("scans")
+    for index in range(5):
+        image, _ = make_case(index, channels=2)
+        write_image(image[0], scans / "one" / f"scan{index}.nii.gz")
+        for channel in (0, 1):
+            write_image(image[channel], scans / "two" / f"scan{index}_{channel:04d}.nii.gz")
+    prepare_dataset(PrepareOptions((scans / "one",), 701, "One", val_fraction=0.4))
+    prepare_dataset(PrepareOptions((scans / "two",), 702, "Two", planner="nnUNetPlannerResEncM"))
+    for file in nnunet_folders["nnUNet_preprocessed"].glob("*/nnUNet*Plans.json"):
+        plans = json.loads(file.read_text())
+        shrink(plans["configurations"]["3d_fullres"])
+        file.write_text(json.dumps(plans))
+    return nnunet_folders
+
+
+def test_a_run_writes_what_a_person_and_a_program_need(world):
+    final = pretrain("701", "3d_fullres", device=CPU, **SHORT)
+    written = {file.name for file in final.parent.iterdir()}
+    assert {"checkpoint_final.pth", "checkpoint_best.pth", "progress.png", "restoration_epoch0001.png"} <= written
+    assert "checkpoint_latest.pth" not in written
+    content = torch.load(final, weights_only=True)  # plain torch, nothing allowed besides tensors and plain data
+    genesis, log = content["genesis"], content["logging"]
+    assert genesis["schema_version"] == checkpoint.SCHEMA_VERSION
+    assert genesis["normalization"]["schemes"] == ["ZScoreNormalization"]
+    assert genesis["corruption"]["p_intensity"] == 0.9
+    assert genesis["data"]["number_of_cases"] == {"training": 3, "validation": 2}
+    assert genesis["patch_size"] == [16, 24, 24]
+    assert genesis["axis_order"] == "zyx"
+    assert any("Models Genesis" in citation for citation in genesis["citations"])
+    for key in ("train_losses", "val_losses", "psnr", "ssim", "r2", *(f"r2_{name}" for name in CORRUPTIONS)):
+        assert len(log[key]) == 2
+        assert np.isfinite(log[key]).all()
+
+
+def test_an_existing_result_is_never_overwritten_and_a_finished_run_stays(world):
+    with pytest.raises(GenesisError, match=r"checkpoint_final.pth: exists already.*--c"):
+        pretrain("701", "3d_fullres", device=CPU, **SHORT)
+    before = (final := _folder(world, "701") / "checkpoint_final.pth").read_bytes()
+    assert pretrain("701", "3d_fullres", device=CPU, continue_training=True) == final
+    assert final.read_bytes() == before
+
+
+def test_a_finished_run_can_be_extended(world):
+    final = pretrain("701", "3d_fullres", device=CPU, continue_training=True, epochs=3)
+    assert torch.load(final, weights_only=True)["current_epoch"] == 3
+
+
+def test_two_channels_and_a_residual_network(world):
+    final = pretrain("702", "3d_fullres", "nnUNetResEncUNetMPlans", device=CPU, **SHORT)
+    weights = torch.load(final, weights_only=True)["network_weights"]
+    assert weights["encoder.stem.convs.0.conv.weight"].shape[1] == 2
+    assert weights["decoder.seg_layers.1.weight"].shape[0] == 2
+
+
+def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
+    runs = []
+    for fold, workers in (("all", "0"), (1, "2")):  # two results folders, the same cases
+        _same_cases_in_fold_1(world)
+        monkeypatch.setenv("nnUNet_n_proc_DA", workers)
+        runs.append(torch.load(pretrain("701", "3d_fullres", fold=fold, device=CPU, seed=5, **SHORT), weights_only=True))
+    assert runs[0]["logging"]["train_losses"] == runs[1]["logging"]["train_losses"]
+    _assert_equal_weights(*runs)
+
+
+def test_killed_and_resumed_equals_uninterrupted(world):
+    options = {"epochs": 4, "iterations": 3, "seed": 7}
+    whole = torch.load(pretrain("701", "3d_fullres", fold=2, device=CPU, **options), weights_only=True)
+    folder = _folder(world, "701", fold=3)
+    command = [sys.executable, "-m", "pretraining", "701", "3d_fullres", "-f", "3", "-device", "cpu"]
+    flags = ["--epochs", "4", "--iterations", "3", "--seed", "7"]
+    with subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL) as process:
+        while not (folder / "checkpoint_latest.pth").is_file():
+            assert process.poll() is None, "ended before the first checkpoint"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    final = pretrain("701", "3d_fullres", fold=3, device=CPU, continue_training=True)
+    resumed = torch.load(final, weights_only=True)
+    for key in ("train_losses", "val_losses", "r2", "ssim"):
+        assert resumed["logging"][key] == whole["logging"][key]
+    _assert_equal_weights(resumed, whole)
+
+
+def test_two_processes_train_one_network(world):
+    final = pretrain("701", "3d_fullres", fold=4, device=CPU, num_gpus=2, **SHORT)
+    log = torch.load(final, weights_only=True)["logging"]
+    assert len(log["train_losses"]) == 2
+    assert np.isfinite(log["r2"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("999", "3d_fullres"), "Could not find a dataset with the ID 999"),
+        (("701", "3d_fulres"), "no configuration '3d_fulres'; found 2d, 3d_fullres"),
+        (("701", "2d"), "Use 3d_fullres"),
+        (("701", "3d_fullres", "otherPlans"), r"otherPlans.json: no such plans; found nnUNetPlans"),
+    ],
+)
+def test_what_is_not_there_is_named(world, arguments, message):
+    with pytest.raises(GenesisError, match=message):
+        pretrain(*arguments, device=CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named(world):
+    with pytest.raises(GenesisError, match=r"found 0 GPU.*-device cpu"):
+        pretrain("701", "3d_fullres")
+
+
+def _folder(world: dict[str, Path], dataset: str, fold: int = 0) -> Path:
+    base = next(world["nnUNet_results"].glob(f"Dataset{dataset}_*"), world["nnUNet_results"] / f"Dataset{dataset}_One")
+    return base / "nnUNetTrainerRestoration__nnUNetPlans__3d_fullres" / f"fold_{fold}"
+
+
+def _same_cases_in_fold_1(world: dict[str, Path]) -> None:
+    """Folds 1 to 4: all cases on both sides, as in fold ``all``."""
+    file = next(world["nnUNet_preprocessed"].glob("Dataset701_*")) / "splits_final.json"
+    splits = json.loads(file.read_text())[:1]
+    cases = sorted(splits[0]["train"] + splits[0]["val"])
+    file.write_text(json.dumps(splits + [{"train": cases, "val": cases}] * 4))
+
+
+def _assert_equal_weights(one: dict, other: dict) -> None:
+    for name, value in one["network_weights"].items():
+        assert torch.equal(value, other["network_weights"][name]), name

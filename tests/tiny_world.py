@@ -1,0 +1,84 @@
+"""A tiny world for the tests: real files on disk, nnU-Net's own planner and preprocessor, small networks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprints,
+    plan_experiments,
+    preprocess_dataset,
+)
+
+SHAPE = (24, 32, 32)  # z, y, x
+
+
+def make_case(seed: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """An MR-like image (C, Z, Y, X) with two nested structures, and their labels."""
+    random = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, length) for length in SHAPE), indexing="ij"))
+    centre = random.uniform(-0.2, 0.2, (3, 1, 1, 1))
+    radius = np.sqrt(((grid - centre) ** 2).sum(0))
+    labels = (radius < 0.6).astype(np.uint8) + (radius < 0.3)
+    texture = np.sin(8 * grid + random.uniform(0, 6, (3, 1, 1, 1))).sum(0)
+    image = 100 + 60 * labels + 10 * texture + random.normal(0, 5, SHAPE)
+    return np.stack([image + 5 * channel for channel in range(channels)]).astype(np.float32), labels
+
+
+def write_image(array: np.ndarray, file: Path) -> None:
+    """Write (Z, Y, X) with 1 mm voxels."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file))
+
+
+def make_raw_dataset(raw: Path, name: str, labels: dict[str, Any], cases: int = 5, **more: Any) -> None:
+    """A labelled data set in nnU-Net's raw format; every third voxel row is 3 where ``labels`` has ``ignore``."""
+    folder = raw / name
+    for index in range(cases):
+        image, label = make_case(index)
+        if "ignore" in labels:
+            label[::3] = labels["ignore"]
+        write_image(image[0], folder / "imagesTr" / f"case{index}_0000.nii.gz")
+        write_image(label, folder / "labelsTr" / f"case{index}.nii.gz")
+    description = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": cases, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(description | more))
+
+
+def shrink(configuration: dict[str, Any]) -> None:
+    """Make a planned configuration quick: few features, a small patch."""
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    stages = 3
+    for key, value in list(kwargs.items()):
+        if isinstance(value, list):
+            kwargs[key] = value[: stages - 1] if key.endswith("decoder") else value[:stages]
+    kwargs.update(n_stages=stages, features_per_stage=[4, 8, 12], strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]])
+    configuration.update(patch_size=[16, 24, 24], batch_size=2)
+
+
+def plan_and_preprocess(preprocessed: Path, dataset_id: int, lowres: bool = False) -> Path:
+    """nnU-Net's fingerprint, planner and preprocessor, with a shrunken network; returns the preprocessed folder."""
+    extract_fingerprints([dataset_id], num_processes=2, show_progress_bar=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_n_proc_DA", "1")  # the planner can't do with 0
+        plan_experiments([dataset_id])
+    folder = next(preprocessed.glob(f"Dataset{dataset_id:03d}_*"))
+    file = folder / "nnUNetPlans.json"
+    plans = json.loads(file.read_text())
+    shrink(plans["configurations"]["3d_fullres"])
+    if lowres:
+        add_cascade(plans["configurations"])
+    file.write_text(json.dumps(plans))
+    names = ("3d_fullres", "3d_lowres") if lowres else ("3d_fullres",)
+    preprocess_dataset(dataset_id, configurations=names, num_processes=(2,) * len(names), show_progress_bar=False)
+    return folder
+
+
+def add_cascade(configurations: dict[str, Any]) -> None:
+    """What nnU-Net plans for large images: a coarse configuration and the cascade that follows it."""
+    coarse = json.loads(json.dumps(configurations["3d_fullres"]))
+    coarse.update(spacing=[1.5, 1.5, 1.5], data_identifier="nnUNetPlans_3d_lowres", next_stage="3d_cascade_fullres")
+    configurations["3d_lowres"] = coarse
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
