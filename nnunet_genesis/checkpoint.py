@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,8 @@ def _numpy_scalars() -> list[Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+    # "Unsupported operand": the bytes aren't even a pickle that torch knows.
+    if isinstance(error, UnpicklingError) and "Unsupported operand" not in str(error):
         return (
             f"{path}: refused. It holds Python objects besides tensors and plain data, which could run code when "
             "loaded. Expected a checkpoint_*.pth of nnUNetv2_genesis_pretrain or of nnU-Net."

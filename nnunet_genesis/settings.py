@@ -43,12 +43,12 @@ class Settings:
             GenesisError: a variable of ours is unknown, or its value can't be used.
         """
         environ = os.environ if environ is None else environ
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = {field.name.lower(): field for field in dataclasses.fields(cls)}
         values = {}
         for variable, text in environ.items():
-            if not variable.startswith(PREFIX):
+            if not variable.lower().startswith(PREFIX.lower()):  # Windows upper-cases the names
                 continue
-            name = variable.removeprefix(PREFIX)
+            name = variable[len(PREFIX) :].lower()
             if name not in fields:
                 raise GenesisError(_unknown(variable, list(fields)))
             values[name] = _parse(variable, text, fields[name].metadata)

@@ -38,7 +38,18 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     output = output or _stock_folder(model_folder)
     if output.exists():
         raise GenesisError(f"{output}: exists already. Move it away, or choose another folder with -o.")
-    output.mkdir(parents=True)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _copy_model(model_folder, partial, needed, checkpoints)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def _copy_model(model_folder: Path, output: Path, needed: list[Path], checkpoints: list[Path]) -> None:
     for path in [*needed, model_folder / "dataset_fingerprint.json", *model_folder.glob("fold_*/*.json")]:
         if path.is_file():
             _copy(path, output / path.relative_to(model_folder))
@@ -48,7 +59,6 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
         target = output / path.relative_to(model_folder)
         target.parent.mkdir(exist_ok=True)
         checkpoint.save(content, target)
-    return output
 
 
 def _stock_folder(model_folder: Path) -> Path:

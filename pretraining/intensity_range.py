@@ -5,6 +5,7 @@ case's range ``(lowest, highest)`` per channel, in normalised units, is mapped t
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def measured_range(image: np.ndarray) -> Range:
         lowest, highest = np.percentile(channel[::step, ::step, ::step], PERCENTILES)
         if highest <= lowest:  # hardly any voxel differs from the background
             lowest, highest = channel.min(), channel.max()
-        ranges.append([float(lowest), float(max(highest, lowest + 1e-6))])
+        ranges.append([float(lowest), float(max(highest, lowest + 1e-6 * max(1.0, abs(lowest))))])
     return ranges
 
 
@@ -75,9 +76,18 @@ def load_ranges(
 
 
 def stored_ranges(folder: Path) -> dict[str, Range]:
-    """The ranges that are known already of a preprocessed folder's cases."""
+    """The ranges that are known already of a preprocessed folder's cases; not of those written since."""
     file = _file(folder)
-    return json.loads(file.read_text()) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    written = file.stat().st_mtime
+    known: dict[str, Range] = json.loads(file.read_text())
+    return {case: known[case] for case in known if _written(folder, case) <= written}
+
+
+def _written(folder: Path, case: str) -> float:
+    file = folder / f"{case}.b2nd"
+    return file.stat().st_mtime if file.is_file() else math.inf
 
 
 def save_ranges(folder: Path, ranges: Mapping[str, Range]) -> None:

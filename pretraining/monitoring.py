@@ -64,7 +64,7 @@ def is_collapsed(r2: float, steps: int, all_steps: int) -> bool:
 
     Nothing can be said of the first 500 steps.
     """
-    return steps > max(500, all_steps / 2) and r2 < COLLAPSED_R2
+    return steps > max(500, all_steps / 2) and not r2 >= COLLAPSED_R2  # NaN counts
 
 
 def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -47,8 +47,7 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     try:
         if not scans:
             raise GenesisError(no_usable_scan(options, left_out))
-        plans, dataset_json, scans, more = plan_dataset(options, base, scans)
-        left_out += more
+        plans, dataset_json, scans = plan_dataset(options, base, scans, left_out)
         prepared, more = _preprocess_all(options, base, plans, dataset_json, scans)
         left_out += more
         rows |= {row.source + row.case: row for row in prepared}
@@ -57,6 +56,8 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     finally:
         rows = _merge(rows, left_out)
         write_manifest(base, rows.values())
+    count = sum(row.status == "prepared" for row in rows.values())
+    save_json({**dataset_json, "numTraining": count}, str(base / "dataset.json"), sort_keys=False)
     train, val = write_split(base, list(rows.values()), options.val_fraction)
     shutil.rmtree(base / CACHE, ignore_errors=True)
     _summarise(base, plans, options.configurations, train, val, left_out)

@@ -9,7 +9,7 @@ os.environ["nnUNet_def_n_proc"] = "2"
 os.environ["nnUNet_n_proc_DA"] = "0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import pytest  # noqa: E402
+import pytest
 
 DATA = Path(os.environ.get("GENESIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -85,7 +85,9 @@ def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
     for fold, workers in (("all", "0"), (1, "2")):  # two results folders, the same cases
         _same_cases_in_fold_1(world)
         monkeypatch.setenv("nnUNet_n_proc_DA", workers)
-        runs.append(torch.load(pretrain("701", "3d_fullres", fold=fold, device=CPU, seed=5, **SHORT), weights_only=True))
+        runs.append(
+            torch.load(pretrain("701", "3d_fullres", fold=fold, device=CPU, seed=5, **SHORT), weights_only=True)
+        )
     assert runs[0]["logging"]["train_losses"] == runs[1]["logging"]["train_losses"]
     _assert_equal_weights(*runs)
 

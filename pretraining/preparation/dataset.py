@@ -21,11 +21,10 @@ from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 
 def plan_dataset(
-    options: PrepareOptions, base: Path, scans: list[Scan]
-) -> tuple[dict[str, Any], dict[str, Any], list[Scan], list[LeftOut]]:
-    """Plans, dataset.json, and the scans that fit them; made now, or by an earlier run."""
+    options: PrepareOptions, base: Path, scans: list[Scan], left_out: list[LeftOut]
+) -> tuple[dict[str, Any], dict[str, Any], list[Scan]]:
+    """Plans, dataset.json, and the scans that fit them; made now, or by an earlier run. Adds to ``left_out``."""
     plans_file, dataset_file = base / f"{planning.planned_name(options)}.json", base / "dataset.json"
-    left_out: list[LeftOut] = []
     dataset_json = load_json(str(dataset_file)) if dataset_file.is_file() else None
     if dataset_json:
         _check_unchanged(options, base, dataset_json["genesis"])
@@ -37,7 +36,7 @@ def plan_dataset(
         plans = planning.copy_plans(options, base, dataset_json)
     else:
         if dataset_json is None or not (base / "dataset_fingerprint.json").is_file():
-            analyses, left_out = _analyse_all(options, base, scans)
+            analyses = _analyse_all(options, base, scans, left_out)
             scans = [scan for scan in scans if scan.case in analyses]
             dataset_json = _dataset_json(options, analyses)
             made = fingerprint(list(analyses.values()), options.hu_window)
@@ -45,7 +44,8 @@ def plan_dataset(
         plans = planning.make_plans(options, base, dataset_json)
     _check_configurations(options, plans, plans_file)
     scans, wrong = _with_channels(scans, len(dataset_json["channel_names"]))
-    return plans, dataset_json, scans, left_out + wrong
+    left_out += wrong
+    return plans, dataset_json, scans
 
 
 def _check_unchanged(options: PrepareOptions, base: Path, record: dict[str, Any]) -> None:
@@ -69,14 +69,13 @@ def _check_configurations(options: PrepareOptions, plans: dict[str, Any], file: 
 
 
 def _analyse_all(
-    options: PrepareOptions, base: Path, scans: Sequence[Scan]
-) -> tuple[dict[str, Analysis], list[LeftOut]]:
+    options: PrepareOptions, base: Path, scans: Sequence[Scan], left_out: list[LeftOut]
+) -> dict[str, Analysis]:
     cache = base / CACHE
     cache.mkdir(exist_ok=True)
     asked = options.asked_modality
     work = partial(analyse, asked=asked, samples=samples_per_scan(len(scans)), cache=cache)
     found: dict[str, tuple[Scan, Analysis]] = {}
-    left_out = []
     for scan, result in for_each_scan(work, scans, options.processes, "Analysing"):
         if isinstance(result, ScanError):
             left_out.append(LeftOut(scan.source, str(result)))
@@ -98,7 +97,7 @@ def _analyse_all(
             chosen[case] = analysis
         else:
             left_out.append(LeftOut(scan.source, _wrong_channels(len(scan.channels), channels)))
-    return chosen, left_out
+    return chosen
 
 
 def _wrong_channels(found: int, expected: int) -> str:

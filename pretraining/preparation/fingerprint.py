@@ -56,7 +56,7 @@ def analyse(scan: Scan, asked: str | None, samples: int, cache: Path) -> Analysi
     Raises:
         ScanError: the scan can't be used.
     """
-    file = cache / f"{scan.case}.npz"
+    file = cache / f"{scan.case}.{asked or 'auto'}.npz"
     if file.is_file():
         return Analysis.load(file)
     reader = ScanReader(asked)
