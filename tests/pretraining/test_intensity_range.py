@@ -1,6 +1,8 @@
 """The map to [0, 1] and back, against nnU-Net's own normalisation."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +158,18 @@ def test_measured_ranges_are_kept_beside_the_folder(folder):
 
 def test_known_ranges_are_not_measured_again(folder):
     save_ranges(folder, {"a": [[-5.0, 5.0], [0.0, 1.0]]})
-    (folder / "a.b2nd").unlink()
     ranges = load_ranges(folder, ["a", "b"], *plan("ZScoreNormalization", "ZScoreNormalization"))
     assert ranges["a"] == [[-5, 5], [0, 1]]
     assert stored_ranges(folder) == ranges
     assert load_ranges(folder, ["b"], *plan("ZScoreNormalization", "ZScoreNormalization")) == {"b": ranges["b"]}
+
+
+def test_a_case_written_since_is_measured_again(folder):
+    save_ranges(folder, {"a": [[-5.0, 5.0], [0.0, 1.0]]})
+    later = time.time() + 5
+    os.utime(folder / "a.b2nd", (later, later))
+    ranges = load_ranges(folder, ["a"], *plan("ZScoreNormalization", "ZScoreNormalization"))
+    assert ranges["a"] != [[-5, 5], [0, 1]]
 
 
 def test_missing_case_is_named_with_a_remedy(folder):
