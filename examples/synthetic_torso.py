@@ -28,12 +28,12 @@ class Torso:
 def make_torso(*seed: int) -> Torso:
     """A random torso; size, shape, position, organs, contrast agent, texture and noise follow from the seed alone."""
     rng = np.random.default_rng(seed)
-    spacing = np.array([5.0, 4.0, 4.0]) * rng.uniform(0.95, 1.05, 3)
-    shape = np.array([64, 80, 80]) + rng.integers(-4, 5, 3)
+    spacing = np.array([6.0, 4.4, 4.4]) * rng.uniform(0.95, 1.05, 3)
+    shape = np.array([54, 72, 72]) + rng.integers(-3, 4, 3)
     body = _Body(rng, shape, spacing)
     labels = _draw_organs(rng, body, spacing)
     hu = body.hu + rng.uniform(4, 9) * _smooth_noise(rng, shape, 2.0)  # texture of the tissue
-    hu = gaussian_filter(hu, rng.uniform(0.4, 0.6)) + rng.uniform(8, 16) * _smooth_noise(rng, shape, 0.6)
+    hu = gaussian_filter(hu, rng.uniform(0.4, 0.6)) + rng.uniform(6, 12) * _smooth_noise(rng, shape, 0.6)
     return Torso(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), labels, tuple(map(float, spacing)))
 
 
@@ -77,7 +77,7 @@ class _Body:
 
 def _draw_organs(rng: np.random.Generator, body: _Body, spacing: np.ndarray) -> np.ndarray:
     """Paint everything inside the skin, from the outside in; return the labels."""
-    contrast = rng.uniform(0, 1)  # how much contrast agent the patient was given
+    contrast = rng.uniform(0.5, 1)  # how much contrast agent the patient was given
     u, v, w, radius, near = body.u, body.v, body.w, body.radius, body.near
     body.paint(radius < 1, 20)  # skin
     body.paint(radius < 0.97, -100)  # fat below it
@@ -95,7 +95,7 @@ def _draw_organs(rng: np.random.Generator, body: _Body, spacing: np.ndarray) -> 
     body.paint(np.hypot(u, v - 0.76) < 0.11, 800)  # their arches
     body.paint(np.hypot(u, v - 0.74) < 0.06, 30)  # spinal canal
     body.paint(np.hypot(u - 0.09, v - 0.28) < rng.uniform(0.07, 0.1), 45 + 150 * contrast)  # aorta
-    body.paint(body.ellipsoid(near(0.5, 0.25, 0.0), near(0.16, 0.26, 0.24)), 50 + 40 * contrast)  # spleen
+    body.paint(body.ellipsoid(near(0.5, 0.25, 0.0), near(0.16, 0.26, 0.24)), 60 + 60 * contrast)  # spleen
     for _ in range(6):  # bowel, gas at its front
         centre = rng.uniform((-0.45, -0.5, -0.9), (0.45, 0.1, -0.4))
         loop = body.paint(body.ellipsoid(centre, near(0.14, 0.14, 0.14)), 30)
@@ -107,15 +107,15 @@ def _draw_liver(rng: np.random.Generator, body: _Body, spacing: np.ndarray) -> n
     liver = body.ellipsoid(body.near(-0.36, 0.0, -0.05), body.near(0.36, 0.56, 0.42))  # right lobe
     liver |= body.ellipsoid(body.near(0.0, -0.28, 0.02), body.near(0.34, 0.26, 0.24))  # left lobe
     liver &= body.radius < 0.75
-    labels, hu = liver.astype(np.uint8), rng.uniform(54, 68)
+    labels, hu = liver.astype(np.uint8), rng.uniform(56, 70)
     body.paint(liver, hu)
-    inner = np.argwhere(distance_transform_edt(liver, sampling=spacing) > 14)  # mm from the liver's surface
+    inner = np.argwhere(distance_transform_edt(liver, sampling=spacing) > 16)  # mm from the liver's surface
     for centre in rng.choice(inner, rng.integers(2, 5), replace=False):
         point = np.ones(liver.shape, bool)
         point[tuple(centre)] = False
-        lumpy = rng.uniform(12, 24) * (1 + 0.12 * _smooth_noise(rng, liver.shape, 2.0))  # mm
+        lumpy = rng.uniform(16, 28) * (1 + 0.12 * _smooth_noise(rng, liver.shape, 2.0))  # mm
         blob = liver & (distance_transform_edt(point, sampling=spacing) < lumpy)
-        labels[body.paint(blob, hu - rng.uniform(20, 30))] = LABELS["lesion"]
+        labels[body.paint(blob, hu - rng.uniform(25, 32))] = LABELS["lesion"]
     return labels
 
 

@@ -47,8 +47,8 @@ def environment(world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("nnUNet_genesis_iterations", "2")
 
 
-def train(dataset: str, trainer: str, configuration: str = "3d_fullres", **kwargs) -> None:
-    run_training(dataset, configuration, 0, trainer, device=CPU, **kwargs)
+def train(dataset: str, trainer: str, configuration: str = "3d_fullres", fold: int | str = 0, **kwargs) -> None:
+    run_training(dataset, configuration, fold, trainer, device=CPU, **kwargs)
 
 
 def results(world: dict[str, Path], trainer: str, dataset: str = "Dataset801_Plain", name: str = "3d_fullres") -> Path:
@@ -92,7 +92,7 @@ def test_training_starts_from_the_pretrained_tensors(world, monkeypatch):
 
 
 def test_a_cascade_keeps_the_image_channel(world):
-    train("801", "nnUNetTrainerGenesis", "3d_lowres")
+    train("801", "nnUNetTrainerGenesis", "3d_lowres", fold="all")  # predicts every case for the next stage
     train("801", "nnUNetTrainerGenesis", "3d_cascade_fullres")
     loaded = report(results(world, "nnUNetTrainerGenesis", name="3d_cascade_fullres"))
     assert loaded["tensors"]["image_channels"] == 1

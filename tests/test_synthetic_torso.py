@@ -44,7 +44,8 @@ def test_hu_are_a_cts(torso: Torso) -> None:
 
 
 def test_lesions_are_darker_than_the_liver(torso: Torso) -> None:
-    liver, lesion = (torso.image[torso.labels == LABELS[name]].mean() for name in ("liver", "lesion"))
+    # The median: voxels at the edge are part lung or fat.
+    liver, lesion = (np.median(torso.image[torso.labels == LABELS[name]]) for name in ("liver", "lesion"))
     assert 45 < liver < 75
     assert 10 < liver - lesion < 35
 
@@ -68,7 +69,7 @@ def test_labelled_data_set_is_nnunets(tmp_path: Path) -> None:
         image = SimpleITK.ReadImage(str(tmp_path / f"images{part}" / f"{name}_0000.nii.gz"))
         labels = SimpleITK.ReadImage(str(tmp_path / f"labels{part}" / f"{name}.nii.gz"))
         assert image.GetSpacing() == labels.GetSpacing()
-        assert image.GetSpacing()[2] == pytest.approx(5, abs=0.3)
+        assert image.GetSpacing()[2] == pytest.approx(6, abs=0.4)
         assert set(np.unique(SimpleITK.GetArrayFromImage(labels))) == set(LABELS.values())
 
 
