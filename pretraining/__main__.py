@@ -50,6 +50,8 @@ def prepare() -> None:
 
 
 def _fold(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number or 'all', found {text!r}")
     return text if text == "all" else int(text)
 
 

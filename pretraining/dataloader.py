@@ -8,7 +8,7 @@ on where it stopped without any stored random state.
 import contextlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -100,6 +100,20 @@ class RestorationDataLoader(nnUNetDataLoader):
             cases = self.get_indices()
             pairs = [self._pair(position, case, self.corrupt) for position, case in enumerate(cases)]
         return self._collate(pairs, cases)
+
+    def get_bbox(self, data_shape: Sequence[int], *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+        """nnU-Net's, moved so that no patch sticks out of an image that is large enough for it.
+
+        A patch that nnU-Net centres on foreground may stick out at the far end: half of it would be padding to
+        restore.
+        """
+        lower, _ = super().get_bbox(data_shape, *args, **kwargs)
+        furthest = [
+            size - patch if size >= patch else -((patch - size) // 2)
+            for size, patch in zip(data_shape, self.patch_size, strict=True)
+        ]
+        lower = [int(min(start, last)) for start, last in zip(lower, furthest, strict=True)]
+        return lower, [start + int(patch) for start, patch in zip(lower, self.patch_size, strict=True)]
 
     def _pair(self, position: int, case: str, corrupt: RestorationTransform) -> tuple[torch.Tensor, torch.Tensor]:
         # The segmentation is only opened, never decompressed: restoration needs no label.

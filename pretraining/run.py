@@ -44,8 +44,10 @@ def pretrain(
         The final checkpoint.
 
     Raises:
-        GenesisError: the data set, plans, configuration or device isn't there, or a result would be overwritten.
+        GenesisError: an option is wrong; the data set, plans, configuration or device isn't there; or a result would
+            be overwritten.
     """
+    RestorationOptions(**options)  # refuses wrong values before anything is written
     arguments = (dataset, configuration, plans_name, fold, device, continue_training, options)
     _check(dataset, configuration, plans_name, device, num_gpus)
     if num_gpus == 1:

@@ -188,7 +188,9 @@ def _difference(a: Geometry, b: Geometry) -> str | None:
 
 def _relative(path: Path, base: Path) -> str:
     # A name whose bytes are no UTF-8 must not break the manifest.
-    return os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "replace")
+    relative = path.relative_to(base)
+    name = relative.as_posix() if relative.parts else base.name
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _os_reason(error: OSError) -> str:

@@ -171,6 +171,17 @@ def test_corrupted_data_stay_in_the_range_of_the_case(make, ranges):
                 assert low - 1e-4 <= float(channel.min()) <= float(channel.max()) <= high + 1e-4
 
 
+@pytest.mark.parametrize("force_fg", [True, False])
+def test_a_patch_sticks_out_only_of_an_image_that_is_too_thin(make, force_fg):
+    loader = make()
+    locations = {1: np.argwhere(np.ones((1, 20, 24, 13)))}
+    for _ in range(50):
+        lower, upper = loader.get_bbox((20, 24, 13), force_fg, locations)
+        assert all(low >= 0 and up <= size for low, up, size in zip(lower[:2], upper[:2], (20, 24), strict=True))
+        assert (lower[2], upper[2]) in ((-1, 13), (0, 14))  # 13 voxels for a patch of 14
+        assert [up - low for low, up in zip(lower, upper, strict=True)] == list(PATCH)
+
+
 def test_foreground_share_of_a_batch_is_nnunets(make):
     assert [make().get_do_oversample(position) for position in range(2)] == [False, True]
 

@@ -217,7 +217,7 @@ def test_scan_that_changes_after_discovery(tmp_path):
 
 def test_nnunets_fingerprint_reads_scans(data):
     (scan,), _ = find_scans([data / "ct_unlabeled" / "kits_00072_partial.nii.gz"])
-    reader = functools.partial(ScanReader, modality="CT")
+    reader = functools.partial(ScanReader, asked="CT")
     shape, spacing, intensities, statistics, _ = DatasetFingerprintExtractor.analyze_case(scan, scan, reader, 1000)
     assert tuple(shape) == scan.shape
     assert tuple(spacing) == scan.spacing
