@@ -87,7 +87,7 @@ def main() -> None:
     demo = Demo(out, environment)
     print("\n== 1  Where things are, and the scans")
     demo.export(**{name: out / name for name in FOLDERS[:3]}, nnUNet_n_proc_DA="2", nnUNet_def_n_proc="2")
-    demo.export(OMP_WAIT_POLICY="passive")  # PyTorch's threads must not spin: loaders need the cores (5 times faster)
+    demo.export(OMP_WAIT_POLICY="passive")  # PyTorch's threads sleep while they wait: the loaders need the cores
     _make_scans(demo, scans is None)
     print("\n== 2  Plan the labelled data set, as ever with nnU-Net")
     _plan(demo)
@@ -156,7 +156,7 @@ def _plan(demo: Demo) -> None:
     configuration |= {"patch_size": PATCH, "batch_size": 2}
     plans |= {"plans_name": PLANS, "configurations": {CONFIGURATION: configuration}}
     (folder / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
-    print(f"nnU-Net's plans ({planned}) would take hours on a CPU. Wrote {PLANS}.json: the same preprocessed data,")
+    print(f"nnU-Net's plans ({planned}) are for a GPU. Wrote {PLANS}.json: the same preprocessed data,")
     print(f"patch {PATCH}, features {FEATURES}. With a GPU you would keep nnU-Net's plans.")
     cases = sorted(file.name.removesuffix(".nii.gz") for file in (folder / "gt_segmentations").iterdir())
     (folder / "splits_final.json").write_text(json.dumps([{"train": cases[:-1], "val": cases[-1:]}], indent=1))
