@@ -6,7 +6,10 @@ on where it stopped without any stored random state.
 """
 
 import contextlib
+import multiprocessing
+import os
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -40,6 +43,14 @@ def keyed_random(*key: int) -> Iterator[None]:
         np.random.set_state(states[0])
         torch.set_rng_state(states[1])
         random.setstate(states[2])
+
+
+def _end_with_parent() -> None:
+    """A killed run can't end its workers; without it they would poll their queues for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class RestorationDataLoader(nnUNetDataLoader):
@@ -87,6 +98,7 @@ class RestorationDataLoader(nnUNetDataLoader):
         """Called in each forked worker. OpenMP's threads don't survive a fork: a parallel region would hang."""
         super().set_thread_id(thread_id)
         torch.set_num_threads(1)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def generate_train_batch(self) -> dict:
         """The next batch of this worker."""

@@ -1,6 +1,7 @@
 """Pretraining end to end on tiny scans: what it writes, that it is reproducible, resumable and distributed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def world(nnunet_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         plans = json.loads(file.read_text())
         shrink(plans["configurations"]["3d_fullres"])
         file.write_text(json.dumps(plans))
+    _add_folds_of_all_cases(nnunet_folders["nnUNet_preprocessed"] / "Dataset701_One")
     return nnunet_folders
 
 
@@ -83,7 +85,6 @@ def test_two_channels_and_a_residual_network(world):
 def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
     runs = []
     for fold, workers in (("all", "0"), (1, "2")):  # two results folders, the same cases
-        _same_cases_in_fold_1(world)
         monkeypatch.setenv("nnUNet_n_proc_DA", workers)
         runs.append(
             torch.load(pretrain("701", "3d_fullres", fold=fold, device=CPU, seed=5, **SHORT), weights_only=True)
@@ -92,17 +93,22 @@ def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
     _assert_equal_weights(*runs)
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_killed_and_resumed_equals_uninterrupted(world):
     options = {"epochs": 4, "iterations": 3, "seed": 7}
     whole = torch.load(pretrain("701", "3d_fullres", fold=2, device=CPU, **options), weights_only=True)
     folder = _folder(world, "701", fold=3)
     command = [sys.executable, "-m", "pretraining", "701", "3d_fullres", "-f", "3", "-device", "cpu"]
     flags = ["--epochs", "4", "--iterations", "3", "--seed", "7"]
-    with subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL) as process:
+    environment = os.environ | {"nnUNet_n_proc_DA": "2"}
+    with subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, env=environment) as process:
         while not (folder / "checkpoint_latest.pth").is_file():
             assert process.poll() is None, "ended before the first checkpoint"
             time.sleep(0.01)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.send_signal(signal.SIGKILL)
+    assert len(workers) >= 3  # two for training, one for validation
+    _assert_all_end(workers)
     final = pretrain("701", "3d_fullres", fold=3, device=CPU, continue_training=True)
     resumed = torch.load(final, weights_only=True)
     for key in ("train_losses", "val_losses", "r2", "ssim"):
@@ -137,15 +143,23 @@ def test_a_missing_gpu_is_named(world):
         pretrain("701", "3d_fullres")
 
 
+def _assert_all_end(pids: list[str]) -> None:
+    """Nothing of a killed run stays behind."""
+    deadline = time.monotonic() + 60
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"still running: {alive}"
+        time.sleep(0.2)
+
+
 def _folder(world: dict[str, Path], dataset: str, fold: int = 0) -> Path:
     base = next(world["nnUNet_results"].glob(f"Dataset{dataset}_*"), world["nnUNet_results"] / f"Dataset{dataset}_One")
     return base / "nnUNetTrainerRestoration__nnUNetPlans__3d_fullres" / f"fold_{fold}"
 
 
-def _same_cases_in_fold_1(world: dict[str, Path]) -> None:
-    """Folds 1 to 4: all cases on both sides, as in fold ``all``."""
-    file = next(world["nnUNet_preprocessed"].glob("Dataset701_*")) / "splits_final.json"
-    splits = json.loads(file.read_text())[:1]
+def _add_folds_of_all_cases(base: Path) -> None:
+    """Folds 1 to 4: all cases on both sides, as in fold ``all``, each with a results folder of its own."""
+    file = base / "splits_final.json"
+    splits = json.loads(file.read_text())
     cases = sorted(splits[0]["train"] + splits[0]["val"])
     file.write_text(json.dumps(splits + [{"train": cases, "val": cases}] * 4))
 
