@@ -3,7 +3,7 @@
     python examples/optimiser_study.py 4 --patch 32 40 32 --batch 4 -o examples/results/optimiser_hippocampus.csv
 
 The network is the plan's, with narrower stages so that it runs on a CPU. One line a variant is appended to the CSV.
-The defaults of nnUNetv2_genesis_pretrain were chosen by it; docs/pretraining.md has the table.
+docs/pretraining.md has what it gave.
 """
 
 import argparse

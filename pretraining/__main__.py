@@ -3,7 +3,6 @@
 import argparse
 import multiprocessing
 import os
-import sys
 from pathlib import Path
 
 from nnunet_genesis.cli import run
@@ -103,5 +102,4 @@ def pretrain() -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "python -m pretraining"
     pretrain()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_genesis.checkpoint import atomic_path
 from nnunet_genesis.errors import GenesisError
 
 Range = list[list[float]]  # per channel: [lowest, highest]
@@ -92,10 +93,8 @@ def _written(folder: Path, case: str) -> float:
 
 def save_ranges(folder: Path, ranges: Mapping[str, Range]) -> None:
     """Write the ranges of a preprocessed folder's cases."""
-    file = _file(folder)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(dict(sorted(ranges.items())), indent=1))
-    temporary.replace(file)
+    with atomic_path(_file(folder)) as path:
+        Path(path).write_text(json.dumps(dict(sorted(ranges.items())), indent=1))
 
 
 def _file(folder: Path) -> Path:

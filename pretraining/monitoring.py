@@ -4,13 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
-
-matplotlib.use("agg")
 
 COLLAPSED_R2 = 0.02
 COLLAPSE_ADVICE = (

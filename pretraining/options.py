@@ -8,7 +8,7 @@ from pretraining.precision import PRECISIONS
 
 @dataclasses.dataclass(frozen=True)
 class RestorationOptions:
-    """What a pretraining run can be told; the defaults are the measured ones (docs/pretraining.md).
+    """What a pretraining run can be told; docs/pretraining.md says which defaults were measured.
 
     Attributes:
         epochs: number of epochs.

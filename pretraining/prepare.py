@@ -7,6 +7,7 @@ are prepared with the same plans.
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
         GenesisError: the options can't be followed, or no scan is usable.
     """
     base = _base_folder(options)
-    planning.like_folder(options) if options.like else planning.planner_class(options.planner)
+    if options.like:
+        options = replace(options, like=planning.like_folder(options).name)
+    else:
+        planning.planner_class(options.planner)
     print(f"Looking for scans in {', '.join(map(str, options.inputs))}")
     scans, left_out = find_scans(options.inputs)
     print(f"Found {len(scans)} scans; {len(left_out)} files or series can't be used")

@@ -23,6 +23,7 @@ from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
 from pretraining.precision import autocast, choose_precision
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
+from pretraining.restoration.corruption import MIN_AXIS
 
 TRAINING, VALIDATION = 0, 1  # second part of the loaders' random key
 
@@ -50,7 +51,6 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         if device.type == "cpu":  # nnU-Net takes it for granted that distributed means CUDA
             self.device, self.grad_scaler = device, None
         self.enable_deep_supervision = False
-        self.save_every = 1
         if "genesis" in dataset_json:  # prepared by us: the label is the body, and air is trivial to restore
             self.oversample_foreground_percent = 1.0
         self.use(RestorationOptions())
@@ -76,6 +76,11 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             raise GenesisError(
                 f"Configuration {self.configuration_name!r} can't be pretrained: expected a 3D one without a previous "
                 "stage. Use 3d_fullres or 3d_lowres (their weights also start a 3d_cascade_fullres)."
+            )
+        if min(self.configuration_manager.patch_size) < MIN_AXIS:
+            raise GenesisError(
+                f"Plans {self.plans_manager.plans_name!r}: patch size {list(self.configuration_manager.patch_size)} "
+                f"can't be corrupted; expected at least {MIN_AXIS} voxels an axis. Plan with a larger patch."
             )
         self._set_batch_size_and_oversample()
         self.num_input_channels = determine_num_input_channels(

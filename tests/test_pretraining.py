@@ -137,6 +137,15 @@ def test_what_is_not_there_is_named(world, arguments, message):
         pretrain(*arguments, device=CPU)
 
 
+def test_a_patch_too_thin_to_corrupt_is_named(world):
+    base = world["nnUNet_preprocessed"] / "Dataset701_One"
+    plans = json.loads((base / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = [3, 24, 24]
+    (base / "thinPlans.json").write_text(json.dumps(plans | {"plans_name": "thinPlans"}))
+    with pytest.raises(GenesisError, match=r"patch size \[3, 24, 24\].*at least 4 voxels"):
+        pretrain("701", "3d_fullres", "thinPlans", device=CPU, **SHORT)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_named(world):
     with pytest.raises(GenesisError, match=r"found 0 GPU.*-device cpu"):

@@ -122,8 +122,10 @@ def _dataset_json(options: PrepareOptions, analyses: dict[str, Analysis]) -> dic
 def _dataset_json_like(options: PrepareOptions, scans: int) -> dict[str, Any]:
     folder = planning.like_folder(options)
     names = load_json(str(folder / "dataset.json"))["channel_names"]
-    plans = PlansManager(load_json(str(folder / f"{options.plans_name}.json")))
-    schemes = plans.get_configuration(options.configurations[0]).normalization_schemes
+    plans_file = folder / f"{options.plans_name}.json"
+    plans = load_json(str(plans_file))
+    _check_configurations(options, plans, plans_file)
+    schemes = PlansManager(plans).get_configuration(options.configurations[0]).normalization_schemes
     modality = "CT" if schemes[0] == "CTNormalization" else "MR"
     if options.modality not in ("auto", modality):
         raise GenesisError(f"--like {options.like}: is planned for {modality}; --modality {options.modality} is asked.")

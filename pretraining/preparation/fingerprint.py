@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
+from nnunet_genesis.checkpoint import atomic_path
 from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import Scan
 
@@ -32,9 +33,8 @@ class Analysis:
 
     def save(self, file: Path) -> None:
         """Write to ``file`` (.npz), whole or not at all."""
-        temporary = file.with_name(f".{file.name}")
-        np.savez(temporary, **dataclasses.asdict(self))
-        temporary.replace(file)
+        with atomic_path(file) as path, open(path, "wb") as stream:
+            np.savez(stream, **dataclasses.asdict(self))
 
     @classmethod
     def load(cls, file: Path) -> "Analysis":

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from nnunet_genesis.checkpoint import atomic_path
+
 FILE_NAME = "genesis_manifest.csv"
 
 
@@ -46,12 +48,10 @@ def read_manifest(base: Path) -> list[Row]:
 
 def write_manifest(base: Path, rows: Iterable[Row]) -> None:
     """Write the rows, sorted by source."""
-    temporary = base / f"{FILE_NAME}.tmp"
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_path(base / FILE_NAME) as path, open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow([field.name for field in fields(Row)])
         writer.writerows(astuple(row) for row in sorted(rows, key=lambda row: (row.source, row.case)))
-    temporary.replace(base / FILE_NAME)
 
 
 def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[int, int]:
@@ -76,5 +76,6 @@ def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[i
     val = sorted(case for case, group in groups.items() if group in held_out)
     if not val or not train:
         train = val = sorted(groups)
-    file.write_text(json.dumps([{"train": train, "val": val}], indent=1))
+    with atomic_path(file) as path:
+        Path(path).write_text(json.dumps([{"train": train, "val": val}], indent=1))
     return len(train), len(val)

@@ -59,7 +59,7 @@ def read_dicom(files: Sequence[str]) -> SimpleITK.Image:
     """Read a series as a volume, rescale slope and intercept applied (HU for CT).
 
     Args:
-        files: the slices in reading order, as :func:`pretraining.scans.find_scans` gives them.
+        files: the slices in reading order, as :func:`pretraining.scans.find.find_scans` gives them.
 
     Returns:
         A 32-bit float image.

@@ -17,7 +17,7 @@ class Scan:
     """One usable scan, described without its pixels. Picklable, so that spawned workers can read it.
 
     Attributes:
-        case: name of the case, unique within one :func:`pretraining.scans.find_scans`, of ``[A-Za-z0-9_-]`` only.
+        case: name of the case, unique within one :func:`pretraining.scans.find.find_scans`, of ``[A-Za-z0-9_-]`` only.
         kind: how the files are read: a DICOM series, NIfTI, or through SimpleITK (MetaImage, NRRD).
         channels: per channel the files in reading order: one file, or the sorted slices of a DICOM series.
         source: posix path relative to its input root; for a DICOM series the folder of its first file.

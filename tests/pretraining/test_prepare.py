@@ -194,3 +194,14 @@ def test_like_refuses_another_number_of_channels(world):
         write_scan(world.root / "other" / f"x_000{channel}.nii.gz", 11)
     with pytest.raises(GenesisError, match=r"no usable scan.*\n.*2 channel\(s\), expected 1"):
         prepare_dataset(world.options(inputs=(world.root / "other",), dataset_id=702, like="701"))
+
+
+def test_like_with_an_unknown_configuration_is_named_and_nothing_is_written(world):
+    with pytest.raises(GenesisError, match=r"nnUNetPlans.json: has no configuration 3d_ful; found 2d, 3d_fullres"):
+        prepare_dataset(world.options(dataset_id=702, like="701", configurations=("3d_ful",)))
+    assert not list((world.root / "preprocessed").glob("Dataset702_*/nnUNetPlans.json"))
+
+
+def test_like_takes_id_and_name_for_the_same(world):
+    prepare_dataset(world.options(dataset_id=702, like="701"))
+    prepare_dataset(world.options(dataset_id=702, like=next((world.root / "preprocessed").glob("Dataset701_*")).name))
