@@ -25,6 +25,7 @@ class Settings:
         iterations: training iterations an epoch (nnU-Net: 250); validation iterations stay a fifth of them.
         peak_lr: learning rate at the end of the warm-up.
         warmup_epochs: epochs of linear warm-up; 0 switches it off.
+        partial_widths: 1 takes the leading channels and blocks where their numbers differ; 0 leaves such tensors.
         min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
     """
 
@@ -33,6 +34,7 @@ class Settings:
     iterations: int | None = _setting(int, lambda v: v >= 1, "a whole number of at least 1")
     peak_lr: float | None = _setting(float, lambda v: 0 < v < 10, "a number above 0 and below 10")
     warmup_epochs: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
+    partial_widths: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
     min_coverage: float = _setting(float, lambda v: 0 <= v <= 1, "a number from 0 to 1", default=0.5)
 
     @classmethod

@@ -14,11 +14,13 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
-from nnunet_genesis.checkpoint import atomic_path
+from nnunet_genesis.checkpoint import atomic_path, load_weights
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.settings import Settings
-from nnunet_genesis.transfer.load import load_into
+from nnunet_genesis.transfer.load import plan_transfer
+from nnunet_genesis.transfer.network import target_network
+from nnunet_genesis.transfer.operations import apply_moves
 
 PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
 
@@ -90,11 +92,12 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
             super().save_checkpoint(temporary)
 
     def _load_genesis_weights(self) -> None:
-        # A cascade's network sees the previous stage's one-hot segmentation after the images.
-        channels = len(self.dataset_json["channel_names"]) if self.is_cascaded else None
-        report = load_into(
-            self._bare_network(), self._weights_path(), self.parts, self.settings.min_coverage, image_channels=channels
-        )
+        weights, network = load_weights(self._weights_path()), self._bare_network()
+        shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
+        target = target_network(self.plans_manager.plans, self.configuration_name, self.dataset_json, shapes)
+        report = plan_transfer(weights, target, self.parts, bool(self.settings.partial_widths))
+        report.require(self.settings.min_coverage)
+        apply_moves(report.moves, weights.network_weights, network)
         self.print_to_log_file(report.to_text())
         if self.local_rank == 0:
             save_json(report.to_dict(), os.path.join(self.output_folder, "genesis_load_report.json"), sort_keys=False)

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from nnunet_genesis.checkpoint import CITATIONS, SCHEMA_VERSION, software_versions
+from nnunet_genesis.transfer.network import axis_order
 from pretraining.restoration import RestorationTransform
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def describe(trainer: "nnUNetTrainerRestoration") -> dict[str, Any]:
         "configuration": trainer.configuration_name,
         "spacing": [float(length) for length in configuration.spacing],
         "patch_size": [int(length) for length in configuration.patch_size],
-        "axis_order": "zyx",
+        "axis_order": axis_order(plans.plans),
         "normalization": {
             "schemes": list(configuration.normalization_schemes),
             "use_mask_for_norm": list(configuration.use_mask_for_norm),

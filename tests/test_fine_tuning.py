@@ -95,7 +95,7 @@ def test_a_cascade_keeps_the_image_channel(world):
     train("801", "nnUNetTrainerGenesis", "3d_lowres", fold="all")  # predicts every case for the next stage
     train("801", "nnUNetTrainerGenesis", "3d_cascade_fullres")
     loaded = report(results(world, "nnUNetTrainerGenesis", name="3d_cascade_fullres"))
-    assert loaded["tensors"]["image_channels"] == 1
+    assert loaded["tensors"]["adapt"] == 1
     assert loaded["coverage"]["encoder"] > 0.95
 
 

@@ -1,54 +1,67 @@
-"""Load a Genesis checkpoint into a network, or say why not."""
+"""Plan the transfer of a Genesis checkpoint into a network: moves, stages, warnings."""
 
-import os
 from collections.abc import Collection
 
-import torch
-
-from nnunet_genesis.checkpoint import load_weights
-from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.transfer.matching import Shape, encoder_kind, match
-from nnunet_genesis.transfer.operations import apply_moves
+from nnunet_genesis.checkpoint import GenesisWeights
+from nnunet_genesis.transfer.alignment import resolutions
+from nnunet_genesis.transfer.matching import match, stage_pairs
+from nnunet_genesis.transfer.network import Network, source_network
 from nnunet_genesis.transfer.report import LoadReport
 
+MAX_SPACING_RATIO = 2.0
 
-def load_into(
-    network: torch.nn.Module,
-    path: str | os.PathLike[str],
-    parts: Collection[str] = ("encoder",),
-    min_coverage: float = 0.5,
-    image_channels: int | None = None,
+
+def plan_transfer(
+    weights: GenesisWeights, target: Network, parts: Collection[str] = ("encoder",), partial_widths: bool = False
 ) -> LoadReport:
-    """Load ``parts`` of the Genesis checkpoint at ``path`` into ``network``, an nnU-Net network.
+    """What loading ``parts`` (of ``encoder``, ``decoder``) of the weights into ``target`` would do. Changes nothing.
 
-    Args:
-        network: the target; nothing in it is changed unless the coverage suffices.
-        path: a Genesis checkpoint.
-        parts: of ``encoder`` and ``decoder``.
-        min_coverage: least share of the encoder's parameters, in [0, 1].
-        image_channels: see :func:`nnunet_genesis.transfer.matching.match`.
+    Carry it out with :func:`nnunet_genesis.transfer.operations.apply_moves`.
 
     Raises:
-        GenesisError: the file can't be used, or covers too little of the encoder.
+        GenesisError: the checkpoint's record doesn't describe its tensors.
     """
-    weights = load_weights(path)
-    target = {name: tuple(value.shape) for name, value in network.named_parameters()}
-    source = {name: tuple(value.shape) for name, value in weights.network_weights.items()}
-    report = LoadReport(str(path), match(source, target, parts, image_channels))
-    if report.coverage() < min_coverage or report.coverage() == 0:
-        raise GenesisError(_too_little(report, source, target, min_coverage))
-    apply_moves(report.moves, weights.network_weights, network)
-    return report
+    source = source_network(weights)
+    moves = match(source, target, parts, partial_widths)
+    pairs = stage_pairs(source, target) if source.kind == target.kind else [None] * len(target.strides)
+    sizes = resolutions(target.strides, target.spacing)
+    unit = "voxels" if target.spacing is None else "mm"
+    return LoadReport(str(weights.path), moves, list(zip(sizes, pairs, strict=True)), unit, warnings(source, target))
 
 
-def _too_little(report: LoadReport, source: dict[str, Shape], target: dict[str, Shape], minimum: float) -> str:
-    kinds = encoder_kind(source), encoder_kind(target)
-    if kinds[0] != kinds[1]:
-        cause = f"The pretrained encoder is {kinds[0]}, this plan's is {kinds[1]}: their tensors don't correspond."
-    else:
-        cause = "The two plans differ too much in stages, kernels, features or input channels."
-    return (
-        f"{report.source}: these weights cover {report.coverage():.1%} of this network's encoder, expected at least "
-        f"{minimum:.0%}. {cause} Pretrain with this data set's plans (nnUNetv2_genesis_prepare --like), choose plans "
-        f"that match (-p), or lower nnUNet_genesis_min_coverage.\n{report.to_text()}"
+def warnings(source: Network, target: Network) -> list[str]:
+    """Differences that no operation mends."""
+    found = []
+    if source.spacing and target.spacing and len(source.spacing) == len(target.spacing):
+        there = [source.spacing[source.axis_order.index(axis)] for axis in target.axis_order]
+        ratios = [max(a / b, b / a) for a, b in zip(there, target.spacing, strict=True)]
+        if max(ratios) > MAX_SPACING_RATIO:
+            found.append(
+                f"spacing differs by a factor of {max(ratios):.1f}: pretrained at {_mm(there)}, here "
+                f"{_mm(target.spacing)}; structures have other sizes in voxels"
+            )
+    if is_ct(source) != is_ct(target):
+        found.append(f"modality differs: pretrained on {_modality(source)}, here {_modality(target)}")
+    for origin, here in zip(source.windows, target.windows, strict=False):
+        if origin and here and (origin.lowest > here.lowest + 1 or origin.highest < here.highest - 1):
+            found.append(
+                f"HU outside the pretrained window {origin.lowest:.0f} … {origin.highest:.0f} occur here "
+                f"({here.lowest:.0f} … {here.highest:.0f}): the pretrained network never saw them"
+            )
+    return found
+
+
+def is_ct(network: Network) -> bool:
+    """Whether all its channels are CT."""
+    return all(
+        window is not None or name.casefold() == "ct"
+        for window, name in zip(network.windows, network.channels, strict=True)
     )
+
+
+def _modality(network: Network) -> str:
+    return "CT" if is_ct(network) else ", ".join(network.channels)
+
+
+def _mm(spacing: Collection[float]) -> str:
+    return "×".join(f"{length:.3g}" for length in spacing) + " mm"

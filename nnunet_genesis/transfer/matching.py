@@ -1,16 +1,17 @@
-"""Two sets of named shapes -> a list of moves. Data only: printable, testable, touches no tensor."""
+"""Two networks -> a list of moves, one per target tensor. Data only: printable, testable, touches no tensor."""
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
+from nnunet_genesis.transfer.alignment import align, resolutions
+from nnunet_genesis.transfer.inputs import InputMap, input_map
+from nnunet_genesis.transfer.network import Network, Shape
+from nnunet_genesis.transfer.steps import Kernel, Mix, Narrow, Offset, Permute, Step
 
-_ENCODER_STAGE = re.compile(r"^encoder\.stages\.(\d+)\.")
-_DECODER_STAGE = re.compile(r"^decoder\.(stages|transpconvs)\.(\d+)\.")
+_PLACE = re.compile(r"^(encoder|decoder)\.(stages|transpconvs)\.(\d+)\.")
+_BLOCK = re.compile(r"^(?:encoder|decoder)\.stages\.\d+(?:\.\d+)?\.(?:convs|blocks)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -20,80 +21,196 @@ class Move:
     Attributes:
         target: its name in the target network.
         shape: its shape.
-        operation: ``copy`` (same shape), ``image_channels`` (the source's input channels go to the leading ones,
-            the target's others keep their initialisation), or ``skip``.
-        source: name of the source tensor, if there is one.
+        source: name of the source tensor; ``None`` if the target keeps its initialisation.
+        steps: how the source tensor is adapted, in order; empty for a plain copy.
         placed: number of the target's elements that come from the source.
-        reason: why it is adapted or skipped.
+        reason: why it is skipped.
     """
 
     target: str
     shape: Shape
-    operation: Literal["copy", "image_channels", "skip"]
     source: str | None = None
+    steps: tuple[Step, ...] = ()
     placed: int = 0
     reason: str = ""
 
+    @property
+    def operation(self) -> str:
+        """``copy``, ``adapt`` or ``skip``."""
+        return "skip" if self.source is None else "adapt" if self.steps else "copy"
+
+    @property
+    def part(self) -> str:
+        """See :func:`part_of`."""
+        return part_of(self.target)
+
 
 def part_of(name: str) -> str:
-    """``encoder``, ``decoder`` or ``head``, for a canonical nnU-Net parameter name."""
-    if ".seg_layers." in name:
-        return "head"
-    return name.split(".", 1)[0]
+    """``encoder``, ``decoder`` or ``head``, for nnU-Net's name of a parameter."""
+    return "head" if ".seg_layers." in name else name.split(".", 1)[0]
 
 
-def number_of_stages(names: Collection[str]) -> int:
-    """Resolution stages of the encoder whose parameters are ``names``; 0 if it isn't an nnU-Net encoder."""
-    return 1 + max((int(found[1]) for name in names if (found := _ENCODER_STAGE.match(name))), default=-1)
+def stage_of(name: str, stages: int) -> int | None:
+    """Encoder stage whose resolution a tensor works at (the stem: 0), in a network of ``stages`` encoder stages.
+
+    The decoder's index counts from the bottom, where there is no decoder stage.
+    """
+    if name.startswith("encoder.stem."):
+        return 0
+    found = _PLACE.match(name)
+    if not found:
+        return None
+    return int(found[3]) if found[1] == "encoder" else stages - 2 - int(found[3])
 
 
-def encoder_kind(names: Collection[str]) -> str:
-    """``plain`` (PlainConvUNet), ``residual`` (ResidualEncoderUNet) or ``unknown``."""
-    if any(name.startswith("encoder.stages.0.0.convs.") for name in names):
-        return "plain"
-    return "residual" if any(".blocks.0.conv1." in name for name in names) else "unknown"
-
-
-def match(source: Shapes, target: Shapes, parts: Collection[str], image_channels: int | None = None) -> list[Move]:
-    """Match every target tensor with the source tensor that plays the same role.
-
-    Stages are aligned from full resolution down. The encoder's index counts from there; the decoder's counts from
-    the bottom, so it shifts by the difference in depth.
+def match(source: Network, target: Network, parts: Collection[str], partial_widths: bool = False) -> list[Move]:
+    """Match every target tensor with the source tensor that plays the same part.
 
     Args:
-        source: names and shapes of the pretrained state dict (nnU-Net's names).
-        target: names and shapes of the target's ``named_parameters()``, each tensor once.
+        source: the pretrained network.
+        target: the network to fill; its ``shapes`` hold each tensor once.
         parts: what to transfer, of ``encoder`` and ``decoder``.
-        image_channels: number of the target's input channels that are images, where it has others too (a cascade's
-            one-hot segmentation of the previous stage follows the images).
+        partial_widths: transfer the leading channels and blocks where the numbers differ.
     """
-    shift = number_of_stages(source) - number_of_stages(target)
-    return [_match_one(name, shape, source, parts, shift, image_channels) for name, shape in target.items()]
+    return _Matcher(source, target, parts, partial_widths).moves()
 
 
-def _match_one(
-    name: str, shape: Shape, source: Shapes, parts: Collection[str], shift: int, image_channels: int | None
-) -> Move:
-    part = part_of(name)
-    if part == "head":
-        return Move(name, shape, "skip", reason="segmentation head: belongs to the new task")
-    if part not in parts:
-        return Move(name, shape, "skip", reason=f"{part}: this trainer does not transfer it")
-    counterpart = _DECODER_STAGE.sub(lambda found: f"decoder.{found[1]}.{int(found[2]) + shift}.", name)
-    found = source.get(counterpart)
-    if found is None:
-        return Move(name, shape, "skip", reason="not in the pretrained network")
-    if found == shape:
-        return Move(name, shape, "copy", counterpart, math.prod(shape))
-    if image_channels is not None and _differ_in_image_channels(found, shape, image_channels):
-        reason = f"{found[1]} image channel(s) of {shape[1]} input channels"
-        return Move(name, shape, "image_channels", counterpart, math.prod(found), reason)
-    return Move(name, shape, "skip", counterpart, reason=f"pretrained shape {list(found)}, here {list(shape)}")
+def stage_pairs(source: Network, target: Network) -> list[int | None]:
+    """Source stage of every target stage; see :func:`nnunet_genesis.transfer.alignment.align`."""
+    order = _order(source, target)
+    strides = [[stride[axis] for axis in order] for stride in source.strides]
+    if source.spacing is None or target.spacing is None:
+        return align(resolutions(strides), resolutions(target.strides))
+    spacing = [source.spacing[axis] for axis in order]
+    return align(resolutions(strides, spacing), resolutions(target.strides, target.spacing))
 
 
-def _differ_in_image_channels(source: Shape, target: Shape, image_channels: int) -> bool:
-    return (
-        len(source) == len(target) > 2
-        and source[1] == image_channels < target[1]
-        and source[:1] + source[2:] == target[:1] + target[2:]
-    )
+def _order(source: Network, target: Network) -> tuple[int, ...]:
+    return tuple(source.axis_order.index(axis) for axis in target.axis_order)
+
+
+class _UnplaceableError(Exception):
+    """The reason why a tensor is skipped."""
+
+
+class _Matcher:
+    def __init__(self, source: Network, target: Network, parts: Collection[str], partial_widths: bool):
+        self.source, self.target, self.parts, self.partial_widths = source, target, parts, partial_widths
+        self.same_kind = source.kind == target.kind
+        if self.same_kind:
+            self.order = _order(source, target)
+            self.pairs = stage_pairs(source, target)
+            self.first = target.first_convolution()
+            self.input: InputMap = input_map(source, target)
+
+    def moves(self) -> list[Move]:
+        return [self._move(name, shape) for name, shape in self.target.shapes.items()]
+
+    def _move(self, name: str, shape: Shape) -> Move:
+        try:
+            origin = self._counterpart(name)
+            steps = self._steps(name, origin, self.source.shapes[origin], shape)
+        except _UnplaceableError as reason:
+            return Move(name, shape, reason=str(reason))
+        return Move(name, shape, origin, steps, _placed(shape, self.source.shapes[origin], steps))
+
+    def _counterpart(self, name: str) -> str:
+        """Name of the source tensor."""
+        part = part_of(name)
+        if part == "head":
+            raise _UnplaceableError("segmentation head: belongs to the new task")
+        if part not in self.parts:
+            raise _UnplaceableError(f"{part}: this trainer does not transfer it")
+        if not self.same_kind:
+            raise _UnplaceableError(f"the pretrained network is {self.source.kind}, this one {self.target.kind}")
+        stage = stage_of(name, len(self.target.strides))
+        pair = None if stage is None else self.pairs[stage]
+        if pair is None:
+            raise _UnplaceableError("no pretrained stage of this resolution")
+        if part == "decoder":
+            pair = len(self.source.strides) - 2 - pair
+        origin = _PLACE.sub(lambda found: f"{found[1]}.{found[2]}.{pair}.", name)
+        if not self.partial_widths and self._blocks(name, self.target) != self._blocks(origin, self.source):
+            raise _UnplaceableError(
+                f"{self._blocks(origin, self.source)} pretrained blocks in this stage, here "
+                f"{self._blocks(name, self.target)} (nnUNet_genesis_partial_widths=1 takes the leading ones)"
+            )
+        if origin not in self.source.shapes:
+            raise _UnplaceableError("not in the pretrained network")
+        return origin
+
+    @staticmethod
+    def _blocks(name: str, network: Network) -> int:
+        """Number of blocks in the stage of ``name``; 0 outside a stage, or where the network has no such stage."""
+        found = _PLACE.match(name)
+        if not found or found[2] != "stages":
+            return 0
+        names = (other for other in network.shapes if other.startswith(found[0]))
+        return 1 + max((int(block[1]) for other in names if (block := _BLOCK.match(other))), default=-1)
+
+    def _steps(self, name: str, origin: str, source: Shape, target: Shape) -> tuple[Step, ...]:
+        transposed = ".transpconvs." in name
+        steps: list[Step] = []
+        if len(source) != len(target):
+            raise _UnplaceableError(f"pretrained shape {list(source)}, here {list(target)}")
+        if len(target) == 5:
+            if self.order != (0, 1, 2) and source[2:] != (1, 1, 1):
+                steps.append(Permute(self.order))
+            kernel = [source[2 + axis] for axis in self.order]
+            steps += [_kernel(axis, kernel[axis], size, transposed) for axis, size in enumerate(target[2:])
+                      if size != kernel[axis]]  # fmt: skip
+        if name == self.first and self.input.mix:
+            steps.append(self.input.mix)
+            source = (source[0], target[1], *source[2:])
+        if name == self.first.replace("weight", "bias") and any(self.input.offsets):
+            steps.append(Offset(origin.replace("bias", "weight"), self.input.offsets))
+        if source[:2] != target[:2] if len(target) == 5 else source != target:
+            steps.append(self._narrow(name, origin, source, target, transposed))
+        return tuple(steps)
+
+    def _narrow(self, name: str, origin: str, source: Shape, target: Shape, transposed: bool) -> Narrow:
+        if not self.partial_widths:
+            raise _UnplaceableError(
+                f"pretrained shape {list(source)}, here {list(target)} (nnUNet_genesis_partial_widths=1 takes the "
+                "leading channels)"
+            )
+        if len(target) == 1:
+            return Narrow(min(source[0], target[0]))
+        out, into = (1, 0) if transposed else (0, 1)
+        upsampled = self._upsampled(origin, self.source), self._upsampled(name, self.target)
+        segments = [(source[into], target[into])]
+        if all(upsampled):
+            segments = [upsampled, (source[into] - upsampled[0], target[into] - upsampled[1])]
+        return Narrow(min(source[out], target[out]), tuple(segments), transposed)
+
+    @staticmethod
+    def _upsampled(name: str, network: Network) -> int:
+        """Channels that a decoder stage's first convolution gets from below, before the skip's; else 0."""
+        found = _PLACE.match(name)
+        block = _BLOCK.match(name)
+        if not found or found[1] != "decoder" or not block or block[1] != "0":
+            return 0
+        transposed = network.shapes.get(f"decoder.transpconvs.{found[3]}.weight")
+        return transposed[1] if transposed else 0
+
+
+def _kernel(axis: int, source: int, target: int, transposed: bool) -> Kernel:
+    if target == 1:
+        return Kernel(axis, 1, "mean" if transposed else "sum")
+    if source == 1 and (transposed or target % 2):
+        return Kernel(axis, target, "repeat" if transposed else "centre")
+    raise _UnplaceableError(f"kernels of {source} and {target} voxels")
+
+
+def _placed(shape: Shape, source: Shape, steps: tuple[Step, ...]) -> int:
+    """Number of the target's elements that come from the source."""
+    placed = math.prod(shape)
+    for step in steps:
+        if isinstance(step, Mix):
+            placed = placed // shape[1] * sum(map(any, step.matrix))
+        if isinstance(step, Narrow):
+            out, into = (1, 0) if step.transposed else (0, 1)
+            placed = placed // shape[out] * step.outputs
+            if step.segments:
+                placed = placed // shape[into] * sum(map(min, step.segments))
+    return placed

@@ -1,45 +1,121 @@
-"""What a transfer did: coverage, a table for the log, JSON for the results folder."""
+"""What a transfer does: coverage, a table stage by stage, warnings; as text for the log and as JSON."""
 
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nnunet_genesis.transfer.matching import Move, part_of
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.transfer.matching import Move, stage_of
+
+PARTS = ("encoder", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """The moves of one load, and where the weights came from."""
+    """The moves of one transfer, and what they rest on.
+
+    Attributes:
+        source: the file that the weights come from.
+        moves: one per target tensor.
+        stages: for every encoder stage of the target, its voxel size (one number an axis) and the index of the
+            pretrained stage, or ``None``.
+        unit: of the voxel sizes: ``mm`` or ``voxels``.
+        warnings: differences that don't stop the transfer but may spoil it.
+    """
 
     source: str
     moves: Sequence[Move]
+    stages: Sequence[tuple[Sequence[float], int | None]] = ()
+    unit: str = "voxels"
+    warnings: Sequence[str] = ()
 
     def coverage(self, part: str = "encoder") -> float:
         """Share of the part's parameters (elements, not tensors), in [0, 1], that come from the source."""
-        moves = [move for move in self.moves if part_of(move.target) == part]
-        total = sum(math.prod(move.shape) for move in moves)
-        return sum(move.placed for move in moves) / total if total else 0.0
+        return _share(move for move in self.moves if move.part == part)
+
+    def require(self, min_coverage: float) -> None:
+        """Stop unless enough of the encoder is covered.
+
+        Raises:
+            GenesisError: less than ``min_coverage`` (in [0, 1]) of the encoder's parameters, or none at all.
+        """
+        covered = self.coverage()
+        if covered >= min_coverage and covered > 0:
+            return
+        causes = Counter(move.reason for move in self.moves if move.part == "encoder" and move.reason)
+        raise GenesisError(
+            f"{self.source}: these weights cover {covered:.1%} of this network's encoder, expected at least "
+            f"{min_coverage:.0%}. Most frequent cause: {causes.most_common(1)[0][0]}. {_remedy(self.moves)}\n"
+            f"{self.to_text()}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
         return {
             "source": self.source,
-            "coverage": {part: self.coverage(part) for part in ("encoder", "decoder")},
+            "coverage": {part: self.coverage(part) for part in PARTS},
             "tensors": dict(Counter(move.operation for move in self.moves)),
-            "moves": [dataclasses.asdict(move) for move in self.moves],
+            "warnings": list(self.warnings),
+            "stages": [
+                {"stage": stage, f"resolution_{self.unit}": list(size), "pretrained_stage": pair}
+                for stage, (size, pair) in enumerate(self.stages)
+            ],
+            "moves": [
+                dataclasses.asdict(move) | {"operation": move.operation, "steps": [str(step) for step in move.steps]}
+                for move in self.moves
+            ],
         }
 
     def to_text(self) -> str:
-        """One line a part, then one a reason for what was adapted or skipped (each with an example)."""
+        """Coverage, then one line a stage, then one a reason for what is skipped, then the warnings."""
         lines = [f"Genesis weights: {self.source}"]
-        for part in ("encoder", "decoder"):
-            moves = [move for move in self.moves if part_of(move.target) == part]
+        for part in PARTS:
+            moves = [move for move in self.moves if move.part == part]
             placed = sum(move.placed > 0 for move in moves)
             lines.append(f"  {part}: {self.coverage(part):.1%} of the parameters, {placed} of {len(moves)} tensors")
-        notes = Counter((move.operation, move.reason) for move in self.moves if move.reason)
-        for (operation, reason), count in notes.most_common():
-            example = next(m.target for m in self.moves if (m.operation, m.reason) == (operation, reason))
-            lines.append(f"  {operation} ({count}): {reason} (e.g. {example})")
-        return "\n".join(lines)
+            for stage in range(len(self.stages)):
+                lines += self._stage_line(stage, [m for m in moves if stage_of(m.target, len(self.stages)) == stage])
+        skipped = Counter(move.reason for move in self.moves if move.reason)
+        for reason, count in skipped.most_common():
+            example = next(move.target for move in self.moves if move.reason == reason)
+            lines.append(f"  skipped ({count}): {reason} (e.g. {example})")
+        return "\n".join([*lines, *(f"  WARNING: {warning}" for warning in self.warnings)])
+
+    def _stage_line(self, stage: int, moves: Sequence[Move]) -> list[str]:
+        if not any(move.source for move in moves):
+            return []
+        size, pair = self.stages[stage]
+        voxel = "×".join(f"{length:.3g}" for length in size)
+        steps = dict.fromkeys(str(step) for move in moves for step in move.steps)
+        adapted = f"  [{'; '.join(steps)}]" if steps else ""
+        return [f"    stage {stage} ({voxel} {self.unit}) <- stage {pair}: {_share(moves):.1%}{adapted}"]
+
+
+def _share(moves: Iterable[Move]) -> float:
+    moves = list(moves)
+    total = sum(math.prod(move.shape) for move in moves)
+    return sum(move.placed for move in moves) / total if total else 0.0
+
+
+def _remedy(moves: Sequence[Move]) -> str:
+    """The closest thing that would work."""
+    reasons = " ".join({move.reason for move in moves if move.part == "encoder"})
+    if "pretrained network is residual" in reasons:
+        return (
+            "Plan for a residual encoder (nnUNetv2_plan_experiment -pl nnUNetPlannerResEncM, then -p "
+            "nnUNetResEncUNetMPlans), or use weights of a plain one."
+        )
+    if "pretrained network is plain" in reasons:
+        return "Use the default plans (-p nnUNetPlans), or weights of a network of this kind."
+    if "pretrained network is Genesis 3D U-Net" in reasons:
+        return (
+            "Plan for this network (nnUNetv2_genesis_plan --architecture genesis_unet3d, then -p "
+            "nnUNetGenesisUNet3DPlans)."
+        )
+    widths = "Set nnUNet_genesis_partial_widths=1, " if "partial_widths" in reasons else ""
+    return (
+        f"{widths or 'Either '}pretrain with this data set's plans (nnUNetv2_genesis_prepare --like), choose plans "
+        "that match (-p), or lower nnUNet_genesis_min_coverage."
+    )

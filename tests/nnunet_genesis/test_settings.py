@@ -16,9 +16,10 @@ def test_defaults_without_variables():
 
 def test_every_variable_is_read_with_its_type():
     texts = {"weights": "/w.pth", "epochs": "7", "iterations": "3", "peak_lr": "1e-2", "warmup_epochs": "0"}
-    found = Settings.from_environment({PREFIX + name: text for name, text in {**texts, "min_coverage": "1"}.items()})
-    assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1.0)
-    assert [type(value) for value in dataclasses.astuple(found)] == [str, int, int, float, int, float]
+    texts |= {"partial_widths": "1", "min_coverage": "1"}
+    found = Settings.from_environment({PREFIX + name: text for name, text in texts.items()})
+    assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1, 1.0)
+    assert [type(value) for value in dataclasses.astuple(found)] == [str, int, int, float, int, int, float]
 
 
 def test_process_environment_is_the_default(monkeypatch):
@@ -65,6 +66,8 @@ def test_variable_like_no_other_gets_the_list():
         ("peak_lr", "1e-3 ,", "above 0 and below 10"),
         ("warmup_epochs", "-1", "whole number of at least 0"),
         ("warmup_epochs", "", "whole number of at least 0"),
+        ("partial_widths", "yes", "0 or 1"),
+        ("partial_widths", "2", "0 or 1"),
         ("min_coverage", "1.01", "number from 0 to 1"),
         ("min_coverage", "-0.1", "number from 0 to 1"),
         ("min_coverage", "nan", "number from 0 to 1"),

@@ -1,0 +1,144 @@
+"""What weights are, and what a trainer would do with them for a data set; nothing is trained or changed."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_genesis.checkpoint import GenesisWeights
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.transfer.network import Network, source_network, target_network
+
+
+def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
+    """Network, data, spacing, normalisation, training, licence and citations, as plain data.
+
+    Raises:
+        GenesisError: the record doesn't describe the tensors.
+    """
+    network, record = source_network(weights), weights.metadata
+    tensors = {value.untyped_storage().data_ptr(): value.numel() for value in weights.network_weights.values()}
+    return {
+        "file": str(weights.path),
+        "method": record.get("method"),
+        "network": {
+            "kind": network.kind,
+            "features_per_stage": _features(network),
+            "strides": [list(stride) for stride in network.strides],
+            "parameters": sum(tensors.values()),
+        },
+        "spacing_mm": network.spacing,
+        "axis_order": network.axis_order,
+        "patch_size": record.get("patch_size"),
+        "channels": list(network.channels),
+        "normalization": _normalization(record),
+        **{key: record.get(key) for key in ("data", "training", "options", "imported", "software", "licence")},
+        "citations": record.get("citations", []),
+    }
+
+
+def _features(network: Network) -> list[int]:
+    """Output channels of the first block of every encoder stage."""
+    stages = range(len(network.strides))
+    names = [[name for name in network.shapes if name.startswith(f"encoder.stages.{stage}.")] for stage in stages]
+    return [max(network.shapes[name][0] for name in stage if name.endswith("conv.weight")) for stage in names]
+
+
+def _normalization(record: Mapping[str, Any]) -> list[str]:
+    normalization = record.get("normalization", {})
+    properties = normalization.get("foreground_intensity_properties_per_channel", {})
+    texts = []
+    for channel, scheme in enumerate(normalization.get("schemes", [])):
+        if scheme == "CTNormalization":
+            p = properties[str(channel)]
+            scheme += (
+                f" (HU clipped to {p['percentile_00_5']:.0f} … {p['percentile_99_5']:.0f}, mean {p['mean']:.1f}, "
+                f"sd {p['std']:.1f})"
+            )
+        texts.append(scheme)
+    return texts
+
+
+def describe_text(description: Mapping[str, Any]) -> str:
+    """The description of :func:`describe_weights` for people."""
+    network, spacing = description["network"], description["spacing_mm"]
+    lines = {
+        "method": description["method"],
+        "network": f"{network['kind']}, {len(network['strides'])} stages, features "
+        f"{'-'.join(map(str, network['features_per_stage']))}, {network['parameters'] / 1e6:.1f} million parameters",
+        "spacing": " x ".join(f"{length:.3g}" for length in spacing) + " mm" if spacing else "unknown",
+        "axes": ", ".join(description["axis_order"]),
+        "patch size": description["patch_size"],
+        "channels": ", ".join(description["channels"]),
+        "intensities": "; ".join(description["normalization"]),
+        **{key: _flat(description[key]) for key in ("data", "training", "options", "imported", "software")},
+        "licence": description["licence"] or "not stated",
+    }
+    text = [str(description["file"]), *(f"  {key + ':':<12} {value}" for key, value in lines.items() if value)]
+    return "\n".join([*text, *(f"  {'cite:':<12} {citation}" for citation in description["citations"])])
+
+
+def _flat(values: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key} {value}" for key, value in (values or {}).items() if value is not None)
+
+
+def planned_network(dataset: str, configuration: str, plans_name: str) -> Network:
+    """The network that nnU-Net would build for a data set, without memory for its tensors.
+
+    Raises:
+        GenesisError: there are no such plans or configuration, or it is 2D.
+    """
+    plans, dataset_json = _planned(dataset, plans_name)
+    if configuration not in plans["configurations"]:
+        raise GenesisError(
+            f"Plans {plans_name!r} of {plans['dataset_name']} have no configuration {configuration!r}; expected one of "
+            f"{', '.join(plans['configurations'])}. Choose it with -c."
+        )
+    manager = PlansManager(plans)
+    planned = manager.get_configuration(configuration)
+    if len(planned.patch_size) != 3:
+        raise GenesisError(f"Configuration {configuration!r} is 2D; Genesis weights are 3D. Use -c 3d_fullres.")
+    with torch.device("meta"):
+        network = get_network_from_plans(
+            planned.network_arch_class_name,
+            planned.network_arch_init_kwargs,
+            planned.network_arch_init_kwargs_req_import,
+            determine_num_input_channels(manager, planned, dataset_json),
+            manager.get_label_manager(dataset_json).num_segmentation_heads,
+            deep_supervision=True,
+        )
+    shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    return target_network(plans, configuration, dataset_json, shapes)
+
+
+def _planned(dataset: str, plans_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
+    except RuntimeError as error:
+        raise GenesisError(f"Data set {dataset!r}: {error} Check -d and nnUNet_preprocessed.") from error
+    folder = Path(str(nnUNet_preprocessed)) / name
+    file = folder / f"{plans_name}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
+        raise GenesisError(
+            f"{file}: no such plans; found {known}. Plan first (nnUNetv2_plan_experiment -d {dataset}), or choose "
+            "plans with -p."
+        )
+    return load_json(str(file)), load_json(str(folder / "dataset.json"))
+
+
+def command_to_run(weights: Path, dataset: str, configuration: str, plans_name: str) -> str:
+    """What to type to fine-tune."""
+    plans = "" if plans_name == "nnUNetPlans" else f" -p {plans_name}"
+    return (
+        f"export nnUNet_genesis_weights={shlex.quote(str(weights.resolve()))}\n"
+        f"nnUNetv2_train {dataset} {configuration} 0{plans} -tr nnUNetTrainerGenesis"
+    )

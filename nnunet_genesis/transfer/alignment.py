@@ -1,0 +1,60 @@
+"""Which stage of the pretrained network plays the part of which stage of the target."""
+
+import functools
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+Vector = Sequence[float]
+
+MAX_DISTANCE = 1.0  # octaves, mean over the axes: a stage is never paired with one of half or twice its resolution
+
+
+def resolutions(strides: Sequence[Sequence[int]], spacing: Vector | None = None) -> list[list[float]]:
+    """Voxel size of each stage, one number an axis: the cumulative stride, times the spacing (mm) where given."""
+    cumulative = accumulate(strides, lambda above, stride: [a * b for a, b in zip(above, stride, strict=True)])
+    return [
+        [factor * length for factor, length in zip(stage, spacing or [1.0] * 3, strict=True)] for stage in cumulative
+    ]
+
+
+def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None]:
+    """For every target stage the source stage of the same resolution, from full resolution down.
+
+    The first stages see the image and always belong together. So what is compared is the resolution relative to the
+    finest axis of the image: in mm it tells thick slices from thin ones, but two networks whose voxels are 0.7 and
+    1.5 mm wide are aligned as they are (stage by stage, as their widths are) and not by one stage apart. As many
+    stages as possible are paired, in order; among the ways to do so, the one with the smallest sum of distances.
+
+    Args:
+        source: :func:`resolutions` of the pretrained network; both in mm, or both in voxels.
+        target: those of the target.
+
+    Returns:
+        A source index per target stage, or ``None`` where the target keeps its initialisation.
+    """
+    distance = [[_distance(one, other) for other in _relative(source)] for one in _relative(target)]
+
+    @functools.cache
+    def best(i: int, j: int) -> tuple[int, float, tuple[int | None, ...]]:
+        """Fewest unpaired target stages, then least distance, for the target from i and the source from j."""
+        if i == len(target):
+            return 0, 0.0, ()
+        unpaired, cost, rest = best(i + 1, j)
+        options = [(unpaired + 1, cost, (None, *rest))]
+        for partner in range(j, len(source)):
+            if distance[i][partner] < MAX_DISTANCE:
+                unpaired, cost, rest = best(i + 1, partner + 1)
+                options.append((unpaired, cost + distance[i][partner], (partner, *rest)))
+        return min(options, key=lambda option: option[:2])
+
+    return [0, *best(1, 1)[2]]
+
+
+def _relative(stages: Sequence[Vector]) -> list[list[float]]:
+    finest = min(stages[0])
+    return [[length / finest for length in stage] for stage in stages]
+
+
+def _distance(one: Vector, other: Vector) -> float:
+    return sum(abs(math.log2(a / b)) for a, b in zip(one, other, strict=True)) / len(one)

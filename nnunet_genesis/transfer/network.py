@@ -1,0 +1,151 @@
+"""What a transfer needs to know of a network: its tensors' shapes, its stages' resolution, and its input's meaning."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_genesis.checkpoint import GenesisWeights
+from nnunet_genesis.errors import GenesisError
+
+Shape = tuple[int, ...]
+
+_KINDS = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual", "GenesisUNet3D": "Genesis 3D U-Net"}
+_STAGE = re.compile(r"^encoder\.stages\.(\d+)\.")
+_FIRST_CONVOLUTION = re.compile(r"^encoder\.(stem|stages\.0(\.\d+)?)\.convs\.0\.conv\.weight$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """nnU-Net's CTNormalization: clip HU to ``lowest`` … ``highest``, subtract ``mean``, divide by ``sd``."""
+
+    mean: float
+    sd: float
+    lowest: float
+    highest: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network as a transfer sees it; no tensors.
+
+    Attributes:
+        kind: ``plain``, ``residual``, ``Genesis 3D U-Net`` or another class name. Different kinds don't mix.
+        shapes: shape of every tensor, by nnU-Net's name.
+        strides: of each encoder stage, one number an axis.
+        spacing: mm, one number an axis; ``None`` if unknown.
+        axis_order: anatomical axes of the array as stored in files read by SimpleITK, e.g. ``zyx``.
+        channels: names of the image channels. A cascade's network has more input channels than these.
+        windows: CT window of each image channel, ``None`` where the normalisation is another.
+    """
+
+    kind: str
+    shapes: Mapping[str, Shape]
+    strides: Sequence[Sequence[int]]
+    spacing: Sequence[float] | None
+    axis_order: str
+    channels: Sequence[str]
+    windows: Sequence[Window | None]
+
+    def first_convolution(self) -> str:
+        """Name of the weight that sees the image.
+
+        Raises:
+            GenesisError: there is none.
+        """
+        found = [name for name in self.shapes if _FIRST_CONVOLUTION.match(name)]
+        if not found:
+            raise GenesisError(f"No first convolution in a {self.kind} network; expected nnU-Net's encoder.* names.")
+        return min(found, key=lambda name: ".stem." not in name)  # a residual encoder has a stem before its stages
+
+
+def axis_order(plans: Mapping[str, Any]) -> str:
+    """Axes of the arrays that a network with these plans sees: SimpleITK's z, y, x, transposed as the plans say."""
+    return "".join("zyx"[axis] for axis in plans.get("transpose_forward", (0, 1, 2)))
+
+
+def target_network(
+    plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Network:
+    """The network that nnU-Net builds for a configuration.
+
+    Args:
+        plans: content of nnU-Net's plans file.
+        configuration: its name, e.g. ``3d_fullres``.
+        dataset_json: content of ``dataset.json``, for the names of the channels.
+        shapes: of the network's ``named_parameters()``.
+    """
+    manager = PlansManager(dict(plans)).get_configuration(configuration)
+    channel_names = dataset_json.get("channel_names") or dataset_json["modality"]  # older data sets
+    return _network(plans, manager, channel_names, shapes, manager.spacing, axis_order(plans))
+
+
+def source_network(weights: GenesisWeights) -> Network:
+    """The network of a Genesis checkpoint, from its record and its tensors; nothing is built or imported.
+
+    Raises:
+        GenesisError: the record lacks something or doesn't describe the tensors.
+    """
+    record = weights.metadata
+    shapes = {name: tuple(value.shape) for name, value in weights.network_weights.items()}
+    try:
+        plans = record["plans"]
+        manager = PlansManager(plans).get_configuration(record["configuration"])
+        channel_names = record["data"]["channel_names"]
+        network = _network(plans, manager, channel_names, shapes, record["spacing"], record["axis_order"])
+        _check(network, record["axis_order"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise GenesisError(
+            f"{weights.path}: its Genesis record is damaged or incomplete ({type(error).__name__}: {error}). Expected "
+            "plans, configuration, spacing, axis_order and channel names that describe its tensors. Write it anew "
+            "with nnUNetv2_genesis_pretrain or nnUNetv2_genesis_import."
+        ) from error
+    return network
+
+
+def _network(
+    plans: Mapping[str, Any],
+    manager: Any,
+    channel_names: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    spacing: Sequence[float] | None,
+    axes: str,
+) -> Network:
+    class_name = manager.network_arch_class_name.rsplit(".", 1)[-1]
+    properties = plans.get("foreground_intensity_properties_per_channel", {})
+    return Network(
+        kind=_KINDS.get(class_name, class_name),
+        shapes=shapes,
+        strides=[[stride] * 3 if isinstance(stride, int) else list(stride) for stride in manager.pool_op_kernel_sizes],
+        spacing=None if spacing is None else [float(length) for length in spacing],
+        axis_order=axes,
+        channels=[str(channel_names[key]) for key in sorted(channel_names, key=int)],
+        windows=[
+            _window(properties[str(channel)]) if scheme == "CTNormalization" else None
+            for channel, scheme in enumerate(manager.normalization_schemes)
+        ],
+    )
+
+
+def _window(properties: Mapping[str, float]) -> Window:
+    mean, sd, lowest, highest = (
+        float(properties[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")
+    )
+    return Window(mean, max(sd, 1e-8), lowest, highest)  # as CTNormalization
+
+
+def _check(network: Network, axes: str) -> None:
+    stages = 1 + max((int(found[1]) for name in network.shapes if (found := _STAGE.match(name))), default=-1)
+    if stages != len(network.strides):
+        raise ValueError(f"{len(network.strides)} strides for {stages} encoder stages")
+    if sorted(axes) != ["x", "y", "z"]:
+        raise ValueError(f"axis_order {axes!r}")
+    if any(len(stride) != 3 or min(stride) < 1 for stride in network.strides):
+        raise ValueError(f"strides {network.strides}")
+    if network.spacing is not None and (len(network.spacing) != 3 or not min(network.spacing) > 0):
+        raise ValueError(f"spacing {network.spacing}")
+    inputs = network.shapes[network.first_convolution()][1]
+    if not len(network.channels) == len(network.windows) == inputs:
+        raise ValueError(f"{len(network.channels)} channel names for {inputs} input channels")
