@@ -1,5 +1,6 @@
 """Make a fine-tuned model folder usable without this package."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
         The copy's folder.
 
     Raises:
-        GenesisError: the folder isn't a model, or the output exists.
+        GenesisError: the folder isn't a model, its network isn't nnU-Net's own, or the output exists.
     """
     checkpoints = sorted(model_folder.glob("fold_*/checkpoint_*.pth"))
     needed = [model_folder / name for name in ("plans.json", "dataset.json")]
@@ -35,6 +36,7 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
             f"{model_folder}: expected a trained model (TRAINER__PLANS__CONFIG), missing {', '.join(missing)}. Give "
             "the folder in nnUNet_results that nnUNetv2_train wrote."
         )
+    _refuse_our_networks(model_folder / "plans.json")
     output = output or _stock_folder(model_folder)
     if output.exists():
         raise GenesisError(f"{output}: exists already. Move it away, or choose another folder with -o.")
@@ -47,6 +49,17 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return output
+
+
+def _refuse_our_networks(plans_file: Path) -> None:
+    configurations = json.loads(plans_file.read_text()).get("configurations", {}).values()
+    names = [configuration.get("architecture", {}).get("network_class_name", "") for configuration in configurations]
+    ours = [name for name in names if name.startswith("nnunet_genesis.")]
+    if ours:
+        raise GenesisError(
+            f"{plans_file}: its network is {ours[0]}, expected one of nnU-Net's own: stock nnU-Net can't build it. "
+            "Share the folder as it is; who predicts with it needs nnunet-genesis (pip install nnunet-genesis)."
+        )
 
 
 def _copy_model(model_folder: Path, output: Path, needed: list[Path], checkpoints: list[Path]) -> None:

@@ -1,5 +1,6 @@
 """Stock export: a copy that names nnU-Net's own trainer, and an original that stays as it was."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -125,5 +126,14 @@ def test_odd_name_needs_an_output(model, tmp_path):
 def test_damaged_checkpoint_leaves_no_half_copy(model):
     (model / "fold_1" / "checkpoint_final.pth").write_bytes(b"PK\x03\x04")
     with pytest.raises(GenesisError, match=r"fold_1/checkpoint_final\.pth"):
+        export_stock(model)
+    assert [path.name for path in model.parent.iterdir()] == [NAME]
+
+
+def test_network_of_this_package_is_refused(model):
+    name = "nnunet_genesis.architectures.GenesisUNet3D"
+    plans = {"configurations": {"3d_fullres": {"architecture": {"network_class_name": name}}}}
+    (model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(GenesisError, match=rf"plans\.json: its network is {name}.*needs nnunet-genesis"):
         export_stock(model)
     assert [path.name for path in model.parent.iterdir()] == [NAME]
