@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_genesis import __version__
+from nnunet_genesis import __version__, tensor_file
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.untrusted import HDF5, ZIP, check_archive, check_legacy, first_problem
 
 SCHEMA_VERSION = 1
 
@@ -71,16 +72,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write ``checkpoint`` to ``path`` atomically."""
+    """Write ``checkpoint`` to ``path`` atomically; ``*.safetensors``: weights and record only, each tensor once.
+
+    Raises:
+        GenesisError: the content is no plain data.
+    """
     with atomic_path(path) as temporary:
-        torch.save(checkpoint, temporary)
+        if os.fspath(path).endswith(tensor_file.SUFFIX):
+            tensor_file.write(checkpoint, temporary)
+        else:
+            try:
+                torch.save(checkpoint, temporary)
+            except RecursionError as error:
+                raise GenesisError(f"{path}: not written: its content is nested too deep for a checkpoint.") from error
 
 
 def load(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint without running any code in it.
+    """Read a checkpoint without running any code in it; torch's formats, old and new, and our safetensors.
 
     nnU-Net's own checkpoints hold numpy scalars in their logs; exactly those types are allowed besides tensors and
-    plain containers.
+    plain containers. Tensors may claim more than they hold: :mod:`nnunet_genesis.untrusted` checks them.
 
     Raises:
         GenesisError: the file is missing, unreadable, no checkpoint, or holds anything else.
@@ -89,8 +100,9 @@ def load(path: str | os.PathLike[str], map_location: str | torch.device = "cpu")
     if not path.is_file():
         raise GenesisError(f"{path}: no such file. Expected a checkpoint (.pth). Check the path.")
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = _read(path, map_location)
+    except GenesisError:
+        raise
     except PermissionError as error:
         raise GenesisError(f"{path}: no permission to read it. Check the file's owner and mode.") from error
     except Exception as error:  # torch raises a dozen types for a file that isn't a checkpoint
@@ -109,13 +121,22 @@ def load_weights(path: str | os.PathLike[str]) -> GenesisWeights:
     Raises:
         GenesisError: the file can't be read, or isn't a Genesis checkpoint of a schema that we know.
     """
-    checkpoint = load(path)
+    return check(load(path), path)
+
+
+def check(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> GenesisWeights:
+    """The weights and the record of ``checkpoint``, as :func:`load` gave it.
+
+    Raises:
+        GenesisError: it isn't a Genesis checkpoint of a schema that we know, or holds anything but finite 3D weights.
+    """
     metadata, weights = checkpoint.get("genesis"), checkpoint.get("network_weights")
     if not isinstance(metadata, dict) or not isinstance(weights, dict):
         found = "an nnU-Net checkpoint without Genesis metadata" if isinstance(weights, dict) else "no network weights"
         raise GenesisError(
             f"{path}: expected a Genesis checkpoint (keys 'network_weights' and 'genesis'), found {found} (keys: "
-            f"{', '.join(map(str, list(checkpoint)[:8]))}). Give a checkpoint_*.pth of nnUNetv2_genesis_pretrain."
+            f"{', '.join(map(str, list(checkpoint)[:8]))}). Give a checkpoint_*.pth of nnUNetv2_genesis_pretrain, or "
+            "convert this one: nnUNetv2_genesis_import FILE -o genesis.pth."
         )
     missing = [key for key in _REQUIRED if key not in metadata]
     if missing or not isinstance(metadata["schema_version"], int) or metadata["schema_version"] > SCHEMA_VERSION:
@@ -124,14 +145,39 @@ def load_weights(path: str | os.PathLike[str]) -> GenesisWeights:
             f"{path}: expected Genesis schema version {SCHEMA_VERSION} or older, found {found}. It comes from a newer "
             "nnunet-genesis or is damaged: upgrade with 'pip install -U nnunet-genesis', or write it anew."
         )
-    bad = [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
-    bad = bad or [n for n, v in weights.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
-    if bad:
-        raise GenesisError(
-            f"{path}: expected tensors of finite numbers, found something else in {bad[0]!r} (and {len(bad) - 1} "
-            "more). The pretraining diverged or the file is damaged: use an earlier checkpoint."
-        )
+    _check_weights(weights, path)
     return GenesisWeights(Path(path), weights, metadata)
+
+
+def _check_weights(weights: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    if problem := first_problem(weights):
+        name, found, more = problem
+        raise GenesisError(
+            f"{path}: expected tensors of finite numbers, found something else in {name!r} (and {more} more): it "
+            f"{found}. The pretraining diverged or the file is damaged: use an earlier checkpoint."
+        )
+    flat = next((name for name, value in weights.items() if value.ndim == 4), None)
+    if flat is not None:
+        raise GenesisError(
+            f"{path}: expected 3D kernels, found a 2D one, {list(weights[flat].shape)}, in {flat!r}. Genesis weights "
+            "are 3D: use those of a 3d_fullres or 3d_lowres configuration."
+        )
+
+
+def _read(path: Path, map_location: str | torch.device) -> Any:
+    """Content of the file, by its first bytes; raises whatever the libraries raise."""
+    with open(path, "rb") as file:
+        start = file.read(len(HDF5))
+    if start == HDF5:
+        raise GenesisError(
+            f"{path}: expected a checkpoint, found an HDF5 file (Keras'). Convert it first: nnUNetv2_genesis_import "
+            "FILE -o genesis.pth."
+        )
+    if tensor_file.is_safetensors(path):
+        return tensor_file.read(path, str(map_location))
+    (check_archive if start.startswith(ZIP) else check_legacy)(path)
+    with torch.serialization.safe_globals(_numpy_scalars()):
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def _numpy_scalars() -> list[Any]:

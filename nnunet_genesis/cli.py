@@ -7,6 +7,9 @@ from pathlib import Path
 
 from nnunet_genesis.errors import GenesisError
 
+# The same as nnunet_genesis.importers.FORMATS, which needs torch.
+WEIGHT_FORMATS = ("nnunet_v1", "genesis_unet3d", "keras", "nnssl", "nnunet_v2", "genesis")
+
 
 def run(command: Callable[[], int | None]) -> None:
     """Run a command; a :class:`GenesisError` becomes one message on stderr and exit status 1, Ctrl-C status 130."""
@@ -49,5 +52,91 @@ def export() -> None:
         from nnunet_genesis.sharing import export_stock
 
         print(export_stock(args.model_folder, args.o))
+
+    run(command)
+
+
+def plan() -> None:
+    """``nnUNetv2_genesis_plan``: plans for a network that nnU-Net's own planners don't know."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_genesis_plan",
+        description="Plans a data set for the original Models Genesis 3D U-Net, so that its released weights fit "
+        "whole. Spacing, normalisation and resampling are nnU-Net's. A missing fingerprint is extracted first.",
+    )
+    parser.add_argument("-d", required=True, metavar="DATASET", help="id or name of a data set in nnUNet_raw")
+    parser.add_argument("--architecture", choices=["genesis_unet3d"], default="genesis_unet3d",
+                        help="[default: genesis_unet3d]")  # fmt: skip
+    parser.add_argument("--weights", type=Path, default=None, help="Genesis checkpoint to be named in the plans")
+    parser.add_argument("-gpu_memory_target", type=float, default=8, metavar="GB", help="GPU memory [default: 8]")
+    parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, default=None, metavar="MM",
+                        help="spacing of 3d_fullres, z y x, in place of the data set's median")  # fmt: skip
+    parser.add_argument("-overwrite_plans_name", default="nnUNetGenesisUNet3DPlans", metavar="NAME",
+                        help="[default: nnUNetGenesisUNet3DPlans]")  # fmt: skip
+    args = parser.parse_args()
+
+    def command() -> None:
+        from nnunet_genesis.architectures.planning import plan_genesis_unet3d, summary
+
+        file = plan_genesis_unet3d(
+            args.d, args.weights, args.gpu_memory_target, args.overwrite_target_spacing, args.overwrite_plans_name
+        )
+        print(summary(file))
+
+    run(command)
+
+
+def import_() -> None:
+    """``nnUNetv2_genesis_import``: released weights as a Genesis checkpoint."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_genesis_import",
+        description="Makes a Genesis checkpoint of released weights: the Models Genesis authors' files, nnssl / "
+        "OpenMind checkpoints, and checkpoints of supervised nnU-Net training. Nothing in the file is run.",
+    )
+    parser.add_argument("source", type=Path, help="the file of weights")
+    parser.add_argument("-o", type=Path, required=True, help="the new checkpoint: .pth, or .safetensors for sharing")
+    parser.add_argument("--format", default=None, choices=WEIGHT_FORMATS, help="[default: told from the content]")
+    parser.add_argument(
+        "--keep_axes",
+        action="store_true",
+        help="leave the axes of the authors' files as (x, y, z) [default: reversed, to nnU-Net's (z, y, x)]",
+    )
+    args = parser.parse_args()
+
+    def command() -> None:
+        from nnunet_genesis import checkpoint, importers
+        from nnunet_genesis.importers.report import to_text
+
+        if args.o.exists():
+            raise GenesisError(f"{args.o}: exists already. Move it away, or choose another file with -o.")
+        if not args.o.resolve().parent.is_dir():
+            raise GenesisError(f"{args.o}: expected an existing folder for it, found none. Make it first.")
+        imported = importers.convert(args.source, args.format, args.keep_axes)
+        checkpoint.save(imported.checkpoint, args.o)
+        print(to_text(imported, args.o))
+
+    run(command)
+
+
+def inspect() -> None:
+    """``nnUNetv2_genesis_inspect``: what weights are, and what a data set's network would take of them."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_genesis_inspect",
+        description="Says what weights are: network, data, spacing, normalisation, training, licence, citation. With a "
+        "data set, also what nnUNetTrainerGenesis would transfer, stage by stage, and the command to run. Trains and "
+        "changes nothing. Exit status: 0 the trainer would take them, 1 it would not (or they can't be read).",
+    )
+    parser.add_argument("weights", type=Path, help="Genesis checkpoint, or released weights (as for import)")
+    parser.add_argument("-d", metavar="DATASET", default=None, help="id or name of a planned data set")
+    parser.add_argument("-c", metavar="CONFIG", default="3d_fullres", help="configuration [default: 3d_fullres]")
+    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans [default: nnUNetPlans]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+
+    def command() -> int:
+        from nnunet_genesis.inspection import inspect_weights
+
+        text, refused = inspect_weights(args.weights, args.d, args.c, args.p, as_json=args.json)
+        print(text)
+        return int(refused)
 
     run(command)

@@ -1,5 +1,6 @@
 """What weights are, and what a trainer would do with them for a data set; nothing is trained or changed."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,50 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.settings import Settings
+from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import Network, source_network, target_network
+
+
+def inspect_weights(
+    path: Path, dataset: str | None, configuration: str, plans_name: str, as_json: bool = False
+) -> tuple[str, bool]:
+    """What the weights are and, with a data set, what would be transferred and the command to run.
+
+    ``nnUNet_genesis_min_coverage`` and ``nnUNet_genesis_partial_widths`` are heeded as by the trainers.
+
+    Returns:
+        The text (or JSON), and whether the trainers would refuse.
+
+    Raises:
+        GenesisError: the weights can't be read, or the data set has no such plans or configuration.
+    """
+    settings = Settings.from_environment()
+    weights, foreign = _read(path)
+    found: dict[str, Any] = {"weights": describe_weights(weights)}
+    texts = [describe_text(found["weights"])]
+    if foreign:
+        found["import"] = f"nnUNetv2_genesis_import {shlex.quote(str(path))} -o genesis.pth"
+        texts.append(f"Not a Genesis checkpoint yet; first: {found['import']}")
+    refusal = None
+    if dataset is not None:
+        target = planned_network(dataset, configuration, plans_name)
+        report = plan_transfer(weights, target, ("encoder", "decoder"), bool(settings.partial_widths))
+        refusal = report.refusal(settings.min_coverage)
+        command = command_to_run(Path("genesis.pth") if foreign else path, dataset, configuration, plans_name)
+        found |= {"transfer": report.to_dict(), "refused": refusal, "command": None if refusal else command}
+        texts += [report.to_text(), f"REFUSED: {refusal}" if refusal else f"To fine-tune:\n{command}"]
+    return json.dumps(found, indent=1) if as_json else "\n\n".join(texts), refusal is not None
+
+
+def _read(path: Path) -> tuple[GenesisWeights, bool]:
+    """The weights, and whether they are in a foreign format."""
+    source = importers.read(path)
+    converted = importers.convert(source)
+    return checkpoint.check(converted.checkpoint, path), "genesis" not in source.content
 
 
 def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
@@ -140,5 +182,6 @@ def command_to_run(weights: Path, dataset: str, configuration: str, plans_name: 
     plans = "" if plans_name == "nnUNetPlans" else f" -p {plans_name}"
     return (
         f"export nnUNet_genesis_weights={shlex.quote(str(weights.resolve()))}\n"
-        f"nnUNetv2_train {dataset} {configuration} 0{plans} -tr nnUNetTrainerGenesis"
+        f"nnUNetv2_train {dataset} {configuration} 0{plans} -tr nnUNetTrainerGenesis    # or nnUNetTrainerGenesisFull, "
+        "with the decoder"
     )

@@ -14,6 +14,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
@@ -268,7 +269,8 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             "init_args": {key: value for key, value in self.my_init_kwargs.items() if key != "device"},
             "trainer_name": type(self).__name__,
             "inference_allowed_mirroring_axes": None,
-            "genesis": describe(self),
+            "genesis": (record := describe(self)),
+            "nnssl_adaptation_plan": adaptation_plan(record, self.num_input_channels),
         }
         checkpoint.save(content, filename)
 

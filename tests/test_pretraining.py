@@ -77,7 +77,9 @@ def test_a_finished_run_can_be_extended(world):
 
 def test_two_channels_and_a_residual_network(world):
     final = pretrain("702", "3d_fullres", "nnUNetResEncUNetMPlans", device=CPU, **SHORT)
-    weights = torch.load(final, weights_only=True)["network_weights"]
+    content = torch.load(final, weights_only=True)
+    weights, plan = content["network_weights"], content["nnssl_adaptation_plan"]
+    assert all(weights[f"{key}.weight"].shape[1] == 2 for key in plan["keys_to_in_proj"])
     assert weights["encoder.stem.convs.0.conv.weight"].shape[1] == 2
     assert weights["decoder.seg_layers.1.weight"].shape[0] == 2
 

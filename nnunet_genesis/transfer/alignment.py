@@ -7,7 +7,7 @@ from itertools import accumulate
 
 Vector = Sequence[float]
 
-MAX_DISTANCE = 1.0  # octaves, mean over the axes: a stage is never paired with one of half or twice its resolution
+TOLERANCE = 0.5  # octaves: what is called the same resolution
 
 
 def resolutions(strides: Sequence[Sequence[int]], spacing: Vector | None = None) -> list[list[float]]:
@@ -23,8 +23,11 @@ def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None
 
     The first stages see the image and always belong together. So what is compared is the resolution relative to the
     finest axis of the image: in mm it tells thick slices from thin ones, but two networks whose voxels are 0.7 and
-    1.5 mm wide are aligned as they are (stage by stage, as their widths are) and not by one stage apart. As many
-    stages as possible are paired, in order; among the ways to do so, the one with the smallest sum of distances.
+    1.5 mm wide are aligned as they are (stage by stage, as their widths are) and not by one stage apart.
+
+    Two stages can be paired if they have the same resolution along one axis at least: along the others, thick slices
+    are halved later. As many stages as possible are paired, in order; among the ways to do so, the one with the
+    smallest sum of distances.
 
     Args:
         source: :func:`resolutions` of the pretrained network; both in mm, or both in voxels.
@@ -33,7 +36,7 @@ def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None
     Returns:
         A source index per target stage, or ``None`` where the target keeps its initialisation.
     """
-    distance = [[_distance(one, other) for other in _relative(source)] for one in _relative(target)]
+    octaves = [[_octaves(one, other) for other in _relative(source)] for one in _relative(target)]
 
     @functools.cache
     def best(i: int, j: int) -> tuple[int, float, tuple[int | None, ...]]:
@@ -43,9 +46,9 @@ def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None
         unpaired, cost, rest = best(i + 1, j)
         options = [(unpaired + 1, cost, (None, *rest))]
         for partner in range(j, len(source)):
-            if distance[i][partner] < MAX_DISTANCE:
+            if min(octaves[i][partner]) < TOLERANCE:
                 unpaired, cost, rest = best(i + 1, partner + 1)
-                options.append((unpaired, cost + distance[i][partner], (partner, *rest)))
+                options.append((unpaired, cost + sum(octaves[i][partner]), (partner, *rest)))
         return min(options, key=lambda option: option[:2])
 
     return [0, *best(1, 1)[2]]
@@ -56,5 +59,5 @@ def _relative(stages: Sequence[Vector]) -> list[list[float]]:
     return [[length / finest for length in stage] for stage in stages]
 
 
-def _distance(one: Vector, other: Vector) -> float:
-    return sum(abs(math.log2(a / b)) for a, b in zip(one, other, strict=True)) / len(one)
+def _octaves(one: Vector, other: Vector) -> list[float]:
+    return [abs(math.log2(a / b)) for a, b in zip(one, other, strict=True)]

@@ -35,21 +35,25 @@ class LoadReport:
         """Share of the part's parameters (elements, not tensors), in [0, 1], that come from the source."""
         return _share(move for move in self.moves if move.part == part)
 
-    def require(self, min_coverage: float) -> None:
-        """Stop unless enough of the encoder is covered.
-
-        Raises:
-            GenesisError: less than ``min_coverage`` (in [0, 1]) of the encoder's parameters, or none at all.
-        """
+    def refusal(self, min_coverage: float) -> str | None:
+        """Why this is too little, and what to do; ``None`` where ``min_coverage`` (in [0, 1]) is reached."""
         covered = self.coverage()
         if covered >= min_coverage and covered > 0:
-            return
+            return None
         causes = Counter(move.reason for move in self.moves if move.part == "encoder" and move.reason)
-        raise GenesisError(
+        return (
             f"{self.source}: these weights cover {covered:.1%} of this network's encoder, expected at least "
-            f"{min_coverage:.0%}. Most frequent cause: {causes.most_common(1)[0][0]}. {_remedy(self.moves)}\n"
-            f"{self.to_text()}"
+            f"{min_coverage:.0%}. Most frequent cause: {causes.most_common(1)[0][0]}. {_remedy(self.moves)}"
         )
+
+    def require(self, min_coverage: float) -> None:
+        """Stop if there is a :meth:`refusal`.
+
+        Raises:
+            GenesisError: with the refusal and the whole report.
+        """
+        if refusal := self.refusal(min_coverage):
+            raise GenesisError(f"{refusal}\n{self.to_text()}")
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""

@@ -42,12 +42,17 @@ def test_thick_slices_meet_isotropic_voxels_in_mm():
     assert pairs([FULL, DOWN, DOWN, DOWN], thick, (1, 1, 1), (4, 1, 1)) == [0, 1, 2, 3]
 
 
+def test_thick_slices_meet_isotropic_voxels_without_mm_too():
+    """Slices so thick that they are halved twice where the other network halves five times."""
+    thick = [FULL, PLANE, PLANE, DOWN, PLANE, DOWN]
+    assert pairs([FULL, *[DOWN] * 5], thick) == pairs(thick, [FULL, *[DOWN] * 5]) == list(range(6))
+
+
 def test_mm_decide_where_voxels_mislead():
-    """Slices 8 times as thick: after three halvings in the plane the voxels are cubes."""
-    thick = [FULL, PLANE, PLANE, PLANE, DOWN]
-    iso = [FULL, DOWN, DOWN, DOWN, DOWN]
-    assert pairs(iso, thick, (1, 1, 1), (8, 1, 1))[3:] == [3, 4]
-    assert pairs(iso, thick)[3] != 3 or pairs(iso, thick)[4] != 4
+    """With slices twice as thick, halving the plane makes cubes: the other network's stage 2, not its stage 1."""
+    source, target = [FULL, PLANE, (2, 1, 1), DOWN], [FULL, PLANE, DOWN]
+    assert pairs(source, target) == [0, 1, 3]
+    assert pairs(source, target, (1, 1, 1), (2, 1, 1)) == [0, 2, 3]
 
 
 def test_a_common_factor_of_the_spacing_makes_no_difference():

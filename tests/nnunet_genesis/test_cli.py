@@ -15,6 +15,9 @@ from nnunet_genesis.errors import GenesisError
 COMMANDS = {
     "nnUNetv2_genesis_trainers": "nnunet_genesis.cli:trainers",
     "nnUNetv2_genesis_export": "nnunet_genesis.cli:export",
+    "nnUNetv2_genesis_import": "nnunet_genesis.cli:import_",
+    "nnUNetv2_genesis_inspect": "nnunet_genesis.cli:inspect",
+    "nnUNetv2_genesis_plan": "nnunet_genesis.cli:plan",
     "nnUNetv2_genesis_prepare": "pretraining.__main__:prepare",
     "nnUNetv2_genesis_pretrain": "pretraining.__main__:pretrain",
 }

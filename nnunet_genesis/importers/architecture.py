@@ -1,0 +1,104 @@
+"""An architecture as foreign plans describe it -> the same in our own words, or a refusal.
+
+nnU-Net imports what the plans name. So no text of a foreign file is kept here: names are looked up in the tables
+below, numbers are checked, anything else is refused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from nnunet_genesis.errors import GenesisError
+
+PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+GENESIS = "nnunet_genesis.architectures.GenesisUNet3D"
+
+# The trailing name decides; "ResEncL" is nnssl's for a ResidualEncoderUNet of fixed size.
+_CLASSES = {"PlainConvUNet": PLAIN, "ResidualEncoderUNet": RESIDUAL, "ResEncL": RESIDUAL, "GenesisUNet3D": GENESIS}
+_PACKAGES = ("", "dynamic_network_architectures", "nnunet_genesis")
+
+_OPERATIONS = {
+    "Conv3d": "torch.nn.modules.conv.Conv3d",
+    "InstanceNorm3d": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "BatchNorm3d": "torch.nn.modules.batchnorm.BatchNorm3d",
+    "Dropout3d": "torch.nn.modules.dropout.Dropout3d",
+    "LeakyReLU": "torch.nn.LeakyReLU",
+    "ReLU": "torch.nn.ReLU",
+    "BasicBlockD": "dynamic_network_architectures.building_blocks.residual.BasicBlockD",
+    "BottleneckD": "dynamic_network_architectures.building_blocks.residual.BottleneckD",
+}
+IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin", "block")
+# Largest integers: generous for any network, small enough to build its layout in no time.
+_LIMITS = {"n_stages": 16, "n_conv_per_stage": 64, "n_blocks_per_stage": 64, "n_conv_per_stage_decoder": 64}
+_LIMIT = 65536
+
+
+def own_words(class_name: Any, arguments: Any, file: Path) -> dict[str, Any]:
+    """The ``architecture`` entry of nnU-Net's plans, made of our own constants and checked numbers.
+
+    Args:
+        class_name: the network's class, with or without its module.
+        arguments: its arguments, operations given by name.
+        file: for messages.
+
+    Raises:
+        GenesisError: the class or an operation isn't one that we know, or an argument is no number.
+    """
+    network = class_path(class_name, file)
+    if not isinstance(arguments, dict):
+        raise GenesisError(
+            f"{file}: expected the arguments of {class_name} (arch_kwargs), found {type(arguments).__name__}; the "
+            "network can't be known without them. Use a checkpoint that has them."
+        )
+    ours = {
+        str(name): _operation(name, value, file) if name in IMPORTED else _numbers(str(name), value, file)
+        for name, value in arguments.items()
+        if name != "deep_supervision"  # the trainer's choice, no property of the weights
+    }
+    return {
+        "network_class_name": network,
+        "arch_kwargs": ours,
+        "_kw_requires_import": [name for name in IMPORTED if name in ours],
+    }
+
+
+def class_path(class_name: Any, file: Path) -> str:
+    """Our path of the class that ``class_name`` names.
+
+    Raises:
+        GenesisError: it is none of those that we know.
+    """
+    module, _, name = str(class_name).rpartition(".")
+    if not isinstance(class_name, str) or name not in _CLASSES or module.split(".")[0] not in _PACKAGES:
+        raise GenesisError(
+            f"{file}: expected weights of one of {', '.join(_CLASSES)}, found {str(class_name)[:80]!r}. Other "
+            "architectures can't be transferred into nnU-Net's U-Nets: use other weights."
+        )
+    return _CLASSES[name]
+
+
+def _operation(argument: str, value: Any, file: Path) -> str | None:
+    if value is None:
+        return None
+    module, _, name = str(value).rpartition(".")
+    known = name in _OPERATIONS and module.split(".")[0] in ("", "torch", "dynamic_network_architectures")
+    if known and isinstance(value, str):
+        return _OPERATIONS[name]
+    advice = "It is a 2D network; Genesis weights are 3D." if name.endswith("2d") else "Use other weights."
+    raise GenesisError(
+        f"{file}: {argument}: expected one of {', '.join(_OPERATIONS)}, found {str(value)[:80]!r}. {advice}"
+    )
+
+
+def _numbers(argument: str, value: Any, file: Path, depth: int = 0) -> Any:
+    if isinstance(value, dict) and argument.endswith("_kwargs") and depth == 0:
+        return {str(key): _numbers(argument, entry, file, depth + 1) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)) and depth < 2 and len(value) <= _LIMITS["n_stages"]:
+        return [_numbers(argument, entry, file, depth + 1) for entry in value]
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    if isinstance(value, int) and 0 <= value <= _LIMITS.get(argument, _LIMIT):
+        return value
+    raise GenesisError(
+        f"{file}: {argument}: expected numbers that describe a network, found {str(value)[:80]!r}. The file is damaged."
+    )

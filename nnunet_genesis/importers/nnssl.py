@@ -1,0 +1,141 @@
+"""A checkpoint of nnssl (OpenMind's ``ResEncL`` and others of its U-Nets)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnunet_genesis.adaptation_plan import RES_ENC_L, adaptation_plan
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.importers.architecture import own_words
+from nnunet_genesis.importers.imported import Imported
+from nnunet_genesis.importers.layout import Layout, place, shapes
+from nnunet_genesis.importers.record import minimal_plans, record
+from nnunet_genesis.importers.source import Source, Tensors, plain, tensors
+from nnunet_genesis.importers.variable import own_layout, refuse_2d
+
+PLAN = "nnssl_adaptation_plan"
+_DEFAULT_PATCH = [160, 160, 160]  # only where the file states none; it is shown, and no weight depends on it
+
+
+def convert(source: Source) -> Imported:
+    """The encoder, and the decoder where the file has nnU-Net's whole decoder; citations are carried over.
+
+    Args:
+        source: a dict with ``network_weights`` and ``nnssl_adaptation_plan``; there, ``arch_kwargs`` may be None for
+            ``ResEncL``, the spacing may be None, and ``key_to_encoder`` and ``key_to_stem`` say where the encoder is.
+
+    Raises:
+        GenesisError: the architecture isn't one of nnU-Net's U-Nets, or the encoder is incomplete or damaged.
+    """
+    plan = plain(source.content.get(PLAN), source.path)
+    architecture = _architecture(plan, source)
+    state = _renamed(tensors(source, "network_weights"), plan)
+    refuse_2d(state, source.path)
+    target, found = own_layout(state, architecture, source.path)
+    kept, why = _kept(target, found)
+    weights = place(found, kept, source.path)
+    name, configuration = _configuration(plan, source)
+    inputs = next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
+    genesis = _record(source, architecture, name, configuration, plan, inputs)
+    missing = [key for key in target.shapes if key not in kept.shapes]
+    return Imported(
+        {"network_weights": weights, "genesis": genesis, PLAN: adaptation_plan(genesis, inputs)},
+        shapes([key for key in found if key in kept.shapes], found),
+        {key: why for key in found if key not in kept.shapes},
+        {},
+        (f"The checkpoint has no decoder of nnU-Net's: {len(missing)} tensors are left to initialisation.",)
+        if missing
+        else (),
+    )
+
+
+def _architecture(plan: Any, source: Source) -> dict[str, Any]:
+    given = plan.get("architecture_plans") if isinstance(plan, dict) else None
+    if not isinstance(given, dict):
+        raise GenesisError(
+            f"{source.path}: expected {PLAN} with 'architecture_plans', found {type(given).__name__}. Give a "
+            "checkpoint as nnssl wrote it."
+        )
+    name, arguments = given.get("arch_class_name"), given.get("arch_kwargs")
+    return own_words(name, RES_ENC_L if arguments is None and name == "ResEncL" else arguments, source.path)
+
+
+def _renamed(state: Tensors, plan: Mapping[str, Any]) -> Tensors:
+    """nnU-Net's names for the encoder, wherever the plan says that it lies; the stem first, as it may lie inside."""
+    places = {str(plan.get("key_to_encoder") or "encoder.stages"): "encoder.stages"}
+    stem = str(plan.get("key_to_stem") or "encoder.stem")
+    if not stem.startswith(tuple(f"{key}." for key in places)):  # PlainConvUNet's stem is its first stage
+        places[stem] = "encoder.stem"
+    renamed = {}
+    for name, value in state.items():
+        here = next((key for key in places if name.startswith(f"{key}.")), None)
+        renamed[name if here is None else places[here] + name.removeprefix(here)] = value
+    return renamed
+
+
+def _kept(target: Layout, found: Tensors) -> tuple[Layout, str]:
+    """The part of the network that the file has: all of it, or the encoder; and why other tensors stay out."""
+    fits = all(name in found and tuple(found[name].shape) == shape for name, shape in target.shapes.items())
+    if fits:
+        return target, "not a part of nnU-Net's network"
+    return target.of_encoder(), "not a part of nnU-Net's encoder, and the decoder is not nnU-Net's"
+
+
+def _configuration(plan: Mapping[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
+    """Name and content of the configuration that was pretrained: the only one, or the one that init_args name."""
+    pretraining = plan.get("pretrain_plan")
+    found = pretraining.get("configurations") if isinstance(pretraining, dict) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(entry, dict) for entry in found.values()):
+        return "unknown", {}
+    arguments = source.content.get("init_args")
+    named = [value for value in arguments.values() if isinstance(value, str)] if isinstance(arguments, dict) else []
+    name = next((value for value in named if value in found), next(iter(found)))
+    return name, found[name]
+
+
+def _record(
+    source: Source,
+    architecture: dict[str, Any],
+    name: str,
+    configuration: dict[str, Any],
+    plan: Mapping[str, Any],
+    inputs: int,
+) -> dict[str, Any]:
+    patch = _triple(plan.get("recommended_downstream_patchsize")) or _triple(configuration.get("patch_size"))
+    normalization = {
+        "schemes": ["ZScoreNormalization"] * inputs,
+        "use_mask_for_norm": [False] * inputs,
+        "foreground_intensity_properties_per_channel": {},
+    }
+    plans = minimal_plans(
+        f"nnssl_{name}", architecture, patch or _DEFAULT_PATCH, normalization, _triple(configuration.get("spacing"))
+    )
+    trainer = source.content.get("trainer_name")
+    return record(
+        plans,
+        source.describe("nnssl"),
+        method=f"self-supervised (nnssl, {trainer if isinstance(trainer, str) else 'unknown trainer'})",
+        channel_names={str(index): "unknown" for index in range(inputs)},
+        licence="not stated in the file",
+        citations=citations(plain(source.content.get("citations"), source.path)),
+    )
+
+
+def _triple(value: Any) -> list[Any] | None:
+    good = isinstance(value, list) and len(value) == 3 and all(isinstance(n, (int, float)) and n > 0 for n in value)
+    return value if good else None
+
+
+def citations(value: Any) -> list[str]:
+    """Citations in whatever shape (text, list of texts, dicts of texts or of lists) as a list of texts.
+
+    A dict becomes ``key: value`` pairs in one text, unless its values are lists or dicts themselves.
+    """
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        if any(isinstance(entry, (list, dict)) for entry in value.values()):
+            return [text for key, entry in value.items() for text in (f"{key}: {one}" for one in citations(entry))]
+        return [", ".join(f"{key}: {entry}" for key, entry in value.items() if entry is not None)]
+    if isinstance(value, list):
+        return [text for entry in value for text in citations(entry)]
+    return [str(value)]

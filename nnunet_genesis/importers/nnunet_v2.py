@@ -1,0 +1,141 @@
+"""A checkpoint of supervised nnU-Net v2 training (a user's own, TotalSegmentator's, …)."""
+
+import warnings
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_genesis.adaptation_plan import adaptation_plan
+from nnunet_genesis.checkpoint import CITATIONS
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.importers.architecture import own_words
+from nnunet_genesis.importers.imported import Imported
+from nnunet_genesis.importers.layout import place, shapes
+from nnunet_genesis.importers.record import record
+from nnunet_genesis.importers.source import Source, plain, tensors
+from nnunet_genesis.importers.variable import own_layout, refuse_2d
+from nnunet_genesis.transfer.network import axis_order
+
+_PLANS = (
+    "dataset_name",
+    "plans_name",
+    "original_median_spacing_after_transp",
+    "original_median_shape_after_transp",
+    "image_reader_writer",
+    "transpose_forward",
+    "transpose_backward",
+    "experiment_planner_used",
+    "label_manager",
+)
+
+
+def convert(source: Source) -> Imported:
+    """The network as it is; the record comes from the plans inside the file.
+
+    Of the plans, the configuration that was trained is kept, its architecture in our own words: nothing that the file
+    names is imported, now or later.
+
+    Args:
+        source: a dict with ``network_weights``, ``init_args`` (``plans``, ``configuration``, ``dataset_json``) and
+            ``trainer_name``. Plans from before nnU-Net 2.3 are brought up to date by nnU-Net itself.
+
+    Raises:
+        GenesisError: the checkpoint is 2D, of an unknown architecture, incomplete or damaged.
+    """
+    state = tensors(source, "network_weights")
+    refuse_2d(state, source.path)
+    plans, name, dataset = _init_args(source)
+    target, found = own_layout(state, plans["configurations"][name]["architecture"], source.path)
+    weights = place(found, target, source.path)
+    inputs = next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
+    channels = _channel_names(dataset, plans["configurations"][name], inputs, source)
+    cases = dataset.get("numTraining")
+    genesis = record(
+        plans,
+        source.describe("nnunet_v2"),
+        method=f"supervised (nnU-Net v2, {source.content.get('trainer_name') or 'unknown trainer'})",
+        channel_names=channels,
+        licence=str(dataset.get("licence") or dataset.get("license") or "not stated in the file"),
+        citations=[CITATIONS[1], *([str(dataset["reference"])] if dataset.get("reference") else [])],
+        configuration=name,
+        axis_order=axis_order(plans),
+        number_of_cases=cases if isinstance(cases, int) else None,
+    )
+    return Imported(
+        {
+            "network_weights": weights,
+            "genesis": genesis,
+            "nnssl_adaptation_plan": adaptation_plan(genesis, inputs),
+        },
+        shapes([key for key in found if key in target.shapes], found),
+        {key: "not in the network that the plans describe" for key in found if key not in target.shapes},
+    )
+
+
+def _channel_names(
+    dataset: dict[str, Any], configuration: dict[str, Any], inputs: int, source: Source
+) -> dict[str, str]:
+    channels = dataset.get("channel_names") or dataset.get("modality")  # the latter in older data sets
+    names = {key: str(value) for key, value in channels.items()} if isinstance(channels, dict) else {}
+    if sorted(names) != sorted(map(str, range(len(names)))) or len(configuration["normalization_schemes"]) != len(
+        names
+    ):
+        raise GenesisError(
+            f"{source.path}: expected channel_names numbered from 0, with a normalisation each, found "
+            f"{str(channels)[:80]} and {configuration['normalization_schemes']}. The file is damaged."
+        )
+    if len(names) != inputs:
+        raise GenesisError(
+            f"{source.path}: expected a network that sees the {len(names)} image channels alone, found {inputs} input "
+            "channels; it is the second stage of a cascade. Use the weights of its 3d_lowres or 3d_fullres."
+        )
+    return names
+
+
+def _init_args(source: Source) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Plans with the trained configuration alone, its name, and the data set's description; all plain."""
+    arguments = source.content.get("init_args")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    name, dataset = arguments.get("configuration"), arguments.get("dataset_json")
+    given = arguments.get("plans")
+    if not (isinstance(given, dict) and isinstance(name, str) and isinstance(dataset, dict)):
+        raise GenesisError(
+            f"{source.path}: expected init_args with 'plans', 'configuration' and 'dataset_json', found "
+            f"{', '.join(map(str, arguments)) or 'none'}. Give a checkpoint_*.pth as nnU-Net v2 wrote it."
+        )
+    given = plain(given, source.path)
+    try:
+        with warnings.catch_warnings():  # nnU-Net's advice on old plans is for training
+            warnings.simplefilter("ignore")
+            manager = PlansManager(given)
+            configuration = manager.get_configuration(name).configuration
+        foreground = manager.foreground_intensity_properties_per_channel
+        old = configuration["architecture"]
+        architecture = own_words(old["network_class_name"], old["arch_kwargs"], source.path)
+        _check(configuration, foreground)
+        axis_order(given)
+    except GenesisError:
+        raise
+    except Exception as error:  # nnU-Net's plans handler takes its input for granted
+        raise GenesisError(
+            f"{source.path}: the plans inside it can't be read for configuration {name!r} ({type(error).__name__}: "
+            f"{error}). The file is damaged or of a version of nnU-Net that we don't know."
+        ) from error
+    configuration = {**configuration, "architecture": architecture}
+    configuration.pop("inherits_from", None)
+    plans = {key: given[key] for key in _PLANS if key in given}
+    plans = {"dataset_name": "unknown", "plans_name": "unknown"} | plans | {"configurations": {name: configuration}}
+    return plans | {"foreground_intensity_properties_per_channel": foreground}, name, plain(dataset, source.path)
+
+
+def _check(configuration: dict[str, Any], foreground: Any) -> None:
+    """Raise whatever is raised where the record that comes of it couldn't be used."""
+    for key in ("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm"):
+        if not isinstance(configuration[key], list):
+            raise TypeError(f"{key} is a {type(configuration[key]).__name__}")
+    for channel, scheme in enumerate(configuration["normalization_schemes"]):
+        if scheme == "CTNormalization":
+            for key in ("mean", "std", "percentile_00_5", "percentile_99_5"):
+                float(foreground[str(channel)][key])
+    if len(configuration["patch_size"]) != 3 or len(configuration["spacing"]) != 3:
+        raise ValueError(f"patch size {configuration['patch_size']}: expected three axes")

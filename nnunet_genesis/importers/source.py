@@ -1,0 +1,105 @@
+"""A foreign file as read: its content, and what identifies it. Nothing in it is trusted."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_genesis import checkpoint
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.importers import keras_file
+from nnunet_genesis.untrusted import tensor_problem
+
+Tensors = dict[str, torch.Tensor]
+
+_DEPTH = 32  # of nested containers; nnU-Net's plans have 6
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of weights in one of the formats that we know.
+
+    Attributes:
+        path: the file.
+        content: its top level: a checkpoint's dict, or the tensors of a Keras file by ``LAYER/NAME``.
+        sha256: of the file, in hexadecimal digits.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    sha256: str = ""
+
+    def describe(self, format_name: str) -> dict[str, str]:
+        """The ``imported`` entry of the record."""
+        return {"format": format_name, "file": self.path.name, "sha256": self.sha256}
+
+
+def read(path: str | Path) -> Source:
+    """Read a file without running anything in it.
+
+    Raises:
+        GenesisError: there is no such file, or it is of no kind that we can read.
+    """
+    path = Path(path)
+    content = keras_file.read(path) if keras_file.is_hdf5(path) else checkpoint.load(path)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+    return Source(path, content, digest.hexdigest())
+
+
+def _digest(file: Any) -> Any:
+    digest = hashlib.sha256()  # Python 3.10 has no file_digest
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest
+
+
+def tensors(source: Source, key: str) -> Tensors:
+    """The state dict under ``key``, without the prefixes that wrappers add (``module.``, ``_orig_mod.``).
+
+    Raises:
+        GenesisError: it is missing, or holds anything but dense tensors of finite numbers.
+    """
+    state = source.content.get(key)
+    if not isinstance(state, dict) or not state:
+        raise GenesisError(
+            f"{source.path}: expected a state dict under {key!r}, found {type(state).__name__} (keys: "
+            f"{', '.join(map(str, list(source.content)[:8]))}). The file is damaged or of another format (--format)."
+        )
+    for name, value in state.items():
+        problem = tensor_problem(value) if isinstance(name, str) else "has a name that is no text"
+        if problem:
+            raise GenesisError(
+                f"{source.path}: {name!r} {problem}; expected a dense tensor of finite numbers. The file is damaged "
+                "or was not written by the program that it names: copy it again from where it was published."
+            )
+    return {_unwrapped(name): value for name, value in state.items()}
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.partition(".")[2]
+    return name
+
+
+def plain(value: Any, file: Path, depth: int = 0) -> Any:
+    """``value`` as plain types: dict with text keys, list, str, int, float, bool, None.
+
+    Raises:
+        GenesisError: it holds anything else, or is nested more than 32 deep.
+    """
+    if depth < _DEPTH:
+        if isinstance(value, dict):
+            return {str(key): plain(entry, file, depth + 1) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(entry, file, depth + 1) for entry in value]
+        if isinstance(value, np.generic):
+            return value.item()
+        if value is None or isinstance(value, (str, bool, int, float)):
+            return value
+    found = f"a {type(value).__name__}" if depth < _DEPTH else f"more than {_DEPTH} levels"
+    raise GenesisError(f"{file}: expected plain data in its plans, found {found}. The file is damaged.")
