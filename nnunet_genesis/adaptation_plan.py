@@ -5,7 +5,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-# nnssl's name for a ResidualEncoderUNet of this size (reference/RESTORATION.md, "Foreign weight files").
+# nnssl's name for a ResidualEncoderUNet of this size.
 RES_ENC_L = {
     "n_stages": 6,
     "features_per_stage": [32, 64, 128, 256, 320, 320],

@@ -1,7 +1,9 @@
 """What weights are, and what a trainer would do with them for a data set; nothing is trained or changed."""
 
+import contextlib
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,8 @@ def inspect_weights(
         texts.append(f"Not a Genesis checkpoint yet; first: {found['import']}")
     refusal = None
     if dataset is not None:
-        target = planned_network(dataset, configuration, plans_name)
+        with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints remarks, which would spoil the JSON
+            target = planned_network(dataset, configuration, plans_name)
         report = plan_transfer(weights, target, ("encoder", "decoder"), bool(settings.partial_widths))
         refusal = report.refusal(settings.min_coverage)
         command = command_to_run(Path("genesis.pth") if foreign else path, dataset, configuration, plans_name)
@@ -162,6 +165,8 @@ def planned_network(dataset: str, configuration: str, plans_name: str) -> Networ
 
 
 def _planned(dataset: str, plans_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not nnUNet_preprocessed.is_set():
+        raise GenesisError("nnUNet_preprocessed is not set; expected the folder of the planned data sets. Export it.")
     try:
         name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
     except RuntimeError as error:

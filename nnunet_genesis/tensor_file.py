@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from nnunet_genesis.errors import GenesisError
 
@@ -37,7 +37,7 @@ def write(checkpoint: Mapping[str, Any], path: str) -> None:
     header |= {"format": "pt", _ALIASES: json.dumps(aliases)}
     # clone(): views of one storage, which safetensors refuses, become tensors of their own.
     unique = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items() if name not in aliases}
-    save_file(unique, path, metadata=header)
+    Path(path).write_bytes(save(unique, metadata=header))  # save_file would make it readable by its owner alone
 
 
 def _to_json(key: str, value: Any) -> str:

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class BatchStatisticsNorm(nn.Module):
-    """Batch norm that uses the statistics of the batch in evaluation too (reference/RESTORATION.md, weight files).
+    """Batch norm that uses the statistics of the batch in evaluation too.
 
     ``running_mean``, ``running_var`` and ``num_batches_tracked`` give the published file's tensors a place; they are
     neither read nor updated.

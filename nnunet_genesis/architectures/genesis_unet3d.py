@@ -1,6 +1,6 @@
 """The original Models Genesis 3D U-Net, as an architecture that nnU-Net builds from plans.
 
-Written from the published description and the shapes of the published weights (reference/RESTORATION.md).
+Written from the published description and the shapes of the published weights (Zhou et al., 2021).
 """
 
 from collections.abc import Sequence

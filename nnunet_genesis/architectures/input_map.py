@@ -7,7 +7,7 @@ from torch import nn
 
 from nnunet_genesis.errors import GenesisError
 
-# Published: Hounsfield units clipped to ±1000 and mapped to [0, 1] (reference/RESTORATION.md, Training, as published).
+# Published: Hounsfield units clipped to ±1000 and mapped to [0, 1] (Zhou et al., 2021).
 LOWEST_HU, HIGHEST_HU = -1000.0, 1000.0
 
 # In standard deviations from the mean. Percentiles 0.1 and 99.9 of z-scored MRs, measured: 260 hippocampi (nnU-Net's

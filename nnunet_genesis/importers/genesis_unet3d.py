@@ -12,7 +12,7 @@ from nnunet_genesis.importers.layout import Layout, layout, place, reverse_axes,
 from nnunet_genesis.importers.record import GENESIS_CITATIONS, GENESIS_LICENCE, hounsfield, minimal_plans, record
 from nnunet_genesis.importers.source import Source, Tensors, tensors
 
-# RESTORATION.md, "Training, as published": 64×64×32 crops, HU clipped to ±1000 and scaled to [0, 1].
+# As published (Zhou et al., Medical Image Analysis 2021): 64×64×32 crops, HU clipped to ±1000 and scaled to [0, 1].
 PATCH_SIZE = [64, 64, 32]  # voxels (x, y, z)
 NORMALIZATION = hounsfield(mean=-1000.0, std=2000.0)
 LEVELS = 4

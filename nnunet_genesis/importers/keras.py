@@ -11,7 +11,7 @@ from nnunet_genesis.importers.layout import Layout, layout, place, reverse_axes,
 from nnunet_genesis.importers.source import Source, Tensors
 from nnunet_genesis.untrusted import tensor_problem
 
-NORM_EPS = 1e-3  # RESTORATION.md, "Foreign weight files"
+NORM_EPS = 1e-3  # Keras' default
 _KINDS = {
     "conv/kernel": "conv.weight",
     "conv/bias": "conv.bias",

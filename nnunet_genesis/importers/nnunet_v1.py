@@ -12,7 +12,7 @@ from nnunet_genesis.importers.layout import layout, place, reverse_axes, shapes
 from nnunet_genesis.importers.record import GENESIS_CITATIONS, GENESIS_LICENCE, hounsfield, minimal_plans, record
 from nnunet_genesis.importers.source import Source, Tensors, tensors
 
-# RESTORATION.md, "Training, as published" and "Foreign weight files"; axes (x, y, z).
+# As published (Zhou et al., Medical Image Analysis 2021, and the released file); axes (x, y, z).
 STAGES = 6
 STRIDES = [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 2, 2]]
 PATCH_SIZE = [64, 64, 32]  # voxels (x, y, z); stated for the original network, taken to hold here too

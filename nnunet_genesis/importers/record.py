@@ -15,7 +15,7 @@ GENESIS_CITATIONS = [
     "Zhou Z, Sodha V, Rahman Siddiquee MM, et al. Models Genesis: Generic Autodidactic Models for 3D Medical Image "
     "Analysis. MICCAI 2019. doi:10.1007/978-3-030-32251-9_42",
 ]
-# RESTORATION.md: the authors' code and weights are under a non-commercial licence.
+# The authors' release is under a non-commercial licence.
 GENESIS_LICENCE = "non-commercial, as given by the authors of Models Genesis"
 
 

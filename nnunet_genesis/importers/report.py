@@ -53,6 +53,6 @@ def _next_commands(output: Path, own_network: bool) -> list[str]:
         "Next:",
         f"  nnUNetv2_genesis_inspect {file} -d DATASET",
         *([plan] if own_network else []),
-        f"  export nnUNet_genesis_weights={file}",
+        f"  export nnUNet_genesis_weights={shlex.quote(str(output.resolve()))}",
         "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis",
     ]
