@@ -4,6 +4,8 @@ import dataclasses
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nnunet_genesis.checkpoint import CITATIONS, SCHEMA_VERSION, software_versions
 from nnunet_genesis.transfer.network import axis_order
 from pretraining.restoration import RestorationTransform
@@ -30,6 +32,11 @@ def describe(trainer: "nnUNetTrainerRestoration") -> dict[str, Any]:
         },
         "corruption": _probabilities(trainer.train_loader.corrupt),
         "options": {**dataclasses.asdict(trainer.options), "precision": trainer.precision},
+        "training": {
+            "epochs": trainer.current_epoch + 1,
+            "batch_size": configuration.batch_size,
+            "best_r2": float(trainer.best_r2) if np.isfinite(trainer.best_r2) else None,
+        },
         "data": {
             "dataset_name": plans.dataset_name,
             "channel_names": dict(trainer.dataset_json["channel_names"]),

@@ -55,7 +55,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         if "genesis" in dataset_json:  # prepared by us: the label is the body, and air is trivial to restore
             self.oversample_foreground_percent = 1.0
         self.use(RestorationOptions())
-        self._best_r2 = -np.inf
+        self.best_r2 = -np.inf
         for key in ("r2", "psnr", "ssim", *(f"r2_{name}" for name in CORRUPTIONS)):
             self.logger.local_logger.my_fantastic_logging[key] = []
 
@@ -228,8 +228,8 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
 
     def _save_epoch(self, r2: float) -> None:
         folder, last = Path(self.output_folder), self.current_epoch == self.num_epochs - 1
-        if r2 > self._best_r2:
-            self._best_r2 = r2
+        if r2 > self.best_r2:
+            self.best_r2 = r2
             self.save_checkpoint(str(folder / "checkpoint_best.pth"))
         if not last:  # the final checkpoint follows at once
             self.save_checkpoint(str(folder / "checkpoint_latest.pth"))
@@ -264,7 +264,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
             "logging": self.logger.get_checkpoint(),
-            "_best_ema": float(self._best_r2),
+            "_best_ema": float(self.best_r2),
             "current_epoch": self.current_epoch + 1,
             "init_args": {key: value for key, value in self.my_init_kwargs.items() if key != "device"},
             "trainer_name": type(self).__name__,
@@ -286,5 +286,5 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         if self.grad_scaler and content["grad_scaler_state"]:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
         self.logger.load_checkpoint(content["logging"])
-        self._best_r2 = content["_best_ema"]
+        self.best_r2 = content["_best_ema"]
         self.current_epoch = content["current_epoch"]
