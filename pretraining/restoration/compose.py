@@ -97,8 +97,12 @@ class RestorationTransform(BasicTransform):
         flipped = self.flip.apply(data_dict, axes=params["axes"])
         target = as_float32(flipped["image"])
         image = target
+        last, painted = params["corruptions"][-1] if params["corruptions"] else ("", {})
+        # What out-painting will cover with noise need not be corrupted before.
+        kept = {"inside": (painted["starts"], painted["edges"])} if last == "outpainting" else {}
         for name, parameters in params["corruptions"]:
-            image = self.corruptions[name].apply({"image": image}, **parameters)["image"]
+            inside = kept if name in ("shuffling", "intensity") else {}
+            image = self.corruptions[name].apply({"image": image}, **parameters, **inside)["image"]
         return {**flipped, "image": target.clone() if image is target else image, "target": target}
 
 

@@ -91,12 +91,11 @@ def draw_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**63))
 
 
-def uniform_starts(rng: np.random.Generator, edges: np.ndarray, shape: np.ndarray, margin: int = 0) -> np.ndarray:
-    """First voxels of windows of ``edges`` (N, D) inside ``shape`` (D,), uniform over all that fit, int64 (N, D).
+def uniform_starts(rng: np.random.Generator, edges: np.ndarray, shape: np.ndarray, margin: int) -> np.ndarray:
+    """First voxels of boxes of ``edges`` (N, D) inside ``shape`` (D,), uniform over all that fit, int64 (N, D).
 
     ``margin`` voxels at each border stay free; it shrinks where an axis is too short for that.
     """
     room = shape - edges
     free = np.minimum(margin, room // 2)
-    # Scaled doubles: integers() with an array of bounds takes ten times as long, and the bias is below 1e-13.
-    return free + (rng.random(edges.shape) * (room - 2 * free + 1)).astype(np.int64)
+    return free + rng.integers(room - 2 * free + 1)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pretraining.restoration.boxes import Boxes, for_loops
+from pretraining.restoration.compiled import look_up
 from pretraining.restoration.corruption import Corruption, as_float32
 
 CURVE_POINTS = 1000
@@ -25,14 +27,16 @@ class NonLinearIntensity(Corruption):
         """``points`` (C, 2, 2): channel, P1 or P2, x or y; ``decreasing`` (C,) bool."""
         return {"points": rng.random((channels, 2, 2)), "decreasing": rng.random(channels) < 0.5}
 
-    def _apply_to_image(self, img: torch.Tensor, *, points: np.ndarray, decreasing: np.ndarray) -> torch.Tensor:
-        img = as_float32(img)
-        out = torch.empty_like(img)
-        nodes = img.mul(TABLE_CELLS).add_(0.5).to(torch.int32)
-        for channel, node in enumerate(nodes):
-            table = torch.from_numpy(lookup_table(points[channel], bool(decreasing[channel])))
-            torch.index_select(table, 0, node.view(-1), out=out[channel].view(-1))
-        return out
+    def _apply_to_image(
+        self, img: torch.Tensor, *, points: np.ndarray, decreasing: np.ndarray, inside: Boxes | None = None
+    ) -> torch.Tensor:
+        image = as_float32(img).numpy()
+        shape, loops = (1,) * (4 - image.ndim) + image.shape[1:], for_loops(inside, image.shape[1:])
+        out = np.empty_like(image)
+        for channel in range(len(image)):
+            table = lookup_table(points[channel], bool(decreasing[channel]))
+            look_up(image[channel].reshape(shape), out[channel].reshape(shape), table, loops)
+        return torch.from_numpy(out)
 
 
 def bezier(points: np.ndarray, decreasing: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pretraining.restoration.boxes import slices
 from pretraining.restoration.corruption import Corruption, as_float32, draw_seed, uniform_starts
 
 MAX_BOXES = 5
@@ -30,8 +31,8 @@ class InPainting(Corruption):
         out = as_float32(img).clone()
         noise = np.random.default_rng(seed)
         view = out.numpy()
-        for start, edge in zip(starts, edges, strict=True):
-            view[_box(start, edge)] = noise.random((len(view), *edge), dtype=np.float32)
+        for box, edge in zip(slices((starts, edges)), edges, strict=True):
+            view[box] = noise.random((len(view), *edge), dtype=np.float32)
         return out
 
 
@@ -52,8 +53,7 @@ class OutPainting(Corruption):
     def _apply_to_image(self, img: torch.Tensor, *, starts: np.ndarray, edges: np.ndarray, seed: int) -> torch.Tensor:
         kept = as_float32(img).numpy()
         out = np.random.default_rng(seed).random(kept.shape, dtype=np.float32)
-        for start, edge in zip(starts, edges, strict=True):
-            box = _box(start, edge)
+        for box in slices((starts, edges)):
             out[box] = kept[box]
         return torch.from_numpy(out)
 
@@ -63,7 +63,3 @@ def _box_count(rng: np.random.Generator, sure: int) -> int:
     while count < MAX_BOXES and rng.random() < P_ANOTHER:
         count += 1
     return count
-
-
-def _box(start: np.ndarray, edge: np.ndarray) -> tuple[slice, ...]:
-    return (slice(None), *(slice(a, a + n) for a, n in zip(start.tolist(), edge.tolist(), strict=True)))

@@ -1,45 +1,41 @@
-"""Corruption against the plain-loop reference of the same facts, on one core: ``make bench``.
+"""Corruption on one core: against loops over windows, and against its floor.
 
-Prints medians in milliseconds and the ratio; the ratio is what compares across machines.
+The floor is what no implementation can save: a copy of the patch and, where out-painting applies (72 %), its noise.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-
+import numpy as np
 import torch
 
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
-from tests.pretraining.restoration_reference import REFERENCE
+from tests.benchmarks import window_loops
+from tests.benchmarks.timing import mean, median
 
 SHAPES = ((64, 64, 32), (40, 56, 40), (128, 128, 128))
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Median wall time of ``work``."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
 def main() -> None:
-    """Print one line per patch size and corruption."""
+    """Print a table a patch size."""
     torch.set_num_threads(1)
-    print(f"{'patch':>14} {'corruption':>12} {'ours / ms':>10} {'loop / ms':>10} {'ratio':>6}")
     for shape in SHAPES:
-        image = torch.rand(1, *shape)
-        for name in CORRUPTIONS:
+        image, rng = torch.rand(1, *shape), np.random.default_rng(0)
+        small = shape[0] < 100
+        print(f"\n{'×'.join(map(str, shape)):<14} {'ours / ms':>10} {'loops / ms':>11} {'ratio':>6}")
+        for name, loops in zip(CORRUPTIONS, LOOPS, strict=True):
             transform = RestorationTransform.only(name, seed=0)
-            transform(image=image)  # tables of this shape are made once
-            ours = milliseconds(lambda: transform(image=image), 15)  # noqa: B023 - called at once
-            corruption = transform.corruptions[name]
-            params = corruption.get_parameters(image=image)
-            loop = milliseconds(lambda: REFERENCE[name](image, **params), 3)  # noqa: B023
-            print(f"{'x'.join(map(str, shape)):>14} {name:>12} {ours:10.2f} {loop:10.2f} {loop / ours:6.1f}")
+            ours = median(lambda: transform(image=image), 15)  # noqa: B023 - called at once
+            theirs = median(lambda: loops(rng, image.numpy().copy()), 3)  # noqa: B023
+            print(f"{name:<14} {ours:10.2f} {theirs:11.2f} {theirs / ours:6.1f}")
+        transform = RestorationTransform(seed=0)
+        ours = mean(lambda: transform(image=image), 400 if small else 80)  # noqa: B023
+        theirs = mean(lambda: window_loops.corrupt(rng, image.numpy()), 100 if small else 20)  # noqa: B023
+        print(f"{'all together':<14} {ours:10.2f} {theirs:11.2f} {theirs / ours:6.1f}")
+        copy = median(lambda: image.clone(), 15)  # noqa: B023
+        noise = median(lambda: rng.random(shape, dtype=np.float32), 15)  # noqa: B023
+        floor = copy + 0.72 * noise
+        print(f"{'floor':<14} {floor:10.2f} {'':>11} {ours / floor:6.1f} times above it")
 
+
+LOOPS = (window_loops.shuffle, window_loops.remap, window_loops.paint_in, window_loops.paint_out)
 
 if __name__ == "__main__":
     main()

@@ -9,31 +9,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from pretraining.restoration.compiled import INCREMENT, MULTIPLIER
 from pretraining.restoration.intensity import bezier
-from pretraining.restoration.shuffling import draw_keys, window_batches, window_shapes
+from pretraining.restoration.shuffling import window_seeds
 
 
 def shuffle(image: torch.Tensor, starts: np.ndarray, edges: np.ndarray, seed: int) -> torch.Tensor:
     clean, out = image.numpy(), image.clone().numpy()
-    keys = window_keys(image.shape[1:], edges, seed)
+    last = np.full(image.shape[1:], -1)
+    states = [int(state) for state in window_seeds(seed, len(starts))]
     for window, (start, edge) in enumerate(zip(starts, edges, strict=True)):
-        box = (slice(None), *(slice(a, a + n) for a, n in zip(start, edge, strict=True)))
-        voxels = clean[box].reshape(len(clean), -1)
-        permutation = np.argsort(keys[window], kind="stable")
-        out[box] = voxels[:, permutation].reshape(out[box].shape)
+        for voxel in voxels_of(start, edge):
+            last[voxel] = window
+    for window, (start, edge) in enumerate(zip(starts, edges, strict=True)):
+        sources = voxels_of(start, edge)
+        for k, voxel in enumerate(voxel for voxel in voxels_of(start, edge) if last[voxel] == window):
+            states[window] = (states[window] * int(MULTIPLIER) + int(INCREMENT)) % 2**64
+            other = k + ((states[window] >> 32) * (len(sources) - k) >> 32)
+            sources[k], sources[other] = sources[other], sources[k]
+            for channel in range(len(out)):
+                out[channel][voxel] = clean[channel][sources[k]]
     return torch.from_numpy(out)
-
-
-def window_keys(shape: tuple[int, ...], edges: np.ndarray, seed: int) -> dict[int, np.ndarray]:
-    """Each window's random keys, one a voxel: drawn batch by batch, with some left over at the end of each row."""
-    shapes = window_shapes(tuple(shape))
-    rng = np.random.default_rng(seed)
-    keys = {}
-    for batch in window_batches(shapes, edges):
-        drawn = draw_keys(rng, (len(batch.windows), shapes.offsets[batch.group].shape[1]), shapes.local_bits)
-        for window, row in zip(batch.windows, drawn, strict=True):
-            keys[int(window)] = row[: edges[window].prod()]
-    return keys
 
 
 def remap(image: torch.Tensor, points: np.ndarray, decreasing: np.ndarray) -> torch.Tensor:

@@ -78,6 +78,45 @@ def test_fast_version_equals_plain_loops(name: str, shape: tuple[int, ...]) -> N
         torch.testing.assert_close(fast, plain, rtol=0, atol=5e-4 if name == "intensity" else 0)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["shuffling", "intensity"])
+def test_inside_boxes_the_values_are_those_of_the_whole(name: str, shape: tuple[int, ...]) -> None:
+    transform, image = TRANSFORMS[name](seed=3), noise(*shape)
+    boxes = OutPainting(seed=1).get_parameters(image=image)
+    params = transform.get_parameters(image=image)
+    whole = transform.apply({"image": image}, **params)["image"]
+    part = transform.apply({"image": image}, **params, inside=(boxes["starts"], boxes["edges"]))["image"]
+    for start, edge in zip(boxes["starts"], boxes["edges"], strict=True):
+        box = (slice(None), *(slice(a, a + n) for a, n in zip(start, edge, strict=True)))
+        assert torch.equal(part[box], whole[box])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_together_are_the_corruptions_one_after_the_other(shape: tuple[int, ...]) -> None:
+    transform, image = RestorationTransform(seed=2, p_flip=0), noise(*shape)
+    for _ in range(8):
+        params = transform.get_parameters(image=image)
+        expected = image
+        for name, parameters in params["corruptions"]:
+            expected = TRANSFORMS[name]().apply({"image": expected}, **parameters)["image"]
+        assert torch.equal(transform.apply({"image": image}, **params)["image"], expected)
+
+
+def test_a_permutation_puts_every_voxel_anywhere_alike() -> None:
+    """One window over the whole patch, 4,000 times: chi-square of where the voxels come from."""
+    image = torch.arange(12.0).reshape(1, 2, 2, 3) / 12
+    starts, edges = np.zeros((1, 3), np.int64), np.array([[2, 2, 3]])
+    counts = np.zeros((12, 12))
+    for seed in range(4000):
+        params = {"starts": starts, "edges": edges, "seed": seed}
+        found = LocalShuffling().apply({"image": image}, **params)["image"]
+        sources = (found * 12).round().int().ravel().tolist()
+        assert sorted(sources) == list(range(12))
+        counts[range(12), sources] += 1
+    expected = 4000 / 12
+    assert ((counts - expected) ** 2 / expected).sum() < 180  # 121 degrees of freedom: 99.96 %
+
+
 def test_table_error_is_at_most_the_change_over_half_a_cell() -> None:
     half = 0.5 / 2**14
     values = noise(1, 30, 30)
