@@ -140,3 +140,69 @@ def inspect() -> None:
         return int(refused)
 
     run(command)
+
+
+def _size(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number or 'all', found {text!r}")
+    return text if text == "all" else int(text)
+
+
+def split() -> None:
+    """``nnUNetv2_genesis_split``: nested label subsets as extra folds."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_genesis_split",
+        description="Adds nested subsets of each fold's training cases to splits_final.json as extra folds, for a "
+        "label-efficiency curve. Validation cases stay the fold's. Existing folds keep their numbers; running it again "
+        "changes nothing. What each number stands for is printed, and stored in genesis_splits.json.",
+    )
+    parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="id(s) or name(s), preprocessed")
+    parser.add_argument("--cases", nargs="+", type=_size, required=True, metavar="N",
+                        help="training cases (patients, with --group_by), e.g. 4 8 16 32 all")  # fmt: skip
+    parser.add_argument("--folds", type=int, default=5, help="subset the first N folds [default: 5]")
+    parser.add_argument("--seed", type=int, default=0, help="which cases come first [default: 0]")
+    parser.add_argument("--group_by", default=None, metavar="REGEX",
+                        help=r"what names the patient at the start of a case's name, e.g. 'patient\d+': subsets, "
+                        "and folds made here, are then by patient")  # fmt: skip
+    args = parser.parse_args()
+
+    def command() -> None:
+        from nnunet_genesis.comparison.folders import dataset_name, nnunet_folder
+        from nnunet_genesis.comparison.subsets import add_subsets, to_text
+
+        base = nnunet_folder("nnUNet_preprocessed")
+        for name in map(dataset_name, args.d):
+            print(name, to_text(add_subsets(base / name, args.cases, args.folds, args.seed, args.group_by)), sep="\n")
+
+    run(command)
+
+
+def report() -> None:
+    """``nnUNetv2_genesis_report``: statistics and figures of nnU-Net's results."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_genesis_report",
+        description="Compares the validation results of all trainers of a data set: Dice and NSD per class with "
+        "bootstrap intervals, paired Wilcoxon tests with Holm's correction, label-efficiency and training curves, "
+        "overlays. Writes report.html (one file, needs no network) and report.csv.",
+    )
+    parser.add_argument("-d", nargs="+", default=[], metavar="DATASET",
+                        help="id or name of data set(s); may be left out with --results")  # fmt: skip
+    parser.add_argument("-o", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--results", type=Path, default=None,
+                        help="folder of DatasetXXX_NAME folders, as of --export [default: nnUNet_results]")  # fmt: skip
+    parser.add_argument("--baseline", default="nnUNetTrainerGenesisScratch", metavar="TRAINER",
+                        help="what the others are tested against [default: nnUNetTrainerGenesisScratch]")  # fmt: skip
+    parser.add_argument("--nsd_tolerance", type=float, default=None, metavar="MM",
+                        help="[default: the median edge of the planned voxels]")  # fmt: skip
+    parser.add_argument("--export", type=Path, default=None, metavar="FOLDER",
+                        help="also write what the report is made from, without images, to be shared")  # fmt: skip
+    args = parser.parse_args()
+    if not args.d and args.results is None:
+        parser.error("give -d, or --results")
+
+    def command() -> None:
+        from nnunet_genesis.comparison.report import write_report
+
+        print(write_report(args.d, args.o, args.results, args.baseline, args.nsd_tolerance, args.export))
+
+    run(command)

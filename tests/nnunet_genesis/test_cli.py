@@ -18,6 +18,8 @@ COMMANDS = {
     "nnUNetv2_genesis_import": "nnunet_genesis.cli:import_",
     "nnUNetv2_genesis_inspect": "nnunet_genesis.cli:inspect",
     "nnUNetv2_genesis_plan": "nnunet_genesis.cli:plan",
+    "nnUNetv2_genesis_report": "nnunet_genesis.cli:report",
+    "nnUNetv2_genesis_split": "nnunet_genesis.cli:split",
     "nnUNetv2_genesis_prepare": "pretraining.__main__:prepare",
     "nnUNetv2_genesis_pretrain": "pretraining.__main__:pretrain",
 }

@@ -1,0 +1,200 @@
+"""The published protocol on a labelled data set: five folds, pretraining, fine-tuning, report; one command.
+
+    python examples/protocol.py /data/Task04_Hippocampus -o out                    # published, on a GPU
+    python examples/protocol.py /data/Task04_Hippocampus -o out --budget cpu --jobs 2
+
+Of each fold, the network is pretrained on the images of the training cases alone, without their labels, and fine-tuned
+on the same cases: scratch, Genesis (encoder) and GenesisFull (encoder and decoder). Label subsets (--cases) start from
+their fold's pretraining. No weight depends on a validation image of its fold: pretraining draws its batches from the
+fold's training cases, and its last checkpoint is used, not its best. (The R² in its log is measured on the validation
+images, and nnU-Net's fingerprint and plan look at all training images of the data set, as they always do.)
+
+Run it again to go on: finished steps are skipped, interrupted ones continue from their last checkpoint.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from protocol_data import dataset_name, download, is_msd, link_or_clear
+from protocol_jobs import Job, cores, run_jobs
+from protocol_options import ARMS, Budget, arguments, budget_of
+from protocol_plans import CONFIGURATION, time_steps, write_small_plans
+
+# Patch and batch of the small plans. A batch of one would take torch's slow convolutions on a CPU.
+SMALL_VOXELS, SMALL_BATCH = 93_000, 2
+
+
+class Protocol:
+    """The jobs of one data set; everything lies under ``args.o``."""
+
+    def __init__(self, args: argparse.Namespace, source: Path):
+        self.args, self.out, self.source = args, args.o.resolve(), source
+        self.dataset = dataset_name(source)
+        self.id = str(int(self.dataset[7:10]))
+        self.budget = budget_of(args)
+        self.small = args.budget == "cpu"
+        self.plans = "nnUNetHalfPlans" if self.small else "nnUNetPlans"
+        self.threads = max(1, cores() // args.jobs)
+        self.environment = self._environment()
+        self.preprocessed = self.out / "nnUNet_preprocessed" / self.dataset
+        self.results = self.out / "nnUNet_results" / self.dataset
+
+    def _environment(self) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if not name.lower().startswith("nnunet_")}
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (self.out / name).mkdir(parents=True, exist_ok=True)
+            environment[name] = str(self.out / name)
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        trainers = subprocess.run(["nnUNetv2_genesis_trainers"], env=environment, check=True, capture_output=True)
+        return environment | {"nnUNet_extTrainer": trainers.stdout.decode().strip()}
+
+    def on_cpu(self) -> dict[str, str]:
+        """What keeps parallel jobs off each other's cores."""
+        if self.args.device != "cpu":
+            return {}
+        threads = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        return threads | {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
+
+    def set_up(self) -> list[Job]:
+        """Raw data, plans, preprocessed data, splits."""
+        raw = self.out / "nnUNet_raw" / self.dataset
+        link_or_clear(self.source, raw.parent)
+        prepare = ["nnUNetv2_plan_and_preprocess", "-d", self.id, "-c", CONFIGURATION, "-np", str(cores())]
+        group = ["--group_by", self.args.group_by] if self.args.group_by else []
+        split = ["nnUNetv2_genesis_split", "-d", self.id, "--cases", *map(str, self.args.cases), "--seed",
+                 str(self.args.seed), "--folds", str(max(self.args.folds) + 1), *group]  # fmt: skip
+        jobs = [
+            Job("plan and preprocess", prepare, self._is_preprocessed),
+            Job("split", split, lambda: all(self.numbers().get((f, c)) is not None for f, c in self.subsets())),
+        ]
+        convert = ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), "-np", str(cores())]
+        return ([Job("convert", convert, (raw / "dataset.json").exists)] if is_msd(self.source) else []) + jobs
+
+    def _is_preprocessed(self) -> bool:
+        folder = self.preprocessed / f"nnUNetPlans_{CONFIGURATION}"
+        cases = list((self.out / "nnUNet_raw" / self.dataset / "labelsTr").glob("[!.]*"))
+        return 0 < len(cases) <= len(list(folder.glob("*.pkl")))
+
+    def subsets(self) -> list[tuple[int, str]]:
+        """(fold, cases), as asked for."""
+        return [(fold, cases) for fold in self.args.folds for cases in self.args.cases]
+
+    def numbers(self) -> dict[tuple[int, str], int]:
+        """(fold, cases) → number of the fold, from nnUNetv2_genesis_split's map."""
+        file = self.preprocessed / "genesis_splits.json"
+        known = json.loads(file.read_text(encoding="utf-8"))["folds"] if file.exists() else {}
+        mine = {number: subset for number, subset in known.items() if subset["seed"] in (None, self.args.seed)}
+        return {(subset["fold"], str(subset["cases"])): int(number) for number, subset in mine.items()}
+
+    def pretraining(self, fold: int) -> Job:
+        """Pretraining on the images of a fold's training cases."""
+        b, final = self.budget, self.final("nnUNetTrainerRestoration", fold)
+        command = ["nnUNetv2_genesis_pretrain", self.id, CONFIGURATION, "-p", self.plans, "-f", str(fold), "-device",
+                   self.args.device, "--epochs", str(b.pretraining_epochs), "--iterations",
+                   str(b.pretraining_iterations), "--lr", str(b.pretraining_lr), "--seed", str(self.args.seed),
+                   "--c"]  # fmt: skip
+        return Job(f"pretrain, fold {fold}", command, final.exists, self.on_cpu())
+
+    def final(self, trainer: str, number: int) -> Path:
+        """A trainer's last checkpoint."""
+        return self.results / f"{trainer}__{self.plans}__{CONFIGURATION}" / f"fold_{number}" / "checkpoint_final.pth"
+
+    def fine_tuning(self, fold: int, cases: str, arm: str, pretrained: Job) -> Job:
+        """Fine-tuning and validation on a fold or its subset."""
+        number, b = self.numbers()[fold, cases], self.budget
+        variables = {"epochs": b.epochs, "iterations": b.iterations, "peak_lr": b.lr}
+        if arm != "scratch":
+            variables["weights"] = self.final("nnUNetTrainerRestoration", fold)
+        command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", ARMS[arm], "-device",
+                   self.args.device, "--c"]  # fmt: skip
+        environment = {f"nnUNet_genesis_{name}": str(value) for name, value in variables.items()}
+        summary = self.final(ARMS[arm], number).parent / "validation" / "summary.json"
+        name = f"{arm}, fold {fold}, {cases} cases"
+        after = () if arm == "scratch" else (pretrained,)
+        return Job(name, command, summary.exists, self.on_cpu() | environment, after)
+
+    def _train(self) -> list[str]:
+        if self.args.device != "cpu":
+            return ["nnUNetv2_train"]
+        # nnUNetv2_train takes all cores on a CPU, whatever OMP_NUM_THREADS says; parallel jobs must share them.
+        code = f"import os; os.cpu_count = lambda: {self.threads}; import nnunetv2.run.run_training as run; "
+        code += "run.run_training_entry()"
+        return [sys.executable, "-c", code]
+
+    def jobs(self) -> list[Job]:
+        """All pretrainings and fine-tunings, fold by fold, with estimated minutes."""
+        step, tile, tiles = time_steps(self.preprocessed, self.plans, self.args.device, self.threads)
+        splits, b = json.loads((self.preprocessed / "splits_final.json").read_text(encoding="utf-8")), self.budget
+        jobs = []
+        for fold in self.args.folds:
+            minutes = b.pretraining_epochs * b.pretraining_iterations * step * 1.1 / 60
+            pretrained = replace(self.pretraining(fold), minutes=minutes)
+            jobs += [pretrained] if set(self.args.arms) - {"scratch"} else []
+            validation = len(splits[fold]["val"]) * tiles * 8 * tile  # 8: mirroring
+            minutes = (b.epochs * b.iterations * step * 1.1 + validation) / 60
+            runs = [(cases, arm) for cases in self.args.cases for arm in self.args.arms]
+            jobs += [replace(self.fine_tuning(fold, *run, pretrained), minutes=minutes) for run in runs]
+        return jobs
+
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """How this run differs from the published protocol: (what, published, here)."""
+        found = [(f.metadata["what"], f.default, getattr(self.budget, f.name)) for f in fields(Budget)]
+        if self.small:
+            found += write_small_plans(self.preprocessed, self.plans, SMALL_VOXELS, SMALL_BATCH, self.args.patch)
+        found += [("folds", list(range(5)), self.args.folds), ("arms", list(ARMS), self.args.arms)]
+        return [row for row in found if row[1] != row[2]]
+
+    def refuse_other_settings(self) -> None:
+        """Results under ``-o`` must all be made alike."""
+        names = ("budget", "seed", "group_by", "patch")
+        settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
+        file = self.out / "protocol.json"
+        if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != settings:
+            other = {name: value for name, value in found.items() if settings.get(name) != value}
+            sys.exit(f"ERROR: {file}: made with {other}. Use the same settings, or another folder with -o.")
+        file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def _print_plan(protocol: Protocol, jobs: Sequence[Job]) -> None:
+    print("\nDifferences from the published protocol:")
+    for what, published, here in protocol.differences():
+        print(f"  {what}: published {published}, here {here}")
+    print("\nEstimated minutes (network and validation; loading comes on top), and state:")
+    for job in jobs:
+        print(f"  {job.minutes:7.1f}  {'done' if job.done() else 'to do'}  {job.name}")
+    total = sum(job.minutes for job in jobs if not job.done()) / 60 / protocol.args.jobs
+    print(f"To do: {total:.1f} hours with --jobs {protocol.args.jobs}\n", flush=True)
+
+
+def _stop(failed: Sequence[str]) -> None:
+    if failed:
+        sys.exit("ERROR: failed: " + "; ".join(failed) + ". What is finished is kept; run the command again to go on.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Set up, print the plan, run it, report."""
+    args = arguments(__doc__, argv)
+    source = download(args.task, args.o / "download") if args.download else args.data
+    protocol = Protocol(args, source.resolve())
+    protocol.refuse_other_settings()
+    _stop(run_jobs(protocol.set_up(), protocol.out, protocol.environment))
+    protocol.differences()  # writes the small plans
+    jobs = protocol.jobs()
+    _print_plan(protocol, jobs)
+    if args.dry_run:
+        return
+    failed = run_jobs(jobs, protocol.out, protocol.environment, args.jobs)
+    report = ["nnUNetv2_genesis_report", "-d", protocol.id, "-o", str(protocol.out / "report")]
+    failed += run_jobs([Job("report", report, lambda: False)], protocol.out, protocol.environment)
+    _stop(failed)
+
+
+if __name__ == "__main__":
+    main()

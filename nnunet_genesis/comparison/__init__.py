@@ -1,0 +1,1 @@
+"""Comparing runs: label subsets of the folds, nnU-Net's results paired and tested, one report."""

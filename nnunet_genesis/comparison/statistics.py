@@ -1,0 +1,92 @@
+"""Means with confidence intervals, paired tests, and Holm's correction; everything seeded."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap, wilcoxon
+
+from nnunet_genesis.comparison.results import KEYS
+from nnunet_genesis.comparison.subsets import group_of
+
+RESAMPLES, SEED = 9999, 0
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Mean with its 95 % bootstrap interval: BCa, or percentiles where BCa isn't defined; NaN below 2 values."""
+    values = np.asarray(values, float)
+    mean = float(values.mean()) if len(values) else float("nan")
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return mean, mean, mean
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the degenerate BCa that is replaced here
+            rng = np.random.default_rng(SEED)
+            limits = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method=method, rng=rng).confidence_interval
+        if np.isfinite(limits).all():
+            break
+    return mean, float(limits.low), float(limits.high)
+
+
+def wilcoxon_p(differences: Sequence[float] | np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN without pairs."""
+    differences = np.asarray(differences, float)
+    if not len(differences):
+        return float("nan")
+    return float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given; NaN stays and doesn't count."""
+    p = np.asarray(p_values, float)
+    tests = np.flatnonzero(~np.isnan(p))
+    order = tests[np.argsort(p[tests], kind="stable")]
+    adjusted = p.copy()
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted
+
+
+def compare(cases: pd.DataFrame, baseline: str, group_by: str | None = None) -> pd.DataFrame:
+    """Every trainer's mean, and its paired difference to the baseline.
+
+    Args:
+        cases: as :func:`nnunet_genesis.comparison.results.dice_table` gives it.
+        baseline: the trainer to compare with, at the same plans, configuration, fold, training cases and case.
+        group_by: pattern of the patient: values are averaged by patient first, because a patient's images aren't
+            independent.
+
+    Returns:
+        One row a plans, configuration, size, class, metric and trainer, in the order of the sizes.
+    """
+    rows = []
+    for key, part in cases.groupby([*KEYS, "label", "metric"], sort=False):
+        wide = part.pivot_table(index=["fold", "seed", "case"], columns="trainer", values="value")
+        common = dict(zip([*KEYS, "label", "metric"], key, strict=True)) | {"train": float(part["train"].mean())}
+        rows += [common | row for row in _arms(wide, baseline, group_by)]
+    frame = pd.DataFrame(rows).sort_values([*KEYS[:2], "train"], kind="stable", ignore_index=True)
+    return frame.assign(p_holm=holm(frame["p"]))
+
+
+def _arms(wide: pd.DataFrame, baseline: str, group_by: str | None) -> list[dict[str, Any]]:
+    def by_unit(values: pd.Series) -> np.ndarray:
+        values = values.dropna()
+        units = [group_of(case, group_by) for case in values.index.get_level_values("case")]
+        return values.groupby(np.array(units, object)).mean().to_numpy()
+
+    rows = []
+    for trainer in sorted(wide.columns, key=lambda name: (name != baseline, name)):
+        values = by_unit(wide[trainer])
+        row: dict[str, Any] = {"trainer": trainer, "n": len(values), "p": float("nan"), "unpaired": 0}
+        row |= dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
+        if trainer != baseline and baseline in wide:
+            difference = by_unit(wide[trainer] - wide[baseline])
+            unpaired = int((wide[trainer].isna() != wide[baseline].isna()).sum())
+            row |= {"pairs": len(difference), "unpaired": unpaired, "p": wilcoxon_p(difference)}
+            names = ("difference", "difference_low", "difference_high")
+            row |= dict(zip(names, mean_interval(difference), strict=True))
+        rows.append(row)
+    return rows
