@@ -1,7 +1,7 @@
 """The loops that neither numpy nor torch has, compiled by numba.
 
 Shuffling visits four million voxels of fifteen thousand windows in a 128³ patch. Vectorised (a sort of random keys
-within each window) that took six times as long; docs/pretraining.md has the figures.
+within each window) that took four to five times as long; docs/pretraining.md has the figures.
 """
 
 from collections.abc import Callable
