@@ -5,9 +5,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup test demo lint bench clean
+.PHONY: help setup test demo lint bench report clean
 help:
-	@echo "make setup | test | demo [DATA=folder] | lint | bench | clean"
+	@echo "make setup | test | demo [DATA=folder] | lint | bench | report | clean"
 
 setup: $(SETUP)
 
@@ -32,6 +32,11 @@ demo: $(SETUP)
 
 bench: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.corruption
+
+# Rebuilds examples/results/*/report from the committed summaries; needs no images.
+report: $(SETUP)
+	for folder in $(sort $(dir $(wildcard examples/results/*/Dataset*))); do \
+		$(BIN)/nnUNetv2_genesis_report --results $$folder -o $${folder}report || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache

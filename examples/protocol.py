@@ -15,8 +15,8 @@ Run it again to go on: finished steps are skipped, interrupted ones continue fro
 import argparse
 import json
 import os
-import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,6 +26,8 @@ from protocol_data import dataset_name, download, is_msd, link_or_clear
 from protocol_jobs import Job, cores, run_jobs
 from protocol_options import ARMS, Budget, arguments, budget_of
 from protocol_plans import CONFIGURATION, time_steps, write_small_plans
+
+from nnunet_genesis.cli import trainers_folder
 
 # Patch and batch of the small plans. A batch of one would take torch's slow convolutions on a CPU.
 SMALL_VOXELS, SMALL_BATCH = 93_000, 2
@@ -52,8 +54,7 @@ class Protocol:
             (self.out / name).mkdir(parents=True, exist_ok=True)
             environment[name] = str(self.out / name)
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        trainers = subprocess.run(["nnUNetv2_genesis_trainers"], env=environment, check=True, capture_output=True)
-        return environment | {"nnUNet_extTrainer": trainers.stdout.decode().strip()}
+        return environment | {"nnUNet_extTrainer": str(trainers_folder())}
 
     def on_cpu(self) -> dict[str, str]:
         """What keeps parallel jobs off each other's cores."""
@@ -143,6 +144,13 @@ class Protocol:
             jobs += [replace(self.fine_tuning(fold, *run, pretrained), minutes=minutes) for run in runs]
         return jobs
 
+    def report(self) -> Job:
+        """The report, made anew every time, and what it is made from, in ``results`` (to be kept: no images, small)."""
+        start, page = time.time(), self.out / "report" / "report.html"
+        command = ["nnUNetv2_genesis_report", "-d", self.id, "-o", str(page.parent), "--export",
+                   str(self.out / "results")]  # fmt: skip
+        return Job("report", command, lambda: page.exists() and page.stat().st_mtime >= start)
+
     def differences(self) -> list[tuple[str, Any, Any]]:
         """How this run differs from the published protocol: (what, published, here)."""
         found = [(f.metadata["what"], f.default, getattr(self.budget, f.name)) for f in fields(Budget)]
@@ -191,9 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         return
     failed = run_jobs(jobs, protocol.out, protocol.environment, args.jobs)
-    report = ["nnUNetv2_genesis_report", "-d", protocol.id, "-o", str(protocol.out / "report")]
-    failed += run_jobs([Job("report", report, lambda: False)], protocol.out, protocol.environment)
-    _stop(failed)
+    _stop(failed + run_jobs([protocol.report()], protocol.out, protocol.environment))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def export_results(name: str, runs: Sequence[Run], subsets_file: Path, target: P
 
 
 def _case(_: str, reference: str, dice: dict[str, float]) -> dict[str, Any]:
-    metrics = {label: {"Dice": round(value, 6)} for label, value in dice.items()}
+    metrics = {label: {"Dice": value} for label, value in dice.items()}
     return {"reference_file": re.split(r"[/\\]", reference)[-1], "metrics": metrics}
 
 

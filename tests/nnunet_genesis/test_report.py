@@ -1,0 +1,102 @@
+"""The report: one self-contained page and one table, from results or from an export of them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK
+
+from nnunet_genesis.comparison.report import write_report
+from nnunet_genesis.errors import GenesisError
+from tests.nnunet_genesis.synthetic_results import GENESIS, SCRATCH, write_run
+
+NAME = "Dataset801_Test"
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnU-Net folders with runs of two trainers, five cases, no images."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    folder = tmp_path / "nnUNet_results" / NAME
+    dice = np.random.default_rng(0).uniform(0.5, 0.8, (5, 2))
+    for trainer, gain in ((SCRATCH, 0.0), (GENESIS, 0.1)):
+        cases = {f"case{i}": (float(a + gain), float(b + gain)) for i, (a, b) in enumerate(dice)}
+        write_run(folder, trainer, 0, cases, (0.1, 0.5))
+    return tmp_path / "nnUNet_results"
+
+
+def add_images(results: Path) -> None:
+    """References of both classes; Scratch's prediction is one voxel off, Genesis' is perfect."""
+    labels = np.zeros((6, 12, 12), np.uint8)
+    labels[1:5, 3:9, 3:9], labels[2:4, 5:7, 5:7] = 1, 2
+    raw = results.parent / "nnUNet_raw" / NAME
+    for folder, array, suffix in [
+        (raw / "labelsTr", labels, ""),
+        (raw / "imagesTr", labels.astype(np.float32), "_0000"),
+        (results / NAME / f"{SCRATCH}__nnUNetPlans__3d_fullres/fold_0/validation", np.roll(labels, 1, 1), ""),
+        (results / NAME / f"{GENESIS}__nnUNetPlans__3d_fullres/fold_0/validation", labels, ""),
+    ]:
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in range(5):
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(folder / f"case{case}{suffix}.nii.gz"))
+
+
+def test_an_export_gives_the_same_table_without_images_and_paths(results, tmp_path):
+    add_images(results)
+    page = write_report(["801"], tmp_path / "one", export=tmp_path / "export", tolerance=0.5).read_text()
+    assert "Best, median and worst case" in page
+    again = write_report([], tmp_path / "two", results=tmp_path / "export", tolerance=0.5).read_text()
+    assert "No overlay figure" in again
+    assert (tmp_path / "one/report.csv").read_bytes() == (tmp_path / "two/report.csv").read_bytes()
+    rows = pd.read_csv(tmp_path / "one/report.csv").set_index(["metric", "trainer", "class_name"])
+    assert rows.loc["NSD", GENESIS, "organ"]["mean"] == 1
+    assert 0 < rows.loc["NSD", SCRATCH, "organ"]["mean"] < 1
+    assert rows.loc["Dice", GENESIS, "mean of classes"]["difference"] == pytest.approx(0.1)
+    texts = [file.read_text() for file in (tmp_path / "export").rglob("*") if file.is_file()]
+    assert not any("/data/" in text or "secret" in text for text in texts)
+
+
+def test_the_page_is_self_contained_and_always_the_same(results, tmp_path):
+    page = write_report([NAME], tmp_path / "report").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page) == []
+    assert "http" not in page
+    assert page == write_report([NAME], tmp_path / "again").read_text()
+
+
+def test_names_are_text_in_the_page(results, tmp_path):
+    for file in (results / NAME).glob("*/dataset.json"):
+        file.write_text(file.read_text().replace("organ", EVIL.replace("/", "\\/")))
+    folder = results / NAME / f"nnUNetTrainer{EVIL.replace('/', '')}__nnUNetPlans__3d_fullres" / "fold_all/validation"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("{}")
+    page = write_report([NAME], tmp_path / "report").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_several_data_sets_in_one_report(results, tmp_path):
+    write_run(results / "Dataset802_Other", SCRATCH, 0, {"a": (0.5, 0.5)})
+    write_report(["801", "802"], tmp_path / "report")
+    assert set(pd.read_csv(tmp_path / "report/report.csv")["dataset"]) == {NAME, "Dataset802_Other"}
+
+
+def test_nsd_of_another_tolerance_is_not_taken(results, tmp_path):
+    add_images(results)
+    write_report([NAME], tmp_path / "one", export=tmp_path / "export")
+    page = write_report([], tmp_path / "two", results=tmp_path / "export", tolerance=9).read_text()
+    assert "none is stored for a tolerance of 9 mm" in page
+    assert "NSD" not in set(pd.read_csv(tmp_path / "two/report.csv")["metric"])
+
+
+def test_without_results_it_says_what_to_do(results, tmp_path):
+    (results / "Dataset803_Empty").mkdir()
+    with pytest.raises(GenesisError, match=r"Dataset803_Empty: expected .*summary.json, found none\. Train first"):
+        write_report(["803"], tmp_path / "report")
+    with pytest.raises(GenesisError, match="expected folders DatasetXXX_NAME"):
+        write_report([], tmp_path / "report", results=tmp_path / "export")
+    with pytest.raises(GenesisError, match="-d 899"):
+        write_report(["899"], tmp_path / "report")
