@@ -5,15 +5,9 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-# nnssl's name for a ResidualEncoderUNet of this size.
-RES_ENC_L = {
-    "n_stages": 6,
-    "features_per_stage": [32, 64, 128, 256, 320, 320],
+# What nnU-Net's planners choose for 3D networks; LeakyReLU's slope is torch's default, 0.01.
+OPERATIONS = {
     "conv_op": "torch.nn.modules.conv.Conv3d",
-    "kernel_sizes": [[3, 3, 3]] * 6,
-    "strides": [[1, 1, 1], *[[2, 2, 2]] * 5],
-    "n_blocks_per_stage": [1, 3, 4, 6, 6, 6],
-    "n_conv_per_stage_decoder": [1] * 5,
     "conv_bias": True,
     "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
     "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -21,6 +15,17 @@ RES_ENC_L = {
     "dropout_op_kwargs": None,
     "nonlin": "torch.nn.LeakyReLU",
     "nonlin_kwargs": {"inplace": True},
+}
+
+# nnssl's name for a ResidualEncoderUNet of this size.
+RES_ENC_L = {
+    "n_stages": 6,
+    "features_per_stage": [32, 64, 128, 256, 320, 320],
+    "kernel_sizes": [[3, 3, 3]] * 6,
+    "strides": [[1, 1, 1], *[[2, 2, 2]] * 5],
+    "n_blocks_per_stage": [1, 3, 4, 6, 6, 6],
+    "n_conv_per_stage_decoder": [1] * 5,
+    **OPERATIONS,
 }
 
 # key_to_stem and the block of keys_to_in_proj, as the classes define them; key_to_encoder is the same for all.

@@ -142,7 +142,8 @@ def inspect() -> None:
     run(command)
 
 
-def _size(text: str) -> int | str:
+def number_or_all(text: str) -> int | str:
+    """An argument that is a number or ``all``."""
     if text != "all" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number or 'all', found {text!r}")
     return text if text == "all" else int(text)
@@ -157,7 +158,7 @@ def split() -> None:
         "changes nothing. What each number stands for is printed, and stored in genesis_splits.json.",
     )
     parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="id(s) or name(s), preprocessed")
-    parser.add_argument("--cases", nargs="+", type=_size, required=True, metavar="N",
+    parser.add_argument("--cases", nargs="+", type=number_or_all, required=True, metavar="N",
                         help="training cases (patients, with --group_by), e.g. 4 8 16 32 all")  # fmt: skip
     parser.add_argument("--folds", type=int, default=5, help="subset the first N folds [default: 5]")
     parser.add_argument("--seed", type=int, default=0, help="which cases come first [default: 0]")
@@ -167,8 +168,8 @@ def split() -> None:
     args = parser.parse_args()
 
     def command() -> None:
-        from nnunet_genesis.comparison.folders import dataset_name, nnunet_folder
         from nnunet_genesis.comparison.subsets import add_subsets, to_text
+        from nnunet_genesis.folders import dataset_name, nnunet_folder
 
         base = nnunet_folder("nnUNet_preprocessed")
         for name in map(dataset_name, args.d):

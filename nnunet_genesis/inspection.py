@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -19,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import dataset_name, nnunet_folder
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import Network, source_network, target_network
@@ -59,8 +58,9 @@ def inspect_weights(
 def _read(path: Path) -> tuple[GenesisWeights, bool]:
     """The weights, and whether they are in a foreign format."""
     source = importers.read(path)
-    converted = importers.convert(source)
-    return checkpoint.check(converted.checkpoint, path), "genesis" not in source.content
+    foreign = importers.detect(source.content) != "genesis"
+    content = importers.convert(source).checkpoint if foreign else dict(source.content)
+    return checkpoint.check(content, path), foreign
 
 
 def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
@@ -165,13 +165,7 @@ def planned_network(dataset: str, configuration: str, plans_name: str) -> Networ
 
 
 def _planned(dataset: str, plans_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not nnUNet_preprocessed.is_set():
-        raise GenesisError("nnUNet_preprocessed is not set; expected the folder of the planned data sets. Export it.")
-    try:
-        name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
-    except RuntimeError as error:
-        raise GenesisError(f"Data set {dataset!r}: {error} Check -d and nnUNet_preprocessed.") from error
-    folder = Path(str(nnUNet_preprocessed)) / name
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset, f"Data set {dataset!r}")
     file = folder / f"{plans_name}.json"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"

@@ -93,8 +93,11 @@ def _take(stack: list[Any], operation: pickletools.OpcodeInfo) -> list[int]:
     return taken
 
 
-def tensor_problem(value: Any) -> str | None:
-    """What is wrong with a tensor of a stranger's file, or None; costs no more memory than the tensor has in truth."""
+def tensor_problem(value: Any, finite: set[Any] | None = None) -> str | None:
+    """What is wrong with a tensor of a stranger's file, or None; costs no more memory than the tensor has in truth.
+
+    ``finite`` collects what was found finite: nnU-Net's state dict holds most tensors under four names.
+    """
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}"
     plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided and not value.is_nested
@@ -104,12 +107,15 @@ def tensor_problem(value: Any) -> str | None:
         return "is a tensor without values"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"claims the shape {list(value.shape)} but holds {value.untyped_storage().nbytes()} bytes"
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    seen, key = set() if finite is None else finite, (value.data_ptr(), value.shape, value.stride(), value.dtype)
+    if key not in seen and value.is_floating_point() and not bool(torch.isfinite(value).all()):
         return "holds values that are not finite"
+    seen.add(key)
     return None
 
 
 def first_problem(weights: Mapping[Any, Any]) -> tuple[str, str, int] | None:
     """Name and problem of the first bad tensor, and how many more there are."""
-    problems = [(str(name), problem) for name, value in weights.items() if (problem := tensor_problem(value))]
+    finite: set[Any] = set()
+    problems = [(str(name), problem) for name, value in weights.items() if (problem := tensor_problem(value, finite))]
     return (*problems[0], len(problems) - 1) if problems else None

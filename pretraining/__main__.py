@@ -5,7 +5,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from nnunet_genesis.cli import run
+from nnunet_genesis.cli import number_or_all, run
 
 LEFT_OUT_STATUS = 3
 
@@ -48,12 +48,6 @@ def prepare() -> None:
     run(command)
 
 
-def _fold(text: str) -> int | str:
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number or 'all', found {text!r}")
-    return text if text == "all" else int(text)
-
-
 def pretrain() -> None:
     """``nnUNetv2_genesis_pretrain``: restoration pretraining on a prepared data set."""
     parser = argparse.ArgumentParser(
@@ -64,7 +58,9 @@ def pretrain() -> None:
     parser.add_argument("dataset_name_or_id", help="e.g. 701 or Dataset701_ChestCT")
     parser.add_argument("configuration", help="3d_fullres or 3d_lowres")
     parser.add_argument("-p", default="nnUNetPlans", help="plans [default: nnUNetPlans]")
-    parser.add_argument("-f", type=_fold, default=0, help="fold: only its training cases are used; or all [default: 0]")
+    parser.add_argument(
+        "-f", type=number_or_all, default=0, help="fold: only its training cases are used; or all [default: 0]"
+    )
     parser.add_argument("-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[default: cuda]")
     parser.add_argument("-num_gpus", type=int, default=1, help="processes on this machine [default: 1]")
     parser.add_argument("--epochs", type=int, help="[default: 1000]")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
-from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import nnunet_folder
 from pretraining.intensity_range import save_ranges, stored_ranges
 from pretraining.preparation import planning
 from pretraining.preparation.dataset import no_usable_scan, plan_dataset
@@ -69,9 +69,7 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
 
 
 def _base_folder(options: PrepareOptions) -> Path:
-    if not nnUNet_preprocessed.is_set():
-        raise GenesisError("nnUNet_preprocessed is not set. Set it to the folder for preprocessed data sets.")
-    root = Path(nnUNet_preprocessed)
+    root = nnunet_folder("nnUNet_preprocessed")
     others = [f.name for f in root.glob(f"Dataset{options.dataset_id:03d}_*") if f.name != options.dataset_name]
     if others:
         raise GenesisError(f"-d {options.dataset_id}: {root} has {others[0]} already. Choose another id, or that name.")

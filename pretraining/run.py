@@ -8,12 +8,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.run.run_training import find_free_network_port
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import dataset_name, nnunet_folder
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration
 
@@ -118,10 +117,7 @@ def _final_checkpoint(dataset: str, configuration: str, plans_name: str, fold: i
 
 
 def _base_folder(dataset: str) -> Path:
-    try:
-        return Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as error:
-        raise GenesisError(f"Data set {dataset!r}: {error}") from error
+    return nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset, f"Data set {dataset!r}")
 
 
 def _check(dataset: str, configuration: str, plans_name: str, device: torch.device, num_gpus: int) -> None:

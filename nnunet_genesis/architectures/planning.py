@@ -9,12 +9,13 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
 from nnunet_genesis.architectures.planner import PLANS_NAME, GenesisUNet3DPlanner
 from nnunet_genesis.checkpoint import GenesisWeights, load_weights
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import dataset_name, nnunet_folder
 
 
 def plan_genesis_unet3d(
@@ -105,17 +106,9 @@ def summary(file: Path) -> str:
 
 
 def _dataset_name(dataset: str) -> str:
-    for path in (nnUNet_raw, nnUNet_preprocessed):
-        if not path.is_set():
-            raise GenesisError(
-                f"{path.env_var_name} is not set; expected the folder of nnU-Net's data sets. Set it: export "
-                f"{path.env_var_name}=/path/to/{path.env_var_name}"
-            )
-    try:
-        name = str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError) as error:
-        raise GenesisError(f"-d {dataset}: {error}") from error
-    file = Path(nnUNet_raw) / name / "dataset.json"
+    raw, _ = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
+    name = dataset_name(dataset)
+    file = raw / name / "dataset.json"
     if not file.is_file():
         raise GenesisError(
             f"{file}: no such file; planning needs the raw, labelled data set. Correct -d or nnUNet_raw. (Scans "

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nnunet_genesis.comparison.folders import read_json
 from nnunet_genesis.comparison.results import KEYS, Run
+from nnunet_genesis.folders import read_json
 
 EPOCH = re.compile(r": Epoch (\d+)\s*$")
 PSEUDO_DICE = re.compile(r": Pseudo dice \[(.*)\]")
 NUMBER = re.compile(r"(?<![\w.])(?:nan|\d+\.?\d*(?:e[-+]?\d+)?)")  # not the 32 of np.float32(0.5)
-NNUNET_ITERATIONS = 250
 
 
 def pseudo_dice(run: Run) -> list[float]:
@@ -31,12 +30,10 @@ def pseudo_dice(run: Run) -> list[float]:
     return [value for _, value in sorted(found.items())]
 
 
-def iterations(run: Run) -> int:
-    """Training iterations an epoch, as nnU-Net's ``debug.json`` records them."""
+def iterations(run: Run) -> int | None:
+    """Training iterations an epoch, as nnU-Net's ``debug.json`` records them; ``None`` without that file."""
     file = run.folder / "debug.json"
-    return (
-        int(read_json(file).get("num_iterations_per_epoch", NNUNET_ITERATIONS)) if file.exists() else NNUNET_ITERATIONS
-    )
+    return int(read_json(file)["num_iterations_per_epoch"]) if file.exists() else None
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -49,10 +46,15 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def curves_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run and epoch: the columns of :meth:`Run.key`, iteration (at its end) and smoothed pseudo-Dice."""
+    """One row a run and epoch: the columns of :meth:`Run.key`, iteration (at its end) and smoothed pseudo-Dice.
+
+    Runs whose :func:`iterations` aren't known are left out.
+    """
     rows = []
     for run in runs:
         step = iterations(run)
+        if step is None:
+            continue
         for epoch, value in enumerate(smooth(pseudo_dice(run)), start=1):
             rows.append(run.key() | {"iteration": epoch * step, "pseudo_dice": value})
     return pd.DataFrame(rows)

@@ -13,11 +13,11 @@ from nnunet_genesis.checkpoint import atomic_path
 from nnunet_genesis.comparison import curves, figures, statistics
 from nnunet_genesis.comparison.cases import overlay_figure
 from nnunet_genesis.comparison.export import export_results
-from nnunet_genesis.comparison.folders import SUBSETS, dataset_name, nnunet_folder
 from nnunet_genesis.comparison.results import KEYS, MEAN, Run, class_names, dice_table, find_runs, spacing_of, table
 from nnunet_genesis.comparison.subsets import read_map
 from nnunet_genesis.comparison.surface import nsd_of_run
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import SUBSETS, dataset_name, nnunet_folder
 
 BASELINE = "nnUNetTrainerGenesisScratch"
 
@@ -107,6 +107,11 @@ def _dataset(folder: Path, baseline: str, tolerance: float | None, export: Path 
     rows, curve = statistics.compare(cases, baseline, subsets.group_by), curves.curves_table(runs)
     labels = class_names(runs[0].dataset_json)
     reached = curves.reached(curve, baseline)
+    remarks += [
+        f"{run.folder.parent.name}/{run.folder.name}: not among the training curves; its debug.json isn't there."
+        for run in runs
+        if curves.iterations(run) is None
+    ]
     report = DatasetReport(folder.name, rows, reached, baseline, subsets.group_by, tolerance, labels, remarks)
     if baseline not in set(rows["trainer"]):
         remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")

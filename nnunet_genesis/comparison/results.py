@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_genesis.comparison.folders import read_json
 from nnunet_genesis.comparison.subsets import ALL, Subset, SubsetMap
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import read_json
 
 MEAN = "mean"  # of a case's classes
 KEYS = ["plans", "configuration", "cases"]  # what two arms must share to be compared
 NO_SEED = -1
+NNUNET_FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,11 @@ def find_runs(folder: Path, subsets: SubsetMap) -> tuple[list[Run], list[str]]:
             remarks.append(f"{run_folder.parent.name}/{run_folder.name}: left out, it was validated on training cases.")
             continue
         trainer, plans, configuration = names
+        if int(number) not in subsets.folds and int(number) >= NNUNET_FOLDS:
+            remarks.append(
+                f"{run_folder.parent.name}/{run_folder.name}: genesis_splits.json doesn't know this fold; taken as a "
+                "fold of its own with all of its training cases."
+            )
         subset = subsets.folds.get(int(number), Subset(int(number), ALL, None, 0))
         runs.append(Run(run_folder, trainer, plans, configuration, subset))
     return runs, remarks

@@ -14,8 +14,8 @@ import numpy as np
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_genesis.checkpoint import atomic_path
-from nnunet_genesis.comparison.folders import SPLITS, SUBSETS, read_json
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import SPLITS, SUBSETS, read_json
 
 ALL = "all"
 Split = dict[str, list[str]]

@@ -11,8 +11,8 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 from nnunet_genesis.checkpoint import atomic_path
-from nnunet_genesis.comparison.folders import read_json
 from nnunet_genesis.comparison.results import Run
+from nnunet_genesis.folders import read_json
 
 FILE = "genesis_nsd.json"
 

@@ -5,15 +5,13 @@ from typing import Any
 
 import torch
 
-from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.importers.architecture import GENESIS
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.layout import Layout, layout, place, reverse_axes, shapes
-from nnunet_genesis.importers.record import GENESIS_CITATIONS, GENESIS_LICENCE, hounsfield, minimal_plans, record
+from nnunet_genesis.importers.record import authors_description, hounsfield
 from nnunet_genesis.importers.source import Source, Tensors, tensors
 
-# As published (Zhou et al., Medical Image Analysis 2021): 64×64×32 crops, HU clipped to ±1000 and scaled to [0, 1].
-PATCH_SIZE = [64, 64, 32]  # voxels (x, y, z)
+# As published (Zhou et al., Medical Image Analysis 2021): HU clipped to ±1000 and scaled to [0, 1].
 NORMALIZATION = hounsfield(mean=-1000.0, std=2000.0)
 LEVELS = 4
 HEAD = f"decoder.seg_layers.{LEVELS - 2}"
@@ -106,14 +104,6 @@ def other_heads(wanted: Layout) -> Tensors:
 
 def description(source: Source, format_name: str, keep_axes: bool, norm_eps: float = 1e-5) -> dict[str, Any]:
     """Record and adaptation plan."""
-    patch = PATCH_SIZE if keep_axes else PATCH_SIZE[::-1]
-    genesis = record(
-        minimal_plans("Genesis_Chest_CT", architecture(norm_eps), patch, NORMALIZATION),
-        source.describe(format_name),
-        method="restoration (Models Genesis), the authors' weights",
-        channel_names={"0": "CT"},
-        licence=GENESIS_LICENCE,
-        citations=GENESIS_CITATIONS,
-        axis_order="xyz" if keep_axes else "zyx",
-    )
-    return {"genesis": genesis, "nnssl_adaptation_plan": adaptation_plan(genesis, input_channels=1)}
+    method = "restoration (Models Genesis), the authors' weights"
+    imported, network = source.describe(format_name), architecture(norm_eps)
+    return authors_description(imported, "Genesis_Chest_CT", method, network, NORMALIZATION, keep_axes)

@@ -1,6 +1,6 @@
 """A checkpoint of nnssl (OpenMind's ``ResEncL`` and others of its U-Nets)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nnunet_genesis.adaptation_plan import RES_ENC_L, adaptation_plan
@@ -13,7 +13,7 @@ from nnunet_genesis.importers.source import Source, Tensors, plain, tensors
 from nnunet_genesis.importers.variable import own_layout, refuse_2d
 
 PLAN = "nnssl_adaptation_plan"
-_DEFAULT_PATCH = [160, 160, 160]  # only where the file states none; it is shown, and no weight depends on it
+_DEFAULT_PATCH = [160, 160, 160]  # OpenMind's; only where the file states none, which a note says
 
 
 def convert(source: Source) -> Imported:
@@ -42,9 +42,7 @@ def convert(source: Source) -> Imported:
         shapes([key for key in found if key in kept.shapes], found),
         {key: why for key in found if key not in kept.shapes},
         {},
-        (f"The checkpoint has no decoder of nnU-Net's: {len(missing)} tensors are left to initialisation.",)
-        if missing
-        else (),
+        tuple(_notes(missing, stated=_patch(plan, configuration) is not None)),
     )
 
 
@@ -100,14 +98,17 @@ def _record(
     plan: Mapping[str, Any],
     inputs: int,
 ) -> dict[str, Any]:
-    patch = _triple(plan.get("recommended_downstream_patchsize")) or _triple(configuration.get("patch_size"))
     normalization = {
         "schemes": ["ZScoreNormalization"] * inputs,
         "use_mask_for_norm": [False] * inputs,
         "foreground_intensity_properties_per_channel": {},
     }
     plans = minimal_plans(
-        f"nnssl_{name}", architecture, patch or _DEFAULT_PATCH, normalization, _triple(configuration.get("spacing"))
+        f"nnssl_{name}",
+        architecture,
+        _patch(plan, configuration) or _DEFAULT_PATCH,
+        normalization,
+        _triple(configuration.get("spacing")),
     )
     trainer = source.content.get("trainer_name")
     return record(
@@ -118,6 +119,17 @@ def _record(
         licence="not stated in the file",
         citations=citations(plain(source.content.get("citations"), source.path)),
     )
+
+
+def _patch(plan: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[Any] | None:
+    return _triple(plan.get("recommended_downstream_patchsize")) or _triple(configuration.get("patch_size"))
+
+
+def _notes(missing: list[str], stated: bool) -> Iterator[str]:
+    if missing:
+        yield f"The checkpoint has no decoder of nnU-Net's: {len(missing)} tensors are left to initialisation."
+    if not stated:
+        yield f"The checkpoint states no patch size; {_DEFAULT_PATCH} is recorded, on which no weight depends."
 
 
 def _triple(value: Any) -> list[Any] | None:

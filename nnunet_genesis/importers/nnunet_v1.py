@@ -5,17 +5,16 @@ from typing import Any
 
 import torch
 
-from nnunet_genesis.adaptation_plan import adaptation_plan
+from nnunet_genesis.adaptation_plan import OPERATIONS
 from nnunet_genesis.importers.architecture import PLAIN
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.layout import layout, place, reverse_axes, shapes
-from nnunet_genesis.importers.record import GENESIS_CITATIONS, GENESIS_LICENCE, hounsfield, minimal_plans, record
+from nnunet_genesis.importers.record import authors_description, hounsfield
 from nnunet_genesis.importers.source import Source, Tensors, tensors
 
 # As published (Zhou et al., Medical Image Analysis 2021, and the released file); axes (x, y, z).
 STAGES = 6
 STRIDES = [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 2, 2]]
-PATCH_SIZE = [64, 64, 32]  # voxels (x, y, z); stated for the original network, taken to hold here too
 NORMALIZATION = hounsfield(mean=-775.8457, std=251.9326)
 OUTPUTS = 2
 
@@ -38,13 +37,23 @@ def convert(source: Source, keep_axes: bool = False) -> Imported:
     wanted = layout(architecture(reverse=False), 1, OUTPUTS, source.path)
     mapped = {new: state[old] for old, new in names.items() if new in wanted.shapes}
     filled = _zero_biases(mapped)
-    origin = {new: old for old, new in names.items() if new} | {name: v1_name(name) for name in wanted.shapes}
+    origin = {name: v1_name(name) for name in wanted.shapes}
     weights = place(mapped | filled, wanted, source.path, origin)
     if not keep_axes:
         weights = reverse_axes(weights)
     placed = [old for old, new in names.items() if new in mapped]
     return Imported(
-        {"network_weights": weights, **_description(source, keep_axes)},
+        {
+            "network_weights": weights,
+            **authors_description(
+                source.describe("nnunet_v1"),
+                "genesis_nnunet_luna16_006",
+                "restoration (Models Genesis), the authors' weights for nnU-Net v1",
+                architecture(not keep_axes),
+                NORMALIZATION,
+                keep_axes,
+            ),
+        },
         shapes(placed, state),
         {name: "unknown to this format" for name in state if name not in placed},
         {name: "zeros: nnU-Net v1 has no bias here" for name in filled},
@@ -59,18 +68,11 @@ def architecture(reverse: bool) -> dict[str, Any]:
         "arch_kwargs": {
             "n_stages": STAGES,
             "features_per_stage": [32, 64, 128, 256, 320, 320],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * STAGES,
             "strides": [stride[::-1] if reverse else stride for stride in STRIDES],
             "n_conv_per_stage": [2] * STAGES,
             "n_conv_per_stage_decoder": [2] * (STAGES - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"negative_slope": 1e-2, "inplace": True},
+            **OPERATIONS,
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
@@ -121,18 +123,3 @@ def _zero_biases(mapped: Tensors) -> Tensors:
         elif name.startswith("decoder.seg_layers.") and value.ndim == 5:
             zeros[name.replace(".weight", ".bias")] = torch.zeros(value.shape[0])
     return zeros
-
-
-def _description(source: Source, keep_axes: bool) -> dict[str, Any]:
-    patch = PATCH_SIZE if keep_axes else PATCH_SIZE[::-1]
-    plans = minimal_plans("genesis_nnunet_luna16_006", architecture(not keep_axes), patch, NORMALIZATION)
-    genesis = record(
-        plans,
-        source.describe("nnunet_v1"),
-        method="restoration (Models Genesis), the authors' weights for nnU-Net v1",
-        channel_names={"0": "CT"},
-        licence=GENESIS_LICENCE,
-        citations=GENESIS_CITATIONS,
-        axis_order="xyz" if keep_axes else "zyx",
-    )
-    return {"genesis": genesis, "nnssl_adaptation_plan": adaptation_plan(genesis, input_channels=1)}

@@ -5,18 +5,23 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_genesis.checkpoint import SCHEMA_VERSION, software_versions
+from nnunet_genesis.adaptation_plan import adaptation_plan
+from nnunet_genesis.checkpoint import CITATIONS, SCHEMA_VERSION, software_versions
 
 CONFIGURATION = "3d_fullres"
 
 GENESIS_CITATIONS = [
-    "Zhou Z, Sodha V, Pang J, Gotway MB, Liang J. Models Genesis. Medical Image Analysis 67 (2021) 101840. "
-    "doi:10.1016/j.media.2020.101840",
+    CITATIONS[0],
     "Zhou Z, Sodha V, Rahman Siddiquee MM, et al. Models Genesis: Generic Autodidactic Models for 3D Medical Image "
     "Analysis. MICCAI 2019. doi:10.1007/978-3-030-32251-9_42",
 ]
 # The authors' release is under a non-commercial licence.
 GENESIS_LICENCE = "non-commercial, as given by the authors of Models Genesis"
+PATCH_SIZE = [
+    64,
+    64,
+    32,
+]  # the authors' crops in voxels (x, y, z); stated for the original network, taken to hold for all
 
 
 def minimal_plans(
@@ -94,3 +99,25 @@ def record(
         "citations": list(citations),
         "imported": dict(imported),
     }
+
+
+def authors_description(
+    imported: Mapping[str, str],
+    name: str,
+    method: str,
+    architecture: Mapping[str, Any],
+    normalization: Mapping[str, Any],
+    keep_axes: bool,
+) -> dict[str, Any]:
+    """Record and adaptation plan of one of the authors' files: one CT channel, axes (x, y, z) or reversed."""
+    patch = PATCH_SIZE if keep_axes else PATCH_SIZE[::-1]
+    genesis = record(
+        minimal_plans(name, architecture, patch, normalization),
+        imported,
+        method=method,
+        channel_names={"0": "CT"},
+        licence=GENESIS_LICENCE,
+        citations=GENESIS_CITATIONS,
+        axis_order="xyz" if keep_axes else "zyx",
+    )
+    return {"genesis": genesis, "nnssl_adaptation_plan": adaptation_plan(genesis, input_channels=1)}

@@ -46,16 +46,11 @@ def read(path: str | Path) -> Source:
     """
     path = Path(path)
     content = keras_file.read(path) if keras_file.is_hdf5(path) else checkpoint.load(path)
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return Source(path, content, digest.hexdigest())
-
-
-def _digest(file: Any) -> Any:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
 
 
 def tensors(source: Source, key: str) -> Tensors:
@@ -70,8 +65,9 @@ def tensors(source: Source, key: str) -> Tensors:
             f"{source.path}: expected a state dict under {key!r}, found {type(state).__name__} (keys: "
             f"{', '.join(map(str, list(source.content)[:8]))}). The file is damaged or of another format (--format)."
         )
+    finite: set[Any] = set()
     for name, value in state.items():
-        problem = tensor_problem(value) if isinstance(name, str) else "has a name that is no text"
+        problem = tensor_problem(value, finite) if isinstance(name, str) else "has a name that is no text"
         if problem:
             raise GenesisError(
                 f"{source.path}: {name!r} {problem}; expected a dense tensor of finite numbers. The file is damaged "

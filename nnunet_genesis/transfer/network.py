@@ -95,7 +95,7 @@ def source_network(weights: GenesisWeights) -> Network:
         manager = PlansManager(plans).get_configuration(record["configuration"])
         channel_names = record["data"]["channel_names"]
         network = _network(plans, manager, channel_names, shapes, record["spacing"], record["axis_order"])
-        _check(network, record["axis_order"])
+        _check(network)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise GenesisError(
             f"{weights.path}: its Genesis record is damaged or incomplete ({type(error).__name__}: {error}). Expected "
@@ -136,12 +136,12 @@ def _window(properties: Mapping[str, float]) -> Window:
     return Window(mean, max(sd, 1e-8), lowest, highest)  # as CTNormalization
 
 
-def _check(network: Network, axes: str) -> None:
+def _check(network: Network) -> None:
     stages = 1 + max((int(found[1]) for name in network.shapes if (found := _STAGE.match(name))), default=-1)
     if stages != len(network.strides):
         raise ValueError(f"{len(network.strides)} strides for {stages} encoder stages")
-    if sorted(axes) != ["x", "y", "z"]:
-        raise ValueError(f"axis_order {axes!r}")
+    if sorted(network.axis_order) != ["x", "y", "z"]:
+        raise ValueError(f"axis_order {network.axis_order!r}")
     if any(len(stride) != 3 or min(stride) < 1 for stride in network.strides):
         raise ValueError(f"strides {network.strides}")
     if network.spacing is not None and (len(network.spacing) != 3 or not min(network.spacing) > 0):

@@ -12,12 +12,12 @@ from typing import Any
 import nnunetv2
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import dataset_name, nnunet_folder
 from pretraining.preparation.options import PrepareOptions
 
 DEFAULT_PLANNER = "ExperimentPlanner"
@@ -61,10 +61,7 @@ def like_folder(options: PrepareOptions) -> Path:
     Raises:
         GenesisError: it or its plans aren't there.
     """
-    try:
-        folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(options.like)
-    except (RuntimeError, ValueError) as error:
-        raise GenesisError(f"--like {options.like}: {error}") from error
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(str(options.like), f"--like {options.like}")
     missing = [
         name
         for name in (f"{options.plans_name}.json", "dataset.json", "dataset_fingerprint.json")

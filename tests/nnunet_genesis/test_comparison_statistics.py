@@ -1,69 +1,115 @@
-"""Label subsets and the report, on the committed results of real runs."""
+"""Statistics and surface Dice of the report, against values worked out by hand."""
 
-import csv
-import json
-import statistics
-from pathlib import Path
-
+import numpy as np
+import pandas as pd
 import pytest
 
-from nnunet_genesis.comparison.report import write_report
-from nnunet_genesis.comparison.subsets import add_subsets
-from nnunet_genesis.errors import GenesisError
-
-RESULTS = Path(__file__).resolve().parents[2] / "examples" / "results" / "hippocampus"
-
-
-def splits(folder: Path) -> list[dict]:
-    return json.loads((folder / "splits_final.json").read_text())
+from nnunet_genesis.comparison.curves import curves_table
+from nnunet_genesis.comparison.results import find_runs
+from nnunet_genesis.comparison.statistics import compare, holm, mean_interval, wilcoxon_p
+from nnunet_genesis.comparison.subsets import SubsetMap
+from nnunet_genesis.comparison.surface import nsd
+from tests.nnunet_genesis.synthetic_results import GENESIS, SCRATCH, write_run
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    cases = [f"case{number:02d}" for number in range(20)]
-    folds = [{"train": cases[:part] + cases[part + 4 :], "val": cases[part : part + 4]} for part in range(0, 20, 4)]
-    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
-    return tmp_path
+def test_wilcoxon_of_five_equal_signs_is_one_in_sixteen():
+    assert wilcoxon_p([1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)
+    assert wilcoxon_p([0, 0]) == 1
+    assert np.isnan(wilcoxon_p([]))
 
 
-def test_subsets_are_nested_and_existing_folds_stay(folder):
-    before = splits(folder)
-    add_subsets(folder, [4, 8], 2, 0, None)
-    after = splits(folder)
-    assert after[:5] == before
-    assert len(after) == 9
-    known = json.loads((folder / "genesis_splits.json").read_text())["folds"]
-    for number, subset in known.items():
-        fold = after[int(number)]
-        assert fold["val"] == before[subset["fold"]]["val"]
-        assert set(fold["train"]) <= set(before[subset["fold"]]["train"])
-    small, large = (next(after[int(n)] for n, s in known.items() if (s["fold"], s["cases"]) == (0, c)) for c in (4, 8))
-    assert set(small["train"]) < set(large["train"])
+def test_holm_multiplies_by_the_tests_left_and_never_falls():
+    np.testing.assert_allclose(holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
+    np.testing.assert_allclose(holm([0.6, 0.7]), [1, 1])
 
 
-def test_running_it_again_changes_nothing(folder):
-    add_subsets(folder, [4, 8], 2, 0, None)
-    before = splits(folder)
-    add_subsets(folder, [4, 8], 2, 0, None)
-    assert splits(folder) == before
+def test_interval_holds_the_mean_and_is_seeded():
+    values = np.random.default_rng(0).normal(5, 1, 40)
+    mean, low, high = mean_interval(values)
+    assert mean == pytest.approx(values.mean())
+    assert low < mean < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 40**0.5, rel=0.15)
+    assert mean_interval(values) == (mean, low, high)
 
 
-def test_too_many_cases_are_refused_and_nothing_is_written(folder):
-    before = splits(folder)
-    with pytest.raises(GenesisError):
-        add_subsets(folder, [17], 2, 0, None)
-    assert splits(folder) == before
+def test_interval_of_equal_values_and_of_one_value():
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert np.isnan(mean_interval([0.5])[1:]).all()
 
 
-def test_the_report_is_rebuilt_from_the_committed_summaries(tmp_path):
-    write_report([], tmp_path, RESULTS, "nnUNetTrainerGenesisScratch", None, None)
-    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
-    assert rows
-    for row in rows:
-        if row["metric"] == "Dice" and row["class_name"] == "mean of classes":
-            file = next(RESULTS.glob(f"*/{row['trainer']}__*/fold_*/validation/summary.json"))
-            cases = json.loads(file.read_text())["metric_per_case"]
-            dice = [[metrics["Dice"] for metrics in case["metrics"].values()] for case in cases]
-            assert float(row["mean"]) == pytest.approx(statistics.fmean(map(statistics.fmean, dice)), rel=1e-4)
-            assert float(row["low"]) < float(row["mean"]) < float(row["high"])
-    assert "http" not in (tmp_path / "report.html").read_text().replace("http://www.w3.org", "")
+def table(values: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Trainer → case → Dice, as the report's table of cases."""
+    common = {"plans": "P", "configuration": "C", "cases": "4", "train": 4, "fold": 0, "seed": 0, "label": "1"}
+    return pd.DataFrame(
+        [
+            common | {"metric": "Dice", "trainer": trainer, "case": case, "value": value}
+            for trainer, cases in values.items()
+            for case, value in cases.items()
+        ]
+    )
+
+
+def test_only_cases_that_both_have_are_paired():
+    cases = {SCRATCH: {"a": 0.5, "b": 0.6, "c": 0.7}, GENESIS: {"a": 0.6, "b": 0.8, "d": 0.1}}
+    row = compare(table(cases), SCRATCH).set_index("trainer").loc[GENESIS]
+    assert (row["n"], row["pairs"], row["unpaired"]) == (3, 2, 2)
+    assert row["difference"] == pytest.approx(0.15)
+    assert row["mean"] == pytest.approx(0.5)
+
+
+def test_images_of_a_patient_count_once():
+    cases = {SCRATCH: {"p1_a": 0.4, "p1_b": 0.6, "p2_a": 0.9}}
+    row = compare(table(cases), SCRATCH, group_by=r"p\d").iloc[0]
+    assert (row["n"], row["mean"]) == (2, pytest.approx(0.7))
+
+
+def line(*voxels: int) -> np.ndarray:
+    mask = np.zeros((1, 1, 12), bool)
+    mask[0, 0, list(voxels)] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "tolerance", "expected"),
+    [
+        (line(3), line(3), 0.0, 1.0),
+        (line(3), line(4), 1.9, 0.0),  # 2 mm apart
+        (line(3), line(4), 2.0, 1.0),
+        (line(3), line(3, 9), 0.0, 2 / 3),  # one of one, and one of two
+        (line(3), line(), 9.0, 0.0),
+    ],
+)
+def test_surface_dice_by_hand(reference, prediction, tolerance, expected):
+    assert nsd(reference, prediction, (1, 1, 2), tolerance) == pytest.approx(expected)
+    assert nsd(prediction, reference, (1, 1, 2), tolerance) == pytest.approx(expected)
+
+
+def test_surface_dice_of_nothing_is_no_number():
+    assert np.isnan(nsd(line(), line(), (1, 1, 2), 1))
+
+
+def test_the_inside_is_no_surface():
+    """A 5³ cube against itself without its centre: the hole adds its 6 neighbours to the 98 outer voxels."""
+    cube = np.pad(np.ones((5, 5, 5), bool), 2)
+    hollow = cube.copy()
+    hollow[4, 4, 4] = False
+    assert nsd(cube, hollow, (1, 1, 1), 0.5) == pytest.approx((98 + 98) / (98 + 104))
+
+
+def test_an_unknown_fold_number_beyond_nnunets_five_is_remarked(tmp_path):
+    for fold in (4, 5):
+        write_run(tmp_path, SCRATCH, fold, {"a": (0.5, 0.5)})
+    runs, remarks = find_runs(tmp_path, SubsetMap())
+    assert len(runs) == 2
+    assert len(remarks) == 1
+    assert "fold_5: genesis_splits.json doesn't know this fold" in remarks[0]
+
+
+def test_a_run_of_unknown_length_is_not_drawn_with_a_guessed_one(tmp_path):
+    known = write_run(tmp_path, SCRATCH, 0, {"a": (0.5, 0.5)}, curve=(0.1, 0.2))
+    unknown = write_run(tmp_path, GENESIS, 0, {"a": (0.5, 0.5)}, curve=(0.1, 0.2))
+    (unknown / "debug.json").unlink()
+    curves = curves_table(find_runs(tmp_path, SubsetMap())[0])
+    assert set(curves["trainer"]) == {SCRATCH}
+    assert curves["iteration"].tolist() == [10, 20]
+    assert (known / "debug.json").exists()

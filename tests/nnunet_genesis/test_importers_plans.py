@@ -321,6 +321,16 @@ def from_nnssl(content: dict[str, Any]) -> importers.Imported:
     return nnssl.convert(Source(Path("f.pth"), content))
 
 
+def test_nnssl_without_a_patch_size_says_what_is_recorded():
+    content = nnssl_content()
+    plan = content["nnssl_adaptation_plan"]
+    assert not from_nnssl(content).notes
+    plan |= {"recommended_downstream_patchsize": None, "pretrain_plan": {"configurations": {"onemmiso": {}}}}
+    imported = from_nnssl(content)
+    assert imported.record["patch_size"] == [160, 160, 160]
+    assert "states no patch size; [160, 160, 160] is recorded" in imported.notes[0]
+
+
 def test_nnssl_with_a_decoder():
     content = nnssl_content()
     imported = from_nnssl(content)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnunet_genesis.comparison.folders import SPLITS, SUBSETS
 from nnunet_genesis.comparison.subsets import ALL, Subset, add_subsets, read_map, to_text
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import SPLITS, SUBSETS
 
 PATIENT = r"p\d+"
 

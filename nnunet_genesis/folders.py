@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps what a comparison needs."""
+"""nnU-Net's folders, and data sets in them, with messages for people."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,12 @@ def nnunet_folder(variable: str) -> Path:
     return Path(path)
 
 
-def dataset_name(dataset: str) -> str:
+def dataset_name(dataset: str, given: str | None = None) -> str:
     """``DatasetXXX_NAME`` for a name or an id.
+
+    Args:
+        dataset: the name or id.
+        given: how the message begins, e.g. the option that named it (default: ``-d DATASET``).
 
     Raises:
         GenesisError: there is no such data set, or several.
@@ -33,7 +37,7 @@ def dataset_name(dataset: str) -> str:
     try:
         return str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
-        raise GenesisError(f"-d {dataset}: {error}") from error
+        raise GenesisError(f"{given or f'-d {dataset}'}: {error}") from error
 
 
 def read_json(file: Path) -> Any:
