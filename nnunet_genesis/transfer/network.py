@@ -77,9 +77,10 @@ def target_network(
         dataset_json: content of ``dataset.json``, for the names of the channels.
         shapes: of the network's ``named_parameters()``.
     """
-    manager = PlansManager(dict(plans)).get_configuration(configuration)
+    manager = PlansManager(dict(plans))
+    spacing = manager.get_configuration(configuration).spacing
     channel_names = dataset_json.get("channel_names") or dataset_json["modality"]  # older data sets
-    return _network(plans, manager, channel_names, shapes, manager.spacing, axis_order(plans))
+    return _network(manager, configuration, channel_names, shapes, spacing, axis_order(plans))
 
 
 def source_network(weights: GenesisWeights) -> Network:
@@ -91,10 +92,10 @@ def source_network(weights: GenesisWeights) -> Network:
     record = weights.metadata
     shapes = {name: tuple(value.shape) for name, value in weights.network_weights.items()}
     try:
-        plans = record["plans"]
-        manager = PlansManager(plans).get_configuration(record["configuration"])
-        channel_names = record["data"]["channel_names"]
-        network = _network(plans, manager, channel_names, shapes, record["spacing"], record["axis_order"])
+        manager, channel_names = PlansManager(record["plans"]), record["data"]["channel_names"]
+        network = _network(
+            manager, record["configuration"], channel_names, shapes, record["spacing"], record["axis_order"]
+        )
         _check(network)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise GenesisError(
@@ -106,25 +107,25 @@ def source_network(weights: GenesisWeights) -> Network:
 
 
 def _network(
-    plans: Mapping[str, Any],
-    manager: Any,
+    plans: PlansManager,
+    configuration: str,
     channel_names: Mapping[str, str],
     shapes: Mapping[str, Shape],
     spacing: Sequence[float] | None,
     axes: str,
 ) -> Network:
-    class_name = manager.network_arch_class_name.rsplit(".", 1)[-1]
-    properties = plans.get("foreground_intensity_properties_per_channel", {})
+    planned, properties = plans.get_configuration(configuration), plans.foreground_intensity_properties_per_channel
+    class_name = planned.network_arch_class_name.rsplit(".", 1)[-1]
     return Network(
         kind=_KINDS.get(class_name, class_name),
         shapes=shapes,
-        strides=[[stride] * 3 if isinstance(stride, int) else list(stride) for stride in manager.pool_op_kernel_sizes],
+        strides=[[stride] * 3 if isinstance(stride, int) else list(stride) for stride in planned.pool_op_kernel_sizes],
         spacing=None if spacing is None else [float(length) for length in spacing],
         axis_order=axes,
         channels=[str(channel_names[key]) for key in sorted(channel_names, key=int)],
         windows=[
             _window(properties[str(channel)]) if scheme == "CTNormalization" else None
-            for channel, scheme in enumerate(manager.normalization_schemes)
+            for channel, scheme in enumerate(planned.normalization_schemes)
         ],
     )
 

@@ -130,6 +130,13 @@ def test_tensors_that_are_no_network_of_nnunet_are_refused(tmp_path):
         source_network(checkpoint.load_weights(tmp_path / "w.pth"))
 
 
+def test_old_plans_name_the_intensities_otherwise():
+    plans = plans_of(network(), mean=10.0, std=5.0, percentile_00_5=-1.0, percentile_99_5=30.0)
+    plans["foreground_intensity_properties_by_modality"] = plans.pop("foreground_intensity_properties_per_channel")
+    shapes = {name: tuple(value.shape) for name, value in network().named_parameters()}
+    assert target_network(plans, "3d_fullres", {"modality": {"0": "CT"}}, shapes).windows == [Window(10, 5, -1, 30)]
+
+
 def test_axes_follow_the_plans_transposition():
     assert axis_order({"transpose_forward": [2, 0, 1]}) == "xzy"
     assert axis_order({}) == "zyx"
