@@ -1,6 +1,7 @@
 """Commands of the pretraining side. ``python -m pretraining`` is ``nnUNetv2_genesis_pretrain``."""
 
 import argparse
+import dataclasses
 import multiprocessing
 import os
 from pathlib import Path
@@ -33,6 +34,10 @@ def prepare() -> None:
                         help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
     parser.add_argument("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]")
     parser.add_argument("-np", type=int, default=None, help="processes [default: as many as cores, at most 8]")
+    parser.add_argument("-num_parts", type=int, default=1, help="calls that share the scans [default: 1]")
+    parser.add_argument("-part_id", type=int, default=None, metavar="ID",
+                        help="which of them this one is, from 0; the call without it merges")  # fmt: skip
+    parser.add_argument("--no_pp", action="store_true", help="plan, and preprocess nothing")
     args = parser.parse_args()
 
     def command() -> int:
@@ -41,7 +46,7 @@ def prepare() -> None:
         options = PrepareOptions(
             tuple(args.i), args.d, args.n, tuple(args.c), args.pl, args.gpu_memory_target, args.like, args.p,
             args.modality, tuple(args.hu_window) if args.hu_window else None, args.val_fraction,
-            args.np or min(8, multiprocessing.cpu_count()),
+            args.np or min(8, multiprocessing.cpu_count()), args.num_parts, args.part_id, args.no_pp,
         )  # fmt: skip
         return LEFT_OUT_STATUS if prepare_dataset(options) else 0
 
@@ -62,9 +67,11 @@ def pretrain() -> None:
         "-f", type=number_or_all, default=0, help="fold: only its training cases are used; or all [default: 0]"
     )
     parser.add_argument("-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[default: cuda]")
-    parser.add_argument("-num_gpus", type=int, default=1, help="processes on this machine [default: 1]")
+    parser.add_argument("-num_gpus", type=int, default=1,
+                        help="processes on this machine; not with torchrun or srun [default: 1]")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="[default: 1000]")
     parser.add_argument("--iterations", type=int, help="training iterations an epoch [default: 250]")
+    parser.add_argument("--batch_size", type=int, help="patches a step, over all processes [default: the plans']")
     parser.add_argument("--lr", type=float, dest="peak_lr", help="peak learning rate of AdamW [default: 1e-3]")
     parser.add_argument("--warmup", type=int, dest="warmup_epochs",
                         help="epochs of warm-up [default: 50, or a tenth of a shorter run]")  # fmt: skip
@@ -81,18 +88,22 @@ def pretrain() -> None:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
+        from pretraining.distributed import rank, rank_0_speaks
+        from pretraining.options import RestorationOptions
         from pretraining.run import pretrain as run_pretraining
 
-        names = ("epochs", "iterations", "peak_lr", "warmup_epochs", "seed", "precision", "compile", "licence")
-        options = {name: value for name in names if (value := getattr(args, name)) is not None}
+        names = [field.name for field in dataclasses.fields(RestorationOptions)]
+        options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
         if args.device == "cuda":
             torch.set_num_threads(1)  # as nnUNetv2_train: more threads don't help a GPU
-        final = run_pretraining(
-            args.dataset_name_or_id, args.configuration, args.p, args.f,
-            torch.device(args.device), args.num_gpus, args.c, **options,
-        )  # fmt: skip
-        print(f'\nFine-tune from it:\n  export nnUNet_genesis_weights="{final}"\n'
-              "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis")  # fmt: skip
+        with rank_0_speaks():
+            final = run_pretraining(
+                args.dataset_name_or_id, args.configuration, args.p, args.f,
+                torch.device(args.device), args.num_gpus, args.c, **options,
+            )  # fmt: skip
+        if rank() == 0:
+            print(f'\nFine-tune from it:\n  export nnUNet_genesis_weights="{final}"\n'
+                  "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis")  # fmt: skip
 
     run(command)
 

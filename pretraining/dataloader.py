@@ -1,8 +1,8 @@
 """nnU-Net's data loader with keyed random streams, giving pairs to restore instead of segmentations.
 
-nnU-Net's workers share one torch random stream and depend on their number. Here every batch k has a stream of its
-own, keyed by (seed, stream, rank, k): a seed means the same batches for any number of workers, and a resumed run goes
-on where it stopped without any stored random state.
+nnU-Net's workers share one torch random stream and depend on their number. Here every patch has a stream of its own,
+keyed by (seed, stream, batch number, position in the global batch): a seed means the same global batches for any
+number of workers and of processes, and a resumed run goes on where it stopped without any stored random state.
 """
 
 import contextlib
@@ -57,16 +57,18 @@ class RestorationDataLoader(nnUNetDataLoader):
     """Batches ``{"data", "target", "keys"}``: corrupted patches as the network will see them, and clean ones.
 
     ``data`` is (B, C, Z, Y, X) float32 in nnU-Net's normalised intensities; ``target`` has the same shape, in [0, 1].
+    B are this process' ``positions`` of the global batch; foreground goes by the position there, as in one process.
 
     Args:
         dataset: the preprocessed cases.
-        batch_size: patches a batch.
+        batch_size: patches a global batch, over all processes.
         patch_size: (Z, Y, X) voxels.
         label_manager: nnU-Net's, for its sampling of foreground.
         oversample_foreground_percent: share of a batch's patches centred in the foreground (the body).
         ranges: each case's intensity range, see :mod:`pretraining.intensity_range`.
         corrupt: the corruption; it must draw from numpy's global state (``seed=None``).
-        key: first part of the random key, (seed, stream, rank).
+        key: first part of the random key, (seed, stream).
+        positions: which patches of the global batch to make; ``None``: all.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class RestorationDataLoader(nnUNetDataLoader):
         oversample_foreground_percent: float,
         ranges: Mapping[str, Range],
         corrupt: RestorationTransform,
-        key: tuple[int, int, int],
+        key: tuple[int, int],
+        positions: Sequence[int] | None = None,
     ):
         super().__init__(dataset, batch_size, patch_size, patch_size, label_manager, oversample_foreground_percent)
         self.ranges, self.corrupt, self.key = ranges, corrupt, key
+        self.positions = range(batch_size) if positions is None else positions
         self.first_batch, self.workers, self._made = 0, 1, 0
 
     def start(self, first_batch: int, workers: int) -> Batches:
@@ -108,10 +112,9 @@ class RestorationDataLoader(nnUNetDataLoader):
 
     def batch(self, number: int) -> dict:
         """Batch ``number`` of the stream, whatever was made before."""
-        with keyed_random(*self.key, number), torch.no_grad(), threadpool_limits(limits=1, user_api=None):
-            cases = self.get_indices()
-            pairs = [self._pair(position, case, self.corrupt) for position, case in enumerate(cases)]
-        return self._collate(pairs, cases)
+        with keyed_random(*self.key, number):
+            cases = self.get_indices()  # of the whole global batch, the same on every rank
+        return self._make(number, cases, self.corrupt)
 
     def get_bbox(self, data_shape: Sequence[int], *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
         """nnU-Net's, moved so that no patch sticks out of an image that is large enough for it.
@@ -136,10 +139,16 @@ class RestorationDataLoader(nnUNetDataLoader):
         pair = corrupt(image=to_unit(patch, self.ranges[case]))
         return from_unit(pair["image"], self.ranges[case]), pair["target"]
 
-    @staticmethod
-    def _collate(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], cases: Sequence[str]) -> dict:
+    def _make(self, number: int, cases: Sequence[str], corrupt: RestorationTransform) -> dict:
+        """This process' patches of a global batch; ``cases`` are those of all its positions."""
+        pairs = []
+        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            for position in self.positions:
+                # + 1: SeedSequence pads a key with zeros, so position 0 would repeat the stream that chose the cases.
+                with keyed_random(*self.key, number, position + 1):
+                    pairs.append(self._pair(position, cases[position], corrupt))
         data, target = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
-        return {"data": data, "target": target, "keys": list(cases)}
+        return {"data": data, "target": target, "keys": [cases[position] for position in self.positions]}
 
 
 class ValidationDataLoader(RestorationDataLoader):
@@ -157,8 +166,6 @@ class ValidationDataLoader(RestorationDataLoader):
         """Batch ``number``, the same as ``number + period``."""
         turn, kind = divmod(number % self.period, len(self.kinds))
         name = list(self.kinds)[kind]
-        first = (turn + self.key[-1] * self.period) * self.batch_size  # ranks look at different cases
+        first = turn * self.batch_size
         cases = [self.indices[(first + position) % len(self.indices)] for position in range(self.batch_size)]
-        with keyed_random(*self.key, turn), torch.no_grad(), threadpool_limits(limits=1, user_api=None):
-            pairs = [self._pair(position, case, self.kinds[name]) for position, case in enumerate(cases)]
-        return {**self._collate(pairs, cases), "kind": name}
+        return {**self._make(turn, cases, self.kinds[name]), "kind": name}

@@ -13,6 +13,7 @@ class RestorationOptions:
     Attributes:
         epochs: number of epochs.
         iterations: training iterations an epoch; validation takes a fifth of them.
+        batch_size: patches a step, over all processes (default: the plan's).
         peak_lr: peak learning rate of AdamW.
         warmup_epochs: epochs of linear warm-up (default: 50, or a tenth of a shorter run).
         weight_decay: AdamW's.
@@ -25,6 +26,7 @@ class RestorationOptions:
 
     epochs: int = 1000
     iterations: int = 250
+    batch_size: int | None = None
     peak_lr: float = 1e-3
     warmup_epochs: int | None = None
     weight_decay: float = 1e-4
@@ -38,6 +40,7 @@ class RestorationOptions:
         checks = {
             f"--epochs {self.epochs}: expected at least 1": self.epochs >= 1,
             f"--iterations {self.iterations}: expected at least 1": self.iterations >= 1,
+            f"--batch_size {self.batch_size}: expected at least 1": self.batch_size is None or self.batch_size >= 1,
             f"--lr {self.peak_lr}: expected a number above 0": self.peak_lr > 0,
             f"--warmup {self.warmup_epochs}: expected at least 0": (self.warmup_epochs or 0) >= 0,
             f"gradient_clip {self.gradient_clip}: expected a number above 0": self.gradient_clip > 0,

@@ -3,6 +3,9 @@
 Steps: find and check scans; analyse each (modality, fingerprint); plan, once; preprocess each; write the held-out set
 and the manifest. Plans, once written, stay: an interrupted run goes on where it stopped, and scans that were added
 are prepared with the same plans.
+
+Several calls can share the scans: a part analyses its share or, where plans are known, preprocesses it, and writes
+nothing else. The call without a part does what is missing, so that the data set is that of one call.
 """
 
 import shutil
@@ -17,9 +20,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import nnunet_folder
-from pretraining.intensity_range import save_ranges, stored_ranges
+from pretraining.intensity_range import planned_range, save_ranges, stored_ranges
 from pretraining.preparation import planning
-from pretraining.preparation.dataset import no_usable_scan, plan_dataset
+from pretraining.preparation.dataset import analyse_scans, known_plans, no_usable_scan, plan_dataset, with_channels
+from pretraining.preparation.fingerprint import samples_per_scan
 from pretraining.preparation.manifest import FILE_NAME as MANIFEST
 from pretraining.preparation.manifest import Row, read_manifest, write_manifest, write_split
 from pretraining.preparation.options import PrepareOptions
@@ -33,7 +37,7 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     """Prepare scans as ``options`` say.
 
     Returns:
-        The scans that were left out, each with its reason; the manifest lists them too.
+        The scans that were left out, each with its reason; the manifest lists them too. Of a part: those of its share.
 
     Raises:
         GenesisError: the options can't be followed, or no scan is usable.
@@ -47,11 +51,16 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     scans, left_out = find_scans(options.inputs)
     print(f"Found {len(scans)} scans; {len(left_out)} files or series can't be used")
     base.mkdir(parents=True, exist_ok=True)
+    if options.part_id is not None:
+        return _prepare_part(options, base, scans)
     rows = {row.source + row.case: row for row in read_manifest(base)}
     try:
         if not scans:
             raise GenesisError(no_usable_scan(options, left_out))
         plans, dataset_json, scans = plan_dataset(options, base, scans, left_out)
+        if options.no_pp:
+            print(f"{base}: planned")
+            return left_out
         prepared, more = _preprocess_all(options, base, plans, dataset_json, scans)
         left_out += more
         rows |= {row.source + row.case: row for row in prepared}
@@ -65,6 +74,20 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     train, val = write_split(base, list(rows.values()), options.val_fraction)
     shutil.rmtree(base / CACHE, ignore_errors=True)
     _summarise(base, plans, options.configurations, train, val, left_out)
+    return left_out
+
+
+def _prepare_part(options: PrepareOptions, base: Path, scans: Sequence[Scan]) -> list[LeftOut]:
+    share = scans[options.part_id :: options.num_parts]
+    left_out: list[LeftOut] = []
+    if known := known_plans(options, base, len(scans)):
+        plans, dataset_json = known
+        share = with_channels(dataset_json, share, left_out)
+        left_out += _preprocess_all(options, base, plans, dataset_json, share)[1]
+    else:
+        analyse_scans(options, base, share, samples_per_scan(len(scans)), left_out)
+    done = "preprocessed" if known else "analysed"
+    print(f"Part {options.part_id} of {options.num_parts}: {done} {len(share)} scans")
     return left_out
 
 
@@ -87,7 +110,12 @@ def _preprocess_all(
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     ranges = {name: stored_ranges(folder) for name, folder in folders.items()}
-    done = [scan for scan in scans if all(is_finished(folder, scan.case) for folder in folders.values())]
+    fixed = {name: planned_range(manager, manager.get_configuration(name)) is not None for name in folders}
+    done = [
+        scan
+        for scan in scans
+        if all(is_finished(f, scan.case) and (fixed[name] or scan.case in ranges[name]) for name, f in folders.items())
+    ]
     finished = {scan.case for scan in done}
     work = partial(
         preprocess,
@@ -108,11 +136,10 @@ def _preprocess_all(
                 continue
             done.append(scan)
             for name, case_range in result.items():
-                if case_range is not None:
-                    ranges[name][scan.case] = case_range
+                ranges[name][scan.case] = case_range
     finally:
         for name, folder in folders.items():
-            if ranges[name]:
+            if ranges[name] and options.part_id is None:  # parts would overwrite each other's
                 save_ranges(folder, ranges[name])
     return [_row(scan, dataset_json["genesis"]["modality"]) for scan in done], left_out
 

@@ -1,11 +1,12 @@
-"""Run a pretraining: one process, or several on one machine."""
+"""Run a pretraining: one process, several on one machine, or those that torchrun or srun started."""
 
 import os
+import platform
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.run.run_training import find_free_network_port
@@ -13,8 +14,21 @@ from nnunetv2.run.run_training import find_free_network_port
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
+from pretraining.distributed import (
+    from_rank_0,
+    gather,
+    local_gpu,
+    process_group,
+    rank,
+    rank_0_speaks,
+    together,
+    use_srun,
+    world_size,
+)
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration
+
+BEGUN = "genesis_begun"  # in the results folder of a run that hasn't ended
 
 
 def pretrain(
@@ -35,8 +49,9 @@ def pretrain(
         plans_name: the plans to use.
         fold: which split of ``splits_final.json``; only its training cases are trained on. ``"all"`` uses all.
         device: where to train.
-        num_gpus: processes on this machine; more than one on a CPU uses gloo.
-        continue_training: go on from the last checkpoint, with the options it was started with.
+        num_gpus: processes to start on this machine; more than one on a CPU uses gloo.
+        continue_training: go on from the last checkpoint, with the options it was started with. What torchrun
+            restarts goes on by itself.
         options: fields of :class:`RestorationOptions` that differ from the defaults (or from the checkpoint's).
 
     Returns:
@@ -46,28 +61,44 @@ def pretrain(
         GenesisError: an option is wrong; the data set, plans, configuration or device isn't there; or a result would
             be overwritten.
     """
-    RestorationOptions(**options)  # refuses wrong values before anything is written
+    use_srun()
+    if num_gpus > 1 and world_size() > 1:
+        raise GenesisError(
+            f"-num_gpus {num_gpus}: {world_size()} processes were started by torchrun or srun already. Leave -num_gpus "
+            "out; torchrun's --nproc-per-node and srun's --ntasks-per-node say how many there are."
+        )
     arguments = (dataset, configuration, plans_name, fold, device, continue_training, options)
-    _check(dataset, configuration, plans_name, device, num_gpus)
     if num_gpus == 1:
-        return _run(*arguments)
-    os.environ.setdefault("MASTER_ADDR", "localhost")
-    os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
-    mp.spawn(_run_rank, args=(num_gpus, *arguments), nprocs=num_gpus, join=True)
+        with process_group(device):
+            return _run(*arguments)
+    _check(dataset, configuration, plans_name, device, num_gpus, options)
+    _spawn(num_gpus, *arguments)
     return _final_checkpoint(dataset, configuration, plans_name, fold)
 
 
-def _run_rank(rank: int, world_size: int, *arguments: Any) -> None:
-    device: torch.device = arguments[4]
-    if device.type == "cuda":
-        torch.cuda.set_device(rank)
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads() // world_size))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world_size)
+def _spawn(processes: int, *arguments: Any) -> None:
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
+    errors = mp.get_context("spawn").SimpleQueue()
     try:
-        _run(*arguments)
-    finally:
-        dist.destroy_process_group()
+        mp.spawn(_run_rank, args=(processes, errors, *arguments), nprocs=processes, join=True)
+    except mp.ProcessExitedException:
+        if errors.empty():
+            raise
+        raise GenesisError(errors.get()) from None
+
+
+def _run_rank(number: int, processes: int, errors: Any, *arguments: Any) -> None:
+    os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(processes))
+    device: torch.device = arguments[4]
+    if device.type != "cuda":
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    try:
+        with rank_0_speaks(), process_group(device):
+            _run(*arguments)
+    except GenesisError as error:
+        errors.put(str(error))  # without the traceback that an exception would bring
+        sys.exit(1)
 
 
 def _run(
@@ -79,17 +110,17 @@ def _run(
     continue_training: bool,
     options: dict[str, Any],
 ) -> Path:
-    base = _base_folder(dataset)
+    base = together(lambda: _check(dataset, configuration, plans_name, device, 1 + local_gpu(), options))
     plans = load_json(str(base / f"{plans_name}.json"))
-    plans["continue_training"] = continue_training
+    restarted = any(gather(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"))
+    plans["continue_training"] = continue_training or restarted
+    if rank() > 0:
+        os.environ["nnUNet_wandb_enabled"] = "0"  # nnU-Net's logger would write on every rank
     trainer = nnUNetTrainerRestoration(plans, configuration, fold, load_json(str(base / "dataset.json")), device)
-    found = _latest_checkpoint(Path(trainer.output_folder))
-    if found and not continue_training:
-        raise GenesisError(
-            f"{found}: exists already; a new run would overwrite it. Go on from it with --c, or move the folder away."
-        )
+    folder = Path(trainer.output_folder)
+    found = from_rank_0(lambda: _begin(folder, continue_training, restarted))
     if found:
-        content = checkpoint.load(found, trainer.device)
+        content = together(lambda: checkpoint.load(found, trainer.device))
         trainer.use(RestorationOptions(**{**content["genesis"]["options"], **options}))
         trainer.load_checkpoint(content)
         trainer.print_to_log_file(f"Going on from {found}, epoch {trainer.current_epoch} of {trainer.num_epochs}")
@@ -99,7 +130,22 @@ def _run(
         trainer.use(RestorationOptions(**options))
     if not found or trainer.current_epoch < trainer.num_epochs:
         trainer.run_training()
-    return Path(trainer.output_folder) / "checkpoint_final.pth"
+    from_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
+    return folder / "checkpoint_final.pth"
+
+
+def _begin(folder: Path, continue_training: bool, restarted: bool) -> Path | None:
+    """The checkpoint to go on from. A mark tells torchrun's restart of this run from that of one that was refused."""
+    found, mark = _latest_checkpoint(folder), folder / BEGUN
+    if not (continue_training or (restarted and mark.is_file())):
+        mark.unlink(missing_ok=True)
+        if found:
+            raise GenesisError(
+                f"{found}: exists already; a new run would overwrite it. Go on from it with --c, or move the folder "
+                "away."
+            )
+    mark.touch()
+    return found
 
 
 def _latest_checkpoint(folder: Path) -> Path | None:
@@ -120,7 +166,11 @@ def _base_folder(dataset: str) -> Path:
     return nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset, f"Data set {dataset!r}")
 
 
-def _check(dataset: str, configuration: str, plans_name: str, device: torch.device, num_gpus: int) -> None:
+def _check(
+    dataset: str, configuration: str, plans_name: str, device: torch.device, gpus: int, options: dict[str, Any]
+) -> Path:
+    """Refuse what can't work before anything is written; returns the preprocessed data set."""
+    RestorationOptions(**options)
     base = _base_folder(dataset)
     plans_file = base / f"{plans_name}.json"
     if not plans_file.is_file():
@@ -134,7 +184,9 @@ def _check(dataset: str, configuration: str, plans_name: str, device: torch.devi
         raise GenesisError(
             f"{plans_file}: no configuration {configuration!r}; found {', '.join(configurations)}. Choose one of them."
         )
-    if device.type == "cuda" and torch.cuda.device_count() < num_gpus:
+    if device.type == "cuda" and torch.cuda.device_count() < gpus:
         raise GenesisError(
-            f"-device cuda -num_gpus {num_gpus}: found {torch.cuda.device_count()} GPU(s). Use -device cpu, or fewer."
+            f"-device cuda: {platform.node()} would need {gpus} GPU(s), found {torch.cuda.device_count()} GPU(s). Use "
+            "-device cpu, or fewer processes (-num_gpus, torchrun's --nproc-per-node)."
         )
+    return base

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -19,6 +20,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import Batches, RestorationDataLoader, ValidationDataLoader
+from pretraining.distributed import from_rank_0, gather
 from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
@@ -37,6 +39,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
     """
 
     network: Any
+    dataset_class: Any
     was_initialized: bool
     current_epoch: int
 
@@ -51,6 +54,8 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type == "cpu":  # nnU-Net takes it for granted that distributed means CUDA
             self.device, self.grad_scaler = device, None
+        elif self.is_ddp:  # and that the rank is the number of the GPU, which holds on the first machine only
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.enable_deep_supervision = False
         if "genesis" in dataset_json:  # prepared by us: the label is the body, and air is trivial to restore
             self.oversample_foreground_percent = 1.0
@@ -83,6 +88,8 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
                 f"Plans {self.plans_manager.plans_name!r}: patch size {list(self.configuration_manager.patch_size)} "
                 f"can't be corrupted; expected at least {MIN_AXIS} voxels an axis. Plan with a larger patch."
             )
+        if self.options.batch_size:
+            self.configuration_manager.configuration["batch_size"] = self.options.batch_size
         self._set_batch_size_and_oversample()
         self.num_input_channels = determine_num_input_channels(
             self.plans_manager, self.configuration_manager, self.dataset_json
@@ -97,10 +104,23 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
             self.network = DistributedDataParallel(
-                self.network, device_ids=[self.local_rank] if self.device.type == "cuda" else None
+                self.network, device_ids=[self.device.index] if self.device.type == "cuda" else None
             )
         self.loss = torch.nn.MSELoss()
+        self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         self.was_initialized = True
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """This process' positions in the global batch, as many as nnU-Net gives it, and their weight in a mean."""
+        ranks, size = len(gather(None)), self.configuration_manager.batch_size
+        if size < ranks:
+            raise GenesisError(
+                f"Batch size {size}: can't be divided over {ranks} processes, each needs a patch. Use fewer processes, "
+                f"or --batch_size {ranks} or more."
+            )
+        self.positions = np.array_split(np.arange(size), ranks)[self.local_rank].tolist()
+        self.batch_size = len(self.positions)
+        self.batch_weight = self.batch_size * ranks / size  # shares may differ by one patch; DDP averages over ranks
 
     def _build_restoration_network(self) -> torch.nn.Module:
         configuration = self.configuration_manager
@@ -126,27 +146,46 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         warmup = default_warmup(self.num_epochs) if self.options.warmup_epochs is None else self.options.warmup_epochs
         return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
 
+    def on_train_start(self) -> None:
+        """nnU-Net's on rank 0, which writes copies of plans; the others only need their loaders."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.local_rank == 0:
+            super().on_train_start()
+        else:
+            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+            dist.barrier()
+
+    def print_to_log_file(self, *args: Any, **kwargs: Any) -> None:
+        """nnU-Net's, on rank 0 only."""
+        if self.local_rank == 0:
+            super().print_to_log_file(*args, **kwargs)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's; rank 0 writes it where there is none."""
+        return from_rank_0(super().do_split)
+
     def get_dataloaders(self) -> tuple[Batches, Batches]:
         """Training batches from the first one of the current epoch on, and the fixed validation batches."""
         training, validation = self.get_tr_and_val_datasets()
         cases = sorted({*training.identifiers, *validation.identifiers})
-        self.ranges = load_ranges(
-            Path(self.preprocessed_dataset_folder), cases, self.plans_manager, self.configuration_manager
-        )
+        folder, plans, configuration = self.preprocessed_dataset_folder, self.plans_manager, self.configuration_manager
+        self.ranges = from_rank_0(lambda: load_ranges(Path(folder), cases, plans, configuration))
         self.number_of_cases = {"training": len(training.identifiers), "validation": len(validation.identifiers)}
-        common = (self.batch_size, self.configuration_manager.patch_size, self.label_manager)
+        common = (configuration.batch_size, configuration.patch_size, self.label_manager)
         oversample, seed = self.oversample_foreground_percent, self.options.seed
-        self.train_loader = RestorationDataLoader(
-            training, *common, oversample, self.ranges, RestorationTransform(), (seed, TRAINING, self.local_rank)
-        )
         kinds = {"all": RestorationTransform(), **{name: RestorationTransform.only(name) for name in CORRUPTIONS}}
+        self.train_loader = RestorationDataLoader(
+            training, *common, oversample, self.ranges, kinds["all"], (seed, TRAINING), self.positions
+        )
         self.val_loader = ValidationDataLoader(
             validation,
             *common,
             oversample,
             self.ranges,
             kinds["all"],
-            (seed, VALIDATION, self.local_rank),
+            (seed, VALIDATION),
+            self.positions,
             kinds=kinds,
             period=self.num_val_iterations_per_epoch,
         )
@@ -155,9 +194,9 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         return self.train_loader.start(first, workers), self.val_loader.start(0, min(workers, 1))
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step; the loss stays on the device."""
+        """One optimiser step; the loss, which stays on the device, is this rank's share of the global batch's."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(*self._restore(batch))
+        loss = self.loss(*self._restore(batch)) * self.batch_weight
         scaler = self.grad_scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
@@ -183,12 +222,13 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         self.logger.log("train_losses", float(self._gather(losses).mean()), self.current_epoch)
 
     def validation_step(self, batch: dict) -> dict:
-        """Sums for R², and SSIM of the batch's first patch where all corruptions apply."""
+        """This rank's share of the sums for R², and SSIM of its first patch where all corruptions apply."""
         restored, target = self._restore(batch)
         similarity = np.nan
         if batch["kind"] == "all":
             similarity = monitoring.ssim(restored[0, 0].cpu().numpy(), target[0, 0].cpu().numpy())
-        return {"kind": batch["kind"], "sums": monitoring.batch_sums(restored, target), "ssim": similarity}
+        sums = monitoring.batch_sums(restored, target) * self.batch_weight
+        return {"kind": batch["kind"], "sums": sums, "ssim": similarity}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Log MSE, PSNR, SSIM and R² for all corruptions together, and R² for each alone."""
@@ -205,12 +245,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
 
     def _gather(self, values: torch.Tensor) -> np.ndarray:
         """Values of all ranks, stacked along a new first axis."""
-        values = values.detach().float()
-        if not self.is_ddp:
-            return values[None].cpu().numpy()
-        gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, values)
-        return torch.stack(gathered).cpu().numpy()
+        return np.stack(gather(values.detach().float().cpu().numpy()))
 
     def on_epoch_end(self) -> None:
         """Print, warn of collapse, save, plot."""

@@ -24,28 +24,52 @@ def plan_dataset(
     options: PrepareOptions, base: Path, scans: list[Scan], left_out: list[LeftOut]
 ) -> tuple[dict[str, Any], dict[str, Any], list[Scan]]:
     """Plans, dataset.json, and the scans that fit them; made now, or by an earlier run. Adds to ``left_out``."""
-    plans_file, dataset_file = base / f"{planning.planned_name(options)}.json", base / "dataset.json"
-    dataset_json = load_json(str(dataset_file)) if dataset_file.is_file() else None
-    if dataset_json:
-        _check_unchanged(options, base, dataset_json["genesis"])
+    plans_file = base / f"{planning.planned_name(options)}.json"
+    if known := known_plans(options, base, len(scans)):
+        plans, dataset_json = known
+        if plans_file.is_file():
+            print(f"Keeping the plans of an earlier run: {plans_file}")
+        else:
+            planning.write_plans_like(options, base, plans, dataset_json)
+    else:
+        dataset_json, scans = _fingerprinted(options, base, scans, left_out)
+        plans = planning.make_plans(options, base, dataset_json)
+        _check_configurations(options, plans, plans_file)
+    return plans, dataset_json, with_channels(dataset_json, scans, left_out)
+
+
+def _fingerprinted(
+    options: PrepareOptions, base: Path, scans: list[Scan], left_out: list[LeftOut]
+) -> tuple[dict[str, Any], list[Scan]]:
+    existing = _existing_dataset_json(options, base)
+    if existing and (base / "dataset_fingerprint.json").is_file():
+        return existing, scans
+    found = analyse_scans(options, base, scans, samples_per_scan(len(scans)), left_out)
+    analyses = _agreeing(options, found, left_out)
+    save_json(fingerprint(list(analyses.values()), options.hu_window), str(base / "dataset_fingerprint.json"))
+    return _dataset_json(options, analyses), [scan for scan in scans if scan.case in analyses]
+
+
+def known_plans(options: PrepareOptions, base: Path, scans: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Plans and dataset.json that an earlier run made or that ``--like`` gives, if either; writes nothing."""
+    plans_file, dataset_json = base / f"{planning.planned_name(options)}.json", _existing_dataset_json(options, base)
     if plans_file.is_file() and dataset_json:
         plans = load_json(str(plans_file))
-        print(f"Keeping the plans of an earlier run: {plans_file}")
     elif options.like:
-        dataset_json = _dataset_json_like(options, len(scans))
-        plans = planning.copy_plans(options, base, dataset_json)
+        plans, dataset_json = planning.plans_like(options), _dataset_json_like(options, scans)
     else:
-        if dataset_json is None or not (base / "dataset_fingerprint.json").is_file():
-            analyses = _analyse_all(options, base, scans, left_out)
-            scans = [scan for scan in scans if scan.case in analyses]
-            dataset_json = _dataset_json(options, analyses)
-            made = fingerprint(list(analyses.values()), options.hu_window)
-            save_json(made, str(base / "dataset_fingerprint.json"))
-        plans = planning.make_plans(options, base, dataset_json)
+        return None
     _check_configurations(options, plans, plans_file)
-    scans, wrong = _with_channels(scans, len(dataset_json["channel_names"]))
-    left_out += wrong
-    return plans, dataset_json, scans
+    return plans, dataset_json
+
+
+def _existing_dataset_json(options: PrepareOptions, base: Path) -> dict[str, Any] | None:
+    file = base / "dataset.json"
+    if not file.is_file():
+        return None
+    dataset_json = load_json(str(file))
+    _check_unchanged(options, base, dataset_json["genesis"])
+    return dataset_json
 
 
 def _check_unchanged(options: PrepareOptions, base: Path, record: dict[str, Any]) -> None:
@@ -68,19 +92,27 @@ def _check_configurations(options: PrepareOptions, plans: dict[str, Any], file: 
         )
 
 
-def _analyse_all(
-    options: PrepareOptions, base: Path, scans: Sequence[Scan], left_out: list[LeftOut]
-) -> dict[str, Analysis]:
+def analyse_scans(
+    options: PrepareOptions, base: Path, scans: Sequence[Scan], samples: int, left_out: list[LeftOut]
+) -> dict[str, tuple[Scan, Analysis]]:
+    """Analyse scans, or take what an earlier call or a part left in the cache; by case. Adds to ``left_out``."""
     cache = base / CACHE
     cache.mkdir(exist_ok=True)
-    asked = options.asked_modality
-    work = partial(analyse, asked=asked, samples=samples_per_scan(len(scans)), cache=cache)
+    work = partial(analyse, asked=options.asked_modality, samples=samples, cache=cache)
     found: dict[str, tuple[Scan, Analysis]] = {}
     for scan, result in for_each_scan(work, scans, options.processes, "Analysing"):
         if isinstance(result, ScanError):
             left_out.append(LeftOut(scan.source, str(result)))
         else:
             found[scan.case] = (scan, result)
+    return found
+
+
+def _agreeing(
+    options: PrepareOptions, found: dict[str, tuple[Scan, Analysis]], left_out: list[LeftOut]
+) -> dict[str, Analysis]:
+    """The analyses of the scans that are of most scans' modality and number of channels."""
+    asked = options.asked_modality
     if not found:
         raise GenesisError(no_usable_scan(options, left_out))
     modality = asked or Counter(analysis.modality for _, analysis in found.values()).most_common(1)[0][0]
@@ -104,10 +136,12 @@ def _wrong_channels(found: int, expected: int) -> str:
     return f"{found} channel(s), expected {expected}: prepare it as a data set of its own"
 
 
-def _with_channels(scans: Sequence[Scan], channels: int) -> tuple[list[Scan], list[LeftOut]]:
-    fitting = [scan for scan in scans if len(scan.channels) == channels]
+def with_channels(dataset_json: dict[str, Any], scans: Sequence[Scan], left_out: list[LeftOut]) -> list[Scan]:
+    """The scans that have the data set's number of channels; adds the others to ``left_out``."""
+    channels = len(dataset_json["channel_names"])
     wrong = [scan for scan in scans if len(scan.channels) != channels]
-    return fitting, [LeftOut(scan.source, _wrong_channels(len(scan.channels), channels)) for scan in wrong]
+    left_out += [LeftOut(scan.source, _wrong_channels(len(scan.channels), channels)) for scan in wrong]
+    return [scan for scan in scans if len(scan.channels) == channels]
 
 
 def _dataset_json(options: PrepareOptions, analyses: dict[str, Analysis]) -> dict[str, Any]:

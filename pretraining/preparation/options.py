@@ -24,6 +24,9 @@ class PrepareOptions:
         hu_window: (low, high) HU that a CT is clipped to, or ``None`` for the body's percentiles 0.5 and 99.5.
         val_fraction: share of the patients held out, in [0, 1).
         processes: worker processes.
+        num_parts: calls that share the scans.
+        part_id: which of them this one is, or ``None`` for the call that merges, or the only one.
+        no_pp: plan, and preprocess nothing.
     """
 
     inputs: tuple[Path, ...]
@@ -38,6 +41,9 @@ class PrepareOptions:
     hu_window: tuple[float, float] | None = None
     val_fraction: float = 0.1
     processes: int = 2
+    num_parts: int = 1
+    part_id: int | None = None
+    no_pp: bool = False
 
     def __post_init__(self) -> None:
         checks = {
@@ -47,6 +53,12 @@ class PrepareOptions:
             and self.name.isascii(),
             f"--val_fraction {self.val_fraction}: expected at least 0 and less than 1": 0 <= self.val_fraction < 1,
             f"-np {self.processes}: expected at least 1": self.processes >= 1,
+            f"-num_parts {self.num_parts} -part_id {self.part_id}: expected both, and a part from 0 to num_parts - 1": (
+                self.num_parts == 1 and self.part_id is None
+            )
+            or (self.part_id is not None and 0 <= self.part_id < self.num_parts),
+            "--no_pp: plans need the scans of all parts; it can't go with -part_id": not self.no_pp
+            or self.part_id is None,
             f"--hu_window {self.hu_window}: expected LOW < HIGH": not self.hu_window
             or self.hu_window[0] < self.hu_window[1],
             "--hu_window is for CT; it can't go with --modality MR": not (self.hu_window and self.modality == "MR"),

@@ -75,16 +75,20 @@ def like_folder(options: PrepareOptions) -> Path:
     return folder
 
 
-def copy_plans(options: PrepareOptions, base: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """Write the other data set's plans, fingerprint and our ``dataset.json`` to ``base``."""
-    source = like_folder(options)
-    plans = load_json(str(source / f"{options.plans_name}.json"))
+def plans_like(options: PrepareOptions) -> dict[str, Any]:
+    """The other data set's plans, for the new one."""
+    plans = load_json(str(like_folder(options) / f"{options.plans_name}.json"))
     plans["dataset_name"] = options.dataset_name
     plans.pop("genesis", None)
+    return plans
+
+
+def write_plans_like(options: PrepareOptions, base: Path, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+    """Write these plans, the other data set's fingerprint and our ``dataset.json`` to ``base``."""
+    source = like_folder(options)
     save_json(load_json(str(source / "dataset_fingerprint.json")), str(base / "dataset_fingerprint.json"))
     save_json(dataset_json, str(base / "dataset.json"), sort_keys=False)
     save_json(plans, str(base / f"{options.plans_name}.json"), sort_keys=False)
-    return plans
 
 
 @contextlib.contextmanager

@@ -37,35 +37,32 @@ def preprocess(
     configurations: Sequence[str],
     dataset_json: dict[str, Any],
     base: Path,
-) -> dict[str, Range | None]:
+) -> dict[str, Range]:
     """Preprocess ``scan`` for each configuration into ``base``, unless that is done already.
 
     Returns:
-        By configuration the intensity range (see :mod:`pretraining.intensity_range`), ``None`` where the case was
-        finished before or the plans fix the range.
+        By configuration the intensity range (see :mod:`pretraining.intensity_range`), where the plans don't fix it.
 
     Raises:
         ScanError: the scan can't be read, or isn't of the data set's modality.
     """
     reader = ScanReader(asked, dataset_json["genesis"]["modality"])
     manager = ScanPlans(plans, reader)
-    ranges: dict[str, Range | None] = {}
+    ranges: dict[str, Range] = {}
     for name in configurations:
         configuration = manager.get_configuration(name)
         folder = base / configuration.data_identifier
-        if is_finished(folder, scan.case):
-            continue
-        partial_folder = base / CACHE / folder.name
-        partial_folder.mkdir(parents=True, exist_ok=True)
-        configuration.preprocessor_class(verbose=False).run_case_save(
-            str(partial_folder / scan.case), scan, scan, manager, configuration, dataset_json
-        )
-        _thin_locations(partial_folder / f"{scan.case}.pkl")
+        if not is_finished(folder, scan.case):
+            partial_folder = base / CACHE / folder.name
+            partial_folder.mkdir(parents=True, exist_ok=True)
+            configuration.preprocessor_class(verbose=False).run_case_save(
+                str(partial_folder / scan.case), scan, scan, manager, configuration, dataset_json
+            )
+            _thin_locations(partial_folder / f"{scan.case}.pkl")
+            for ending in ENDINGS:
+                (partial_folder / f"{scan.case}{ending}").replace(folder / f"{scan.case}{ending}")
         if planned_range(manager, configuration) is None:
-            file = str(partial_folder / f"{scan.case}.b2nd")
-            ranges[name] = measured_range(blosc2.open(urlpath=file, mode="r")[:])
-        for ending in ENDINGS:
-            (partial_folder / f"{scan.case}{ending}").replace(folder / f"{scan.case}{ending}")
+            ranges[name] = measured_range(blosc2.open(urlpath=str(folder / f"{scan.case}.b2nd"), mode="r")[:])
     return ranges
 
 

@@ -4,8 +4,11 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 import SimpleITK
@@ -205,3 +208,46 @@ def test_like_with_an_unknown_configuration_is_named_and_nothing_is_written(worl
 def test_like_takes_id_and_name_for_the_same(world):
     prepare_dataset(world.options(dataset_id=702, like="701"))
     prepare_dataset(world.options(dataset_id=702, like=next((world.root / "preprocessed").glob("Dataset701_*")).name))
+
+
+def test_two_parts_at_the_same_time_and_a_call_that_merges_give_the_same_data_set(first, tmp_path, monkeypatch):
+    shutil.copytree(first.root / "scans", tmp_path / "scans")
+    use_folders(monkeypatch, tmp_path)
+    world = World(tmp_path, {})
+    parts = [world.options(num_parts=2, part_id=part, processes=1) for part in (0, 1)]
+    with ThreadPoolExecutor(2) as calls:
+        list(calls.map(prepare_dataset, parts))
+        assert [path.name for path in world.base.iterdir()] == ["genesis_cache"]  # analysed
+        prepare_dataset(world.options(no_pp=True))
+        assert not world.data.exists()
+        list(calls.map(prepare_dataset, parts))
+        before = world.times()
+        assert len(list(world.data.glob("*.pkl"))) == 6  # preprocessed
+    assert {out.source: out.reason for out in prepare_dataset(world.options())} == first.left_out
+    assert {name: world.times()[name] for name in before} == before
+    _assert_same_files(world.base, first.base)
+
+
+def test_parts_like_another_data_set_preprocess_at_once_and_share_measured_ranges(tmp_path, monkeypatch):
+    for seed in range(2):
+        write_scan(tmp_path / "scans" / f"{seed}.nii.gz", seed, modality="MR")
+    use_folders(monkeypatch, tmp_path)
+    world = World(tmp_path, {})
+    prepare_dataset(world.options())
+    for changes in ({"num_parts": 2, "part_id": 0}, {"num_parts": 2, "part_id": 1}, {}):
+        prepare_dataset(world.options(dataset_id=702, like="701", **changes))
+    _assert_same_files(world.base.with_name("Dataset702_CT"), world.base, but=("dataset.json", "nnUNetPlans.json"))
+
+
+def _assert_same_files(one: Path, other: Path, but: Sequence[str] = ()) -> None:
+    def contents(base: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(base)): _content(path) for path in base.rglob("*") if path.is_file()}
+
+    found, expected = contents(one), contents(other)
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} <= {*but}
+
+
+def _content(path: Path) -> bytes:
+    # blosc2's threads write the blocks of an array in any order.
+    return blosc2.open(str(path), mode="r")[:].tobytes() if path.suffix == ".b2nd" else path.read_bytes()

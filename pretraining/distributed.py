@@ -1,0 +1,124 @@
+"""Several processes, which ``torchrun``, ``srun`` or ``-num_gpus`` started: who this one is, and how all agree."""
+
+import contextlib
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from nnunet_genesis.errors import GenesisError
+
+Value = TypeVar("Value")
+
+
+def use_srun() -> None:
+    """Translate the variables of srun's tasks to torchrun's, unless torchrun runs within srun.
+
+    Raises:
+        GenesisError: there are several tasks, and nothing says where they meet.
+    """
+    # Not SLURM_NTASKS: a batch script has that too, and there it runs once.
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in os.environ or tasks == "1":
+        return
+    os.environ.update(RANK=os.environ["SLURM_PROCID"], LOCAL_RANK=os.environ["SLURM_LOCALID"], WORLD_SIZE=tasks)
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise GenesisError(
+            f"srun started {tasks} processes: expected MASTER_ADDR and MASTER_PORT, where they meet; "
+            f"{' and '.join(missing)} not set. Before srun: export MASTER_PORT=29500 "
+            'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+        )
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Number of this process among all; 0 writes."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def local_gpu() -> int:
+    """Number of this process' GPU on its machine."""
+    if "SLURM_PROCID" in os.environ and torch.cuda.device_count() == 1:
+        return 0  # srun can give each task a GPU that the others don't see
+    return int(os.environ.get("LOCAL_RANK", 0)) if world_size() > 1 else 0
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes, if there are any: over gloo, and on GPUs NCCL for what lies there.
+
+    Raises:
+        GenesisError: torchrun is to restart processes, and they would not find each other then.
+    """
+    if world_size() == 1:
+        yield
+        return
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Restarted ranks would read the addresses of dead ones there: pytorch issue 135712, still so in 2.14.
+        raise GenesisError(
+            f"torchrun --max-restarts={restarts}: restarted processes often hang with the store that torchrun shares "
+            "with them. On each machine: export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and give torchrun --standalone "
+            "(one machine) or --rdzv-backend=c10d."
+        )
+    gpu = device.type == "cuda" and local_gpu() < torch.cuda.device_count()
+    if gpu:
+        torch.cuda.set_device(local_gpu())
+    # An hour: rank 0 may measure thousands of scans while the others wait.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(hours=1))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        # The trainer's reference cycles keep gloo's threads alive; now and then one aborts Python as it ends.
+        gc.collect()
+
+
+def gather(value: Value) -> list[Value]:
+    """The values of all ranks, in their order."""
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
+
+
+def together(work: Callable[[], Value]) -> Value:
+    """Do ``work``, which must not communicate, on all ranks.
+
+    Raises:
+        GenesisError: it failed on any rank; the same on all, so that none waits for one that has ended.
+    """
+    try:
+        result, error = work(), None
+    except GenesisError as raised:
+        error = str(raised)
+    if first := next(filter(None, gather(error)), None):
+        raise GenesisError(first)
+    return result
+
+
+def from_rank_0(work: Callable[[], Value]) -> Value:
+    """Do ``work``, which may write files, on rank 0 only; its result, or its GenesisError, on all ranks."""
+    return gather(together(work if rank() == 0 else lambda: None))[0]  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def rank_0_speaks() -> Iterator[None]:
+    """Let a GenesisError, which all ranks raise, through on rank 0; the others end with status 1, without a word."""
+    try:
+        yield
+    except GenesisError:
+        if rank() == 0:
+            raise
+        time.sleep(1)  # torchrun ends all where one has ended: rank 0 must have said why
+        sys.exit(1)

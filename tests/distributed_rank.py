@@ -1,0 +1,36 @@
+"""``python -m pretraining``, watched: only rank 0 may write, and rank 1 kills itself once if asked to."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from pretraining.__main__ import pretrain
+
+FOLDERS = tuple(os.environ[f"nnUNet_{name}"] for name in ("preprocessed", "results"))
+
+
+def only_rank_0_writes(event: str, arguments: tuple[Any, ...]) -> None:
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if writes and os.environ.get("RANK", "0") != "0" and str(arguments[0]).startswith(FOLDERS):
+        raise RuntimeError(f"rank {os.environ['RANK']} writes {arguments[0]}")
+
+
+def kill_rank_1_in_its_second_epoch() -> None:
+    from pretraining.trainer import nnUNetTrainerRestoration as Trainer
+
+    go_on = Trainer.on_train_epoch_end
+
+    def on_train_epoch_end(trainer: Trainer, train_outputs: list[dict]) -> None:
+        if trainer.current_epoch == 1 and trainer.local_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        go_on(trainer, train_outputs)
+
+    Trainer.on_train_epoch_end = on_train_epoch_end
+
+
+if __name__ == "__main__":
+    sys.addaudithook(only_rank_0_writes)
+    if os.environ.get("GENESIS_TEST_KILL") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        kill_rank_1_in_its_second_epoch()
+    pretrain()
