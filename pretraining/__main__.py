@@ -33,6 +33,7 @@ def prepare() -> None:
                         help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
     parser.add_argument("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]")
     parser.add_argument("-np", type=int, default=None, help="processes [default: as many as cores, at most 8]")
+    parser.add_argument("--exact", action="store_true", help="resample with nnU-Net's own functions, bit by bit")
     args = parser.parse_args()
 
     def command() -> int:
@@ -41,7 +42,7 @@ def prepare() -> None:
         options = PrepareOptions(
             tuple(args.i), args.d, args.n, tuple(args.c), args.pl, args.gpu_memory_target, args.like, args.p,
             args.modality, tuple(args.hu_window) if args.hu_window else None, args.val_fraction,
-            args.np or min(8, multiprocessing.cpu_count()),
+            args.np or min(8, multiprocessing.cpu_count()), args.exact,
         )  # fmt: skip
         return LEFT_OUT_STATUS if prepare_dataset(options) else 0
 

@@ -24,6 +24,7 @@ class PrepareOptions:
         hu_window: (low, high) HU that a CT is clipped to, or ``None`` for the body's percentiles 0.5 and 99.5.
         val_fraction: share of the patients held out, in [0, 1).
         processes: worker processes.
+        exact: resample with nnU-Net's own functions, bit by bit.
     """
 
     inputs: tuple[Path, ...]
@@ -38,6 +39,7 @@ class PrepareOptions:
     hu_window: tuple[float, float] | None = None
     val_fraction: float = 0.1
     processes: int = 2
+    exact: bool = False
 
     def __post_init__(self) -> None:
         checks = {
