@@ -38,6 +38,7 @@ def prepare() -> None:
     parser.add_argument("-part_id", type=int, default=None, metavar="ID",
                         help="which of them this one is, from 0; the call without it merges")  # fmt: skip
     parser.add_argument("--no_pp", action="store_true", help="plan, and preprocess nothing")
+    parser.add_argument("--exact", action="store_true", help="resample with nnU-Net's own functions, bit by bit")
     args = parser.parse_args()
 
     def command() -> int:
@@ -46,7 +47,7 @@ def prepare() -> None:
         options = PrepareOptions(
             tuple(args.i), args.d, args.n, tuple(args.c), args.pl, args.gpu_memory_target, args.like, args.p,
             args.modality, tuple(args.hu_window) if args.hu_window else None, args.val_fraction,
-            args.np or min(8, multiprocessing.cpu_count()), args.num_parts, args.part_id, args.no_pp,
+            args.np or min(8, multiprocessing.cpu_count()), args.num_parts, args.part_id, args.no_pp, args.exact,
         )  # fmt: skip
         return LEFT_OUT_STATUS if prepare_dataset(options) else 0
 

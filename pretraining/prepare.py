@@ -124,6 +124,7 @@ def _preprocess_all(
         configurations=options.configurations,
         dataset_json=dataset_json,
         base=base,
+        exact=options.exact,
     )
     left_out = []
     todo = [scan for scan in scans if scan.case not in finished]

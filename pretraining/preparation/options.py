@@ -27,6 +27,7 @@ class PrepareOptions:
         num_parts: calls that share the scans.
         part_id: which of them this one is, or ``None`` for the call that merges, or the only one.
         no_pp: plan, and preprocess nothing.
+        exact: resample with nnU-Net's own functions, bit by bit.
     """
 
     inputs: tuple[Path, ...]
@@ -44,6 +45,7 @@ class PrepareOptions:
     num_parts: int = 1
     part_id: int | None = None
     no_pp: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         checks = {

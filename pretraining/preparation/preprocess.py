@@ -6,9 +6,10 @@ from typing import Any
 
 import blosc2
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from pretraining.intensity_range import Range, measured_range, planned_range
+from pretraining.preparation.resampling import FastConfiguration
 from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import Scan
 
@@ -18,16 +19,21 @@ _MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20
 
 
 class ScanPlans(PlansManager):
-    """nnU-Net's plans, with our reader in the place of the one that they name."""
+    """nnU-Net's plans, with our reader in the place of the one that they name and, unless ``exact``, our resampling."""
 
-    def __init__(self, plans: dict[str, Any], reader: ScanReader):
+    def __init__(self, plans: dict[str, Any], reader: ScanReader, exact: bool = False):
         super().__init__(plans)
-        self._reader = reader
+        self._reader, self._exact = reader, exact
 
     @property
     def image_reader_writer_class(self) -> Any:
         """Makes the reader; nnU-Net calls it without arguments."""
         return lambda: self._reader
+
+    def get_configuration(self, configuration_name: str) -> ConfigurationManager:
+        """A configuration of the plans."""
+        configuration = super().get_configuration(configuration_name)
+        return configuration if self._exact else FastConfiguration(configuration.configuration)
 
 
 def preprocess(
@@ -37,8 +43,9 @@ def preprocess(
     configurations: Sequence[str],
     dataset_json: dict[str, Any],
     base: Path,
+    exact: bool = False,
 ) -> dict[str, Range]:
-    """Preprocess ``scan`` for each configuration into ``base``, unless that is done already.
+    """Preprocess ``scan`` for each configuration into ``base``, unless that is done; ``exact``: resampled by nnU-Net.
 
     Returns:
         By configuration the intensity range (see :mod:`pretraining.intensity_range`), where the plans don't fix it.
@@ -47,7 +54,7 @@ def preprocess(
         ScanError: the scan can't be read, or isn't of the data set's modality.
     """
     reader = ScanReader(asked, dataset_json["genesis"]["modality"])
-    manager = ScanPlans(plans, reader)
+    manager = ScanPlans(plans, reader, exact)
     ranges: dict[str, Range] = {}
     for name in configurations:
         configuration = manager.get_configuration(name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from acvl_utils.morphology.morphology_helper import generic_filter_components_cc3d
-from scipy.ndimage import binary_fill_holes, distance_transform_edt
+from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure, label
 from skimage.filters import threshold_otsu
 
 # Halfway between air (-1000 HU) and soft tissue (0): the skin's edge. Clothes and table foam (-950 to -700) lie below.
@@ -82,14 +82,20 @@ def _mr_threshold(channel: np.ndarray) -> float:
 
 
 def _solid_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Open with a ball (by distances, so that it is round whatever the spacing), then keep the large components."""
+    """Open with a ball (in mm, so that it is round whatever the spacing), then keep the large components."""
     if mask.all() or not mask.any():
         return mask
-    core = distance_transform_edt(mask, sampling=spacing) > _TABLE
+    ball = _ball(_TABLE, spacing)
+    core = binary_erosion(mask, ball, border_value=1)
     if not core.any():
         return _large_components(mask)
-    core = _large_components(core)
-    return mask & (distance_transform_edt(~core, sampling=spacing) <= _TABLE)
+    return mask & binary_dilation(_large_components(core), ball)
+
+
+def _ball(radius: float, spacing: Sequence[float]) -> np.ndarray:
+    reach = [int(radius / s) for s in spacing]
+    axes = np.ogrid[tuple(slice(-n, n + 1) for n in reach)]
+    return np.sqrt(sum((axis * s) ** 2 for axis, s in zip(axes, spacing, strict=True))) <= radius
 
 
 def _large_components(mask: np.ndarray) -> np.ndarray:
@@ -105,6 +111,18 @@ def _fill_slices(mask: np.ndarray) -> np.ndarray:
     """Fill what is enclosed within a slice along any axis: lungs are open to the outside in 3D where the scan ends."""
     filled = mask.copy()
     for axis in range(3):
-        for target, plane in zip(np.moveaxis(filled, axis, 0), np.moveaxis(mask, axis, 0), strict=True):
-            target |= binary_fill_holes(plane)
+        filled |= _filled_along(mask, axis)
     return filled
+
+
+def _filled_along(mask: np.ndarray, axis: int) -> np.ndarray:
+    """All slices along ``axis`` at once: their background is labelled within each, and what meets an edge is open."""
+    within = generate_binary_structure(3, 1)
+    within[tuple(slice(None) if a != axis else [0, 2] for a in range(3))] = False
+    regions, count = label(~mask, within)
+    is_open = np.zeros(count + 1, bool)
+    for other in {0, 1, 2} - {axis}:
+        for end in (0, -1):
+            is_open[np.take(regions, end, other)] = True
+    is_open[0] = False  # the mask itself
+    return ~is_open[regions]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import blosc2
+import numpy as np
 import pytest
 
 from nnunet_genesis.errors import GenesisError
@@ -12,7 +13,7 @@ from pretraining.preparation.fingerprint import analyse
 from pretraining.preparation.manifest import Row, write_split
 from pretraining.prepare import prepare_dataset
 from pretraining.scans.find import find_scans
-from tests.pretraining.synthetic_scans import World, manifest, truncate, use_folders, write_scan
+from tests.pretraining.synthetic_scans import World, manifest, preprocessed, truncate, use_folders, write_scan
 
 
 @pytest.fixture
@@ -35,6 +36,17 @@ def test_hu_window_is_the_clipping_and_can_not_change(empty):
         with pytest.raises(GenesisError, match=r"Dataset701_CT: was prepared with .* now .*repeat the earlier option"):
             prepare_dataset(empty.options(**changes))
     assert empty.times() == before
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_exact_is_nnunets_own_resampling_bit_by_bit(empty, exact):
+    for seed, spacing in enumerate((3.0, 3.0, 2.4)):
+        write_scan(empty.root / "scans" / f"{seed}.nii.gz", seed, spacing)
+    assert prepare_dataset(empty.options(exact=exact)) == []
+    found = blosc2.open(str(empty.data / f"{empty.cases()['2.nii.gz']}.b2nd"), mode="r")[:]
+    expected = preprocessed(empty, empty.root / "scans" / "2.nii.gz", empty.json("nnUNetPlans.json"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if exact else 1e-5)
+    assert (found == expected).all() == exact
 
 
 def test_mr_is_z_scored_and_its_ranges_are_measured(empty):

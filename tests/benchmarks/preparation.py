@@ -1,0 +1,185 @@
+"""Preparation on one core: nnU-Net's own resampling (--exact) against ours, and what is left; cost by number of scans.
+
+Takes real CTs from GENESIS_TEST_DATA or ../shared/data, synthetic ones where there are none. Everything runs in
+``Worker``'s spawned process, as in nnUNetv2_genesis_prepare.
+"""
+
+import cProfile
+import os
+import pstats
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretraining.preparation.fingerprint import analyse, fingerprint, samples_per_scan
+from pretraining.preparation.pool import _one_thread
+from pretraining.preparation.preprocess import preprocess
+from pretraining.scans.find import find_scans
+from pretraining.scans.scan import Scan
+from tests.conftest import DATA
+from tests.pretraining.synthetic_scans import write_scan
+
+SPACING, PATCH = (2.0, 1.5, 1.5), (64, 192, 192)  # what nnU-Net plans for the CTs of the README's example
+MOST_SCANS = 8
+COUNTS = (10, 100, 1000)
+STEPS = {  # name in the table: functions of the profile
+    "reading": ("read_images",),
+    "body": ("read_seg",),
+    "crop": ("crop_to_nonzero",),
+    "resample": ("resample", "resample_data_or_seg_to_shape"),
+    "locations": ("_sample_foreground_locations",),
+    "saving": ("save_case",),
+}
+
+
+def main() -> None:
+    """Print the tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        scans = _scans(Path(folder))
+        with _process() as worker:
+            rows = worker.submit(measure, scans, Path(folder)).result()
+        _print_scans(rows)
+        _print_memory(max(scans, key=lambda scan: np.prod(scan.shape)), Path(folder))
+        _print_counts(Path(folder))
+
+
+def measure(scans: list[Scan], folder: Path) -> list[tuple[Scan, float, float, dict[str, float]]]:
+    """Per scan: seconds by nnU-Net's resampling and by ours, and ours step by step."""
+    tiny = find_scans([write_scan(folder / "tiny.nii.gz", spacing=2.4)])[0][0]
+    plans, dataset_json = _plans([tiny], folder)
+    _seconds(tiny, plans, dataset_json, folder, False)  # compiles
+    rows = []
+    for scan in scans:
+        theirs, _ = _seconds(scan, plans, dataset_json, folder, True)
+        ours, steps = _seconds(scan, plans, dataset_json, folder, False)
+        rows.append((scan, theirs, ours, steps))
+    return rows
+
+
+def peak(scan: Scan, folder: Path, exact: bool) -> float:
+    """Peak memory of preprocessing one scan beyond that of a tiny one, in bytes; call it in a fresh process."""
+    tiny = find_scans([write_scan(folder / "tiny.nii.gz", spacing=2.4)])[0][0]
+    plans, dataset_json = _plans([tiny], folder)
+    _seconds(tiny, plans, dataset_json, folder, exact)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _seconds(scan, plans, dataset_json, folder, exact)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def _seconds(
+    scan: Scan, plans: dict[str, Any], dataset_json: dict[str, Any], folder: Path, exact: bool
+) -> tuple[float, dict[str, float]]:
+    base = folder / "preprocessed"
+    (base / "nnUNetPlans_3d_fullres").mkdir(parents=True)
+    profile, start = cProfile.Profile(), time.perf_counter()
+    profile.runcall(preprocess, scan, "CT", plans, ["3d_fullres"], dataset_json, base, exact)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(base)
+    return seconds, _steps(profile, seconds)
+
+
+def _steps(profile: cProfile.Profile, seconds: float) -> dict[str, float]:
+    by_function: dict[str, float] = {}
+    for (_, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        by_function[name] = max(cumulative, by_function.get(name, 0))
+    steps = {step: sum(by_function.get(name, 0) for name in names) for step, names in STEPS.items()}
+    return {**steps, "other": seconds - sum(steps.values())}
+
+
+def _plans(scans: list[Scan], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The part of nnU-Net's plans that preprocessing reads, with its default resampling."""
+    (folder / "cache").mkdir(exist_ok=True)
+    found = fingerprint([analyse(scan, "CT", samples_per_scan(1), folder / "cache") for scan in scans], (-1000, 1000))
+    kwargs = {"order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "architecture": {},
+        "spacing": list(SPACING), "patch_size": list(PATCH), "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False], "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **kwargs},
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **kwargs},
+    }  # fmt: skip
+    plans = {
+        "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": found["foreground_intensity_properties_per_channel"],
+        "configurations": {"3d_fullres": configuration},
+    }  # fmt: skip
+    labels = {"background": 0, "body": 1}
+    return plans, {"channel_names": {"0": "CT"}, "labels": labels, "genesis": {"modality": "CT"}}
+
+
+def _scans(folder: Path) -> list[Scan]:
+    roots = [root for root in (DATA / "ct_unlabeled", DATA / "Dataset003_Liver" / "imagesTr") if root.is_dir()]
+    if not roots:
+        print(f"No real scans at {DATA} (GENESIS_TEST_DATA): synthetic ones, small and smooth")
+        roots = [write_scan(folder / f"{seed}.nii.gz", seed, 2.4 + seed / 4) for seed in range(4)]
+    scans = sorted(find_scans(roots)[0], key=lambda scan: np.prod(scan.shape))
+    chosen = np.linspace(0, len(scans) - 1, min(MOST_SCANS, len(scans))).round().astype(int)
+    return [scans[k] for k in chosen]
+
+
+def _print_scans(rows: list[tuple[Scan, float, float, dict[str, float]]]) -> None:
+    print(
+        f"{'s a scan':<26} {'--exact':>8} {'ours':>6} {'ratio':>6}  " + " ".join(f"{s:>9}" for s in [*STEPS, "other"])
+    )
+    for scan, theirs, ours, steps in rows:
+        shares = " ".join(f"{seconds:9.2f}" for seconds in steps.values())
+        print(f"{'×'.join(map(str, scan.shape)):<26} {theirs:8.2f} {ours:6.2f} {theirs / ours:6.1f}  {shares}")
+    theirs, ours = (statistics.median(row[k] for row in rows) for k in (1, 2))
+    print(f"{'median':<26} {theirs:8.2f} {ours:6.2f} {statistics.median(row[1] / row[2] for row in rows):6.1f}")
+    total, ours_total = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    rate, ours_rate = (60 * len(rows) / seconds for seconds in (total, ours_total))
+    print(f"{'scans a minute':<26} {rate:8.1f} {ours_rate:6.1f} {total / ours_total:6.1f}")
+
+
+def _print_memory(scan: Scan, folder: Path) -> None:
+    size = 4 * np.prod(scan.shape)
+    for exact in (True, False):
+        with _process() as worker:  # a fresh one: the kernel keeps a process's peak
+            more = worker.submit(peak, scan, folder, exact).result()
+        name = "--exact" if exact else "ours"
+        print(f"peak memory, {name}: {more / 1e6:.0f} MB, {more / size:.1f} times the largest scan as float32")
+
+
+def _print_counts(folder: Path) -> None:
+    print(f"\n{'scans':>6} {'s in all':>9} {'ms a scan':>10}")
+    scan, before = write_scan(folder / "small" / "0.nii.gz", spacing=2.4), None
+    for count in COUNTS:
+        with _process() as worker:
+            seconds = worker.submit(prepare_copies, scan, folder / str(count), count).result()
+        more = f"{1e3 * (seconds - before[1]) / (count - before[0]):10.1f} each further one" if before else ""
+        print(f"{count:6} {seconds:9.1f} {1e3 * seconds / count:10.1f} {more}", flush=True)
+        before = (count, seconds)
+
+
+def prepare_copies(scan: Path, folder: Path, count: int) -> float:
+    """Seconds to prepare ``count`` links to one scan, from finding them to the manifest, in a new data set."""
+    for number in range(count):
+        target = folder / "scans" / f"{number}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scan, target)  # links would count once
+    for name in ("preprocessed", "results"):  # nnU-Net looks for data sets of the same id in both
+        (folder / name).mkdir()
+        os.environ[f"nnUNet_{name}"] = str(folder / name)
+    os.environ.pop("nnUNet_raw", None)
+    from pretraining.prepare import PrepareOptions, prepare_dataset
+
+    start = time.perf_counter()
+    prepare_dataset(PrepareOptions((folder / "scans",), 701, "Copies", processes=1, hu_window=(-1000, 1000)))
+    return time.perf_counter() - start
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"), _one_thread)
+
+
+if __name__ == "__main__":
+    main()
