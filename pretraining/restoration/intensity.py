@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from pretraining.restoration.boxes import Boxes, for_loops
-from pretraining.restoration.compiled import look_up
 from pretraining.restoration.corruption import Corruption, as_float32
+from pretraining.restoration.loops import look_up
 
 CURVE_POINTS = 1000
 TABLE_CELLS = 2**14

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from pretraining.restoration.boxes import Boxes, for_loops, in_three_axes
-from pretraining.restoration.compiled import gather, permute_windows
 from pretraining.restoration.corruption import Corruption, as_float32, draw_seed
 from pretraining.restoration.coverage import largest_edge, window_count
+from pretraining.restoration.loops import gather, permute_windows
 
 
 class LocalShuffling(Corruption):

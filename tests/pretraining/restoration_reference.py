@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretraining.restoration.compiled import INCREMENT, MULTIPLIER
 from pretraining.restoration.intensity import bezier
+from pretraining.restoration.loops import INCREMENT, MULTIPLIER
 from pretraining.restoration.shuffling import window_seeds
 
 

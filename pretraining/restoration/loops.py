@@ -4,24 +4,14 @@ Shuffling visits four million voxels of fifteen thousand windows in a 128³ patc
 within each window) that took four to five times as long; docs/pretraining.md has the figures.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from pretraining.compiled import compiled
 
 # numba checks signed indices for negative ones, so the innermost are unsigned.
 U = np.uint64
 # Knuth's linear congruential generator modulo 2⁶⁴ (MMIX), of which the upper 32 bits are used.
 MULTIPLIER, INCREMENT = U(6364136223846793005), U(1442695040888963407)
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """``function`` compiled at its first call; kept on disk where there is a writable place for it."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba finds no such place
-        return njit(nogil=True)(function)
 
 
 @compiled
