@@ -21,7 +21,6 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from threadpoolctl import threadpool_limits
 
 from pretraining.intensity_range import Range, from_unit, to_unit
 from pretraining.restoration import RestorationTransform
@@ -130,25 +129,27 @@ class RestorationDataLoader(nnUNetDataLoader):
         lower = [int(min(start, last)) for start, last in zip(lower, furthest, strict=True)]
         return lower, [start + int(patch) for start, patch in zip(lower, self.patch_size, strict=True)]
 
-    def _pair(self, position: int, case: str, corrupt: RestorationTransform) -> tuple[torch.Tensor, torch.Tensor]:
+    def _patch(self, position: int, case: str) -> torch.Tensor:
         # The segmentation is only opened, never decompressed: restoration needs no label.
         image, _, _, properties = self._data.load_case(case)
         lower, upper = self.get_bbox(image.shape[1:], self.get_do_oversample(position), properties["class_locations"])
         box = [list(edges) for edges in zip(lower, upper, strict=True)]  # acvl-utils takes no tuples
         patch = torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()
-        pair = corrupt(image=to_unit(patch, self.ranges[case]))
-        return from_unit(pair["image"], self.ranges[case]), pair["target"]
+        return to_unit(patch, self.ranges[case])  # not in place: it may be a read-only map of the file
 
     def _make(self, number: int, cases: Sequence[str], corrupt: RestorationTransform) -> dict:
         """This process' patches of a global batch; ``cases`` are those of all its positions."""
-        pairs = []
-        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
-            for position in self.positions:
+        mine = [cases[position] for position in self.positions]
+        data = torch.empty(len(mine), len(self.ranges[mine[0]]), *self.patch_size)
+        target = torch.empty_like(data)
+        with torch.no_grad():
+            for slot, (position, case) in enumerate(zip(self.positions, mine, strict=True)):
                 # + 1: SeedSequence pads a key with zeros, so position 0 would repeat the stream that chose the cases.
                 with keyed_random(*self.key, number, position + 1):
-                    pairs.append(self._pair(position, cases[position], corrupt))
-        data, target = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
-        return {"data": data, "target": target, "keys": [cases[position] for position in self.positions]}
+                    pair = corrupt(image=self._patch(position, case))
+                from_unit(pair["image"], self.ranges[case], out=data[slot])
+                target[slot] = pair["target"]
+        return {"data": data, "target": target, "keys": mine}
 
 
 class ValidationDataLoader(RestorationDataLoader):

@@ -108,10 +108,10 @@ def to_unit(image: torch.Tensor, case_range: Range) -> torch.Tensor:
     return image.sub(lowest).div_(width).clamp_(0, 1)
 
 
-def from_unit(image: torch.Tensor, case_range: Range) -> torch.Tensor:
-    """Image (C, …) in [0, 1] back to normalised intensities."""
+def from_unit(image: torch.Tensor, case_range: Range, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Image (C, …) in [0, 1] back to normalised intensities, into ``out`` if given."""
     lowest, width = _lowest_and_width(image, case_range)
-    return image.mul(width).add_(lowest)
+    return torch.mul(image, width, out=out).add_(lowest)
 
 
 def _lowest_and_width(image: torch.Tensor, case_range: Range) -> tuple[torch.Tensor, torch.Tensor]:

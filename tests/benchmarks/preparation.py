@@ -4,9 +4,7 @@ Takes real CTs from GENESIS_TEST_DATA or ../shared/data, synthetic ones where th
 ``Worker``'s spawned process, as in nnUNetv2_genesis_prepare.
 """
 
-import cProfile
 import os
-import pstats
 import resource
 import shutil
 import statistics
@@ -24,6 +22,7 @@ from pretraining.preparation.pool import _one_thread
 from pretraining.preparation.preprocess import preprocess
 from pretraining.scans.find import find_scans
 from pretraining.scans.scan import Scan
+from tests.benchmarks.timing import profiled, shares
 from tests.conftest import DATA
 from tests.pretraining.synthetic_scans import write_scan
 
@@ -43,7 +42,7 @@ STEPS = {  # name in the table: functions of the profile
 def main() -> None:
     """Print the tables."""
     with tempfile.TemporaryDirectory() as folder:
-        scans = _scans(Path(folder))
+        scans = ct_scans(Path(folder))
         with _process() as worker:
             rows = worker.submit(measure, scans, Path(folder)).result()
         _print_scans(rows)
@@ -54,7 +53,7 @@ def main() -> None:
 def measure(scans: list[Scan], folder: Path) -> list[tuple[Scan, float, float, dict[str, float]]]:
     """Per scan: seconds by nnU-Net's resampling and by ours, and ours step by step."""
     tiny = find_scans([write_scan(folder / "tiny.nii.gz", spacing=2.4)])[0][0]
-    plans, dataset_json = _plans([tiny], folder)
+    plans, dataset_json = ct_plans([tiny], folder)
     _seconds(tiny, plans, dataset_json, folder, False)  # compiles
     rows = []
     for scan in scans:
@@ -67,7 +66,7 @@ def measure(scans: list[Scan], folder: Path) -> list[tuple[Scan, float, float, d
 def peak(scan: Scan, folder: Path, exact: bool) -> float:
     """Peak memory of preprocessing one scan beyond that of a tiny one, in bytes; call it in a fresh process."""
     tiny = find_scans([write_scan(folder / "tiny.nii.gz", spacing=2.4)])[0][0]
-    plans, dataset_json = _plans([tiny], folder)
+    plans, dataset_json = ct_plans([tiny], folder)
     _seconds(tiny, plans, dataset_json, folder, exact)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _seconds(scan, plans, dataset_json, folder, exact)
@@ -79,29 +78,19 @@ def _seconds(
 ) -> tuple[float, dict[str, float]]:
     base = folder / "preprocessed"
     (base / "nnUNetPlans_3d_fullres").mkdir(parents=True)
-    profile, start = cProfile.Profile(), time.perf_counter()
-    profile.runcall(preprocess, scan, "CT", plans, ["3d_fullres"], dataset_json, base, exact)
-    seconds = time.perf_counter() - start
+    seconds, functions = profiled(preprocess, scan, "CT", plans, ["3d_fullres"], dataset_json, base, exact)
     shutil.rmtree(base)
-    return seconds, _steps(profile, seconds)
+    return seconds, shares(seconds, functions, STEPS)
 
 
-def _steps(profile: cProfile.Profile, seconds: float) -> dict[str, float]:
-    by_function: dict[str, float] = {}
-    for (_, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
-        by_function[name] = max(cumulative, by_function.get(name, 0))
-    steps = {step: sum(by_function.get(name, 0) for name in names) for step, names in STEPS.items()}
-    return {**steps, "other": seconds - sum(steps.values())}
-
-
-def _plans(scans: list[Scan], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def ct_plans(scans: list[Scan], folder: Path, patch: tuple[int, ...] = PATCH) -> tuple[dict[str, Any], dict[str, Any]]:
     """The part of nnU-Net's plans that preprocessing reads, with its default resampling."""
     (folder / "cache").mkdir(exist_ok=True)
     found = fingerprint([analyse(scan, "CT", samples_per_scan(1), folder / "cache") for scan in scans], (-1000, 1000))
     kwargs = {"order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "architecture": {},
-        "spacing": list(SPACING), "patch_size": list(PATCH), "normalization_schemes": ["CTNormalization"],
+        "spacing": list(SPACING), "patch_size": list(patch), "normalization_schemes": ["CTNormalization"],
         "use_mask_for_norm": [False], "resampling_fn_data": "resample_data_or_seg_to_shape",
         "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **kwargs},
         "resampling_fn_seg": "resample_data_or_seg_to_shape",
@@ -116,13 +105,13 @@ def _plans(scans: list[Scan], folder: Path) -> tuple[dict[str, Any], dict[str, A
     return plans, {"channel_names": {"0": "CT"}, "labels": labels, "genesis": {"modality": "CT"}}
 
 
-def _scans(folder: Path) -> list[Scan]:
+def ct_scans(folder: Path, most: int = MOST_SCANS) -> list[Scan]:
     roots = [root for root in (DATA / "ct_unlabeled", DATA / "Dataset003_Liver" / "imagesTr") if root.is_dir()]
     if not roots:
         print(f"No real scans at {DATA} (GENESIS_TEST_DATA): synthetic ones, small and smooth")
         roots = [write_scan(folder / f"{seed}.nii.gz", seed, 2.4 + seed / 4) for seed in range(4)]
     scans = sorted(find_scans(roots)[0], key=lambda scan: np.prod(scan.shape))
-    chosen = np.linspace(0, len(scans) - 1, min(MOST_SCANS, len(scans))).round().astype(int)
+    chosen = np.linspace(0, len(scans) - 1, min(most, len(scans))).round().astype(int)
     return [scans[k] for k in chosen]
 
 
