@@ -31,7 +31,7 @@ demo: $(SETUP)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py -o demo_out $(if $(DATA),--data "$(DATA)")
 
 bench: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.corruption
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
 
 # Rebuilds examples/results/*/report from the committed summaries; needs no images.
 report: $(SETUP)

@@ -78,6 +78,7 @@ def pretrain() -> None:
                         help="epochs of warm-up [default: 50, or a tenth of a shorter run]")  # fmt: skip
     parser.add_argument("--seed", type=int, help="initial weights, patches and corruptions [default: 0]")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="[default: auto]")
+    parser.add_argument("--memory_format", choices=["auto", "contiguous", "channels_last"], help="[default: auto]")
     parser.add_argument("--compile", action="store_const", const=True, help="use torch.compile")
     parser.add_argument("--licence", help="licence of the weights, recorded in the checkpoint")
     parser.add_argument("--c", action="store_true", help="continue from the last checkpoint, with its options")

@@ -31,7 +31,8 @@ def describe(trainer: "nnUNetTrainerRestoration") -> dict[str, Any]:
             "foreground_intensity_properties_per_channel": deepcopy(plans.foreground_intensity_properties_per_channel),
         },
         "corruption": _probabilities(trainer.train_loader.corrupt),
-        "options": {**dataclasses.asdict(trainer.options), "precision": trainer.precision},
+        "options": dataclasses.asdict(trainer.options)
+        | {"precision": trainer.precision, "memory_format": trainer.memory_format},
         "training": {
             "epochs": trainer.current_epoch + 1,
             "batch_size": configuration.batch_size,

@@ -3,7 +3,7 @@
 import dataclasses
 
 from nnunet_genesis.errors import GenesisError
-from pretraining.precision import PRECISIONS
+from pretraining.formats import MEMORY_FORMATS, PRECISIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class RestorationOptions:
         gradient_clip: largest norm of the gradient.
         seed: fixes initial weights, patches and corruptions.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        memory_format: ``auto``, ``contiguous`` or ``channels_last``.
         compile: use torch.compile.
         licence: licence of the weights, recorded in the checkpoint.
     """
@@ -33,6 +34,7 @@ class RestorationOptions:
     gradient_clip: float = 1.0
     seed: int = 0
     precision: str = "auto"
+    memory_format: str = "auto"
     compile: bool = False
     licence: str = "not stated"
 
@@ -46,6 +48,8 @@ class RestorationOptions:
             f"gradient_clip {self.gradient_clip}: expected a number above 0": self.gradient_clip > 0,
             f"--seed {self.seed}: expected at least 0": self.seed >= 0,
             f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}": self.precision in PRECISIONS,
+            f"--memory_format {self.memory_format}: expected one of {', '.join(MEMORY_FORMATS)}": self.memory_format
+            in MEMORY_FORMATS,
         }
         for message, holds in checks.items():
             if not holds:

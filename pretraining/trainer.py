@@ -21,10 +21,10 @@ from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import Batches, RestorationDataLoader, ValidationDataLoader
 from pretraining.distributed import from_rank_0, gather
+from pretraining.formats import autocast, choose_formats, torch_format
 from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
-from pretraining.precision import autocast, choose_precision
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
 from pretraining.restoration.corruption import MIN_AXIS
 
@@ -72,7 +72,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         rounds = max(1, round(options.iterations / 5 / (1 + len(CORRUPTIONS))))
         self.num_val_iterations_per_epoch = rounds * (1 + len(CORRUPTIONS))
         self.initial_lr, self.weight_decay = options.peak_lr, options.weight_decay
-        self.precision = options.precision
+        self.precision, self.memory_format = options.precision, options.memory_format
 
     def initialize(self) -> None:
         """Build the plan's network with a restoration head, its optimiser, and what distributed training needs."""
@@ -95,9 +95,10 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
         torch.manual_seed(self.options.seed)
-        network = self._build_restoration_network().to(self.device)
-        if self.precision == "auto":
-            self.precision = choose_precision(self.device)
+        chosen = from_rank_0(lambda: choose_formats(self.device, self.precision, self.memory_format))
+        self.precision, self.memory_format = chosen
+        network = self._build_restoration_network()
+        network.to(self.device, memory_format=torch_format(self.memory_format))  # type: ignore[call-overload]
         if self.precision != "fp16":
             self.grad_scaler = None
         self.network = torch.compile(network) if self._do_i_compile() else network
@@ -210,7 +211,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         return {"loss": loss.detach()}
 
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        data = batch["data"].to(self.device, non_blocking=True)
+        data = batch["data"].to(self.device, non_blocking=True, memory_format=torch_format(self.memory_format))
         target = batch["target"].to(self.device, non_blocking=True)
         with autocast(self.device, self.precision):
             output = (network or self.network)(data)

@@ -21,6 +21,7 @@ from pretraining.run import pretrain
 from tests.tiny_world import make_case, shrink, write_image
 
 CPU = torch.device("cpu")
+FORMATS = {"precision": "fp32", "memory_format": "contiguous"}  # left to itself, each run would measure
 SHORT = {"epochs": 2, "iterations": 3}
 
 
@@ -89,7 +90,9 @@ def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
     for fold, workers in (("all", "0"), (1, "2")):  # two results folders, the same cases
         monkeypatch.setenv("nnUNet_n_proc_DA", workers)
         runs.append(
-            torch.load(pretrain("701", "3d_fullres", fold=fold, device=CPU, seed=5, **SHORT), weights_only=True)
+            torch.load(
+                pretrain("701", "3d_fullres", fold=fold, device=CPU, seed=5, **SHORT, **FORMATS), weights_only=True
+            )
         )
     assert runs[0]["logging"]["train_losses"] == runs[1]["logging"]["train_losses"]
     _assert_equal_weights(*runs)
@@ -97,11 +100,11 @@ def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_killed_and_resumed_equals_uninterrupted(world):
-    options = {"epochs": 4, "iterations": 3, "seed": 7}
+    options = {"epochs": 4, "iterations": 3, "seed": 7, **FORMATS}
     whole = torch.load(pretrain("701", "3d_fullres", fold=2, device=CPU, **options), weights_only=True)
     folder = _folder(world, "701", fold=3)
     command = [sys.executable, "-m", "pretraining", "701", "3d_fullres", "-f", "3", "-device", "cpu"]
-    flags = ["--epochs", "4", "--iterations", "3", "--seed", "7"]
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"nnUNet_n_proc_DA": "2"}
     with subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, env=environment) as process:
         while not (folder / "checkpoint_latest.pth").is_file():
@@ -116,6 +119,20 @@ def test_killed_and_resumed_equals_uninterrupted(world):
     for key in ("train_losses", "val_losses", "r2", "ssim"):
         assert resumed["logging"][key] == whole["logging"][key]
     _assert_equal_weights(resumed, whole)
+
+
+def test_channels_last_gives_the_same_and_goes_on(world):
+    runs = {}
+    for fold, memory_format in ((5, "contiguous"), (6, "channels_last")):
+        options = {**SHORT, "precision": "fp32", "memory_format": memory_format, "seed": 5}
+        pretrain("701", "3d_fullres", fold=fold, device=CPU, **options)
+        final = pretrain("701", "3d_fullres", fold=fold, device=CPU, continue_training=True, epochs=3)
+        runs[memory_format] = torch.load(final, weights_only=True)
+        assert runs[memory_format]["genesis"]["options"]["memory_format"] == memory_format
+    logs = [run["logging"]["train_losses"] for run in runs.values()]
+    np.testing.assert_allclose(*logs, rtol=1e-4)
+    weights = [run["network_weights"]["encoder.stages.1.0.convs.0.conv.weight"] for run in runs.values()]
+    assert [w.is_contiguous(memory_format=torch.channels_last_3d) for w in weights] == [False, True]
 
 
 def test_two_processes_train_one_network(world):
@@ -168,11 +185,11 @@ def _folder(world: dict[str, Path], dataset: str, fold: int = 0) -> Path:
 
 
 def _add_folds_of_all_cases(base: Path) -> None:
-    """Folds 1 to 4: all cases on both sides, as in fold ``all``, each with a results folder of its own."""
+    """Folds 1 to 6: all cases on both sides, as in fold ``all``, each with a results folder of its own."""
     file = base / "splits_final.json"
     splits = json.loads(file.read_text())
     cases = sorted(splits[0]["train"] + splits[0]["val"])
-    file.write_text(json.dumps(splits + [{"train": cases, "val": cases}] * 4))
+    file.write_text(json.dumps(splits + [{"train": cases, "val": cases}] * 6))
 
 
 def _assert_equal_weights(one: dict, other: dict) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from pretraining.formats import MEMORY_FORMATS, choose_formats
 from pretraining.options import RestorationOptions
-from pretraining.precision import choose_precision
-from pretraining.trainer import nnUNetTrainerRestoration
+from pretraining.trainer import nnUNetTrainerRestoration as Trainer
 from tests.benchmarks.world import BATCH, CONFIGURATION, DATASET, make_world
 
 STEPS = 50
@@ -43,25 +43,25 @@ def main() -> None:
 
 
 def print_formats(plans: Path, device: torch.device) -> None:
-    """Milliseconds a step in each number format, in turns, as the machine's speed changes."""
-    precisions = ("fp32", "bf16")
-    trainers = {precision: make_trainer(plans, device, precision) for precision in precisions}
-    times: dict[str, list[float]] = {precision: [] for precision in precisions}
+    """Milliseconds a step in each format, in turns, as the machine's speed changes."""
+    formats = [(number, memory) for number in ("fp32", "bf16") for memory in MEMORY_FORMATS[1:]]
+    trainers = {choice: make_trainer(plans, device, *choice) for choice in formats}
+    times: dict[tuple[str, str], list[float]] = {choice: [] for choice in formats}
     for turn in range(8):
-        for precision, trainer in trainers.items():
+        for choice, trainer in trainers.items():
             start = time.perf_counter()
             step(trainer)
             if turn:  # the first one warms up
-                times[precision].append(1e3 * (time.perf_counter() - start))
-    medians = {precision: statistics.median(values) for precision, values in times.items()}
-    print(f"\n{'ms a step':<12} {'median':>8} {'ratio':>6}   (chosen by itself: {choose_precision(device)})")
-    for precision, median in medians.items():
-        print(f"{precision:<12} {median:8.0f} {medians['fp32'] / median:6.2f}")
+                times[choice].append(1e3 * (time.perf_counter() - start))
+    medians = {choice: statistics.median(values) for choice, values in times.items()}
+    print(f"\n{'a step':<22} {'ms':>6} {'ratio':>6}   (chosen by itself: {' '.join(choose_formats(device))})")
+    for choice, median in medians.items():
+        print(f"{' '.join(choice):<22} {median:6.0f} {medians[formats[0]] / median:6.2f}")
 
 
 def print_parts(plans: Path, device: torch.device) -> None:
     """Shares of 50 steps' time, waiting for batches included."""
-    trainer = make_trainer(plans, device, "auto")
+    trainer = make_trainer(plans, device)
     step(trainer)
     waiting, start = 0.0, time.perf_counter()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -107,20 +107,20 @@ def epoch_seconds(folder: Path, processes: int) -> float:
     return statistics.median(map(float, re.findall(r"Epoch time: ([\d.]+)", log)[1:]))
 
 
-def make_trainer(plans: Path, device: torch.device, precision: str) -> nnUNetTrainerRestoration:
+def make_trainer(plans: Path, device: torch.device, precision: str = "auto", memory_format: str = "auto") -> Trainer:
     """A trainer that is about to start; its loader runs in this process."""
     dataset_json = json.loads((plans.parent / "dataset.json").read_text())
     os.environ["nnUNet_n_proc_DA"] = "0"
     with contextlib.redirect_stdout(None):
-        trainer = nnUNetTrainerRestoration(json.loads(plans.read_text()), CONFIGURATION, 0, dataset_json, device)
-        trainer.use(RestorationOptions(epochs=1, precision=precision))
+        trainer = Trainer(json.loads(plans.read_text()), CONFIGURATION, 0, dataset_json, device)
+        trainer.use(RestorationOptions(epochs=1, precision=precision, memory_format=memory_format))
         trainer.initialize()
         trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
         trainer.network.train()
     return trainer
 
 
-def step(trainer: nnUNetTrainerRestoration) -> None:
+def step(trainer: Trainer) -> None:
     """One step, to its end."""
     float(trainer.train_step(next(trainer.dataloader_train))["loss"])
 

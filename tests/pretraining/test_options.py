@@ -28,6 +28,7 @@ def prepare_options(**changes: Any) -> PrepareOptions:
         ({"gradient_clip": 0.0}, "gradient_clip 0.0", "above 0"),
         ({"seed": -1}, "--seed -1", "at least 0"),
         ({"precision": "fp8"}, "--precision fp8", "auto, fp32, bf16, fp16"),
+        ({"memory_format": "nhwc"}, "--memory_format nhwc", "auto, contiguous, channels_last"),
     ],
 )
 def test_bad_run_option_is_named(changes, flag, expected):
