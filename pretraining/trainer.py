@@ -1,5 +1,6 @@
 """The restoration trainer: nnU-Net's trainer with another loader, loss and validation."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -250,12 +251,14 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
 
     def on_epoch_end(self) -> None:
         """Print, warn of collapse, save, plot."""
+        self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
         log = {key: values[-1] for key, values in self.logger.get_checkpoint().items() if values}
         single = ", ".join(f"{name} {log[f'r2_{name}']:.3f}" for name in CORRUPTIONS)
         self.print_to_log_file(
             f"train_loss {log['train_losses']:.5f}  val_loss {log['val_losses']:.5f}  PSNR {log['psnr']:.2f} dB  "
             f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  (alone: {single})"
         )
+        self.print_to_log_file(f"Epoch time: {log['epoch_end_timestamps'] - log['epoch_start_timestamps']:.2f} s")
         steps = (self.current_epoch + 1) * self.num_iterations_per_epoch
         if monitoring.is_collapsed(log["r2"], steps, self.num_epochs * self.num_iterations_per_epoch):
             self.print_to_log_file(monitoring.COLLAPSE_ADVICE.format(r2=log["r2"]))

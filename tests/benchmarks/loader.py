@@ -17,7 +17,7 @@ from pretraining.preparation.preprocess import preprocess
 from pretraining.restoration import RestorationTransform
 from pretraining.scans.scan import Scan
 from tests.benchmarks.preparation import ct_plans, ct_scans
-from tests.benchmarks.timing import profiled, shares
+from tests.benchmarks.timing import profiled, quiet, shares
 
 PATCHES = ((128, 128, 128), (64, 64, 32))
 WANTED = 40  # patches a second: 20 steps of nnU-Net's usual batch of 2
@@ -96,7 +96,9 @@ def _fed(loader: RestorationDataLoader, workers: int) -> Iterator[Iterator[dict]
     try:
         yield iter(augmenter)
     finally:
-        augmenter._finish()
+        with quiet():  # batchgenerators ends its workers while its thread may still be reading from one
+            augmenter._finish()
+            time.sleep(0.5)
 
 
 def _batches(patch: tuple[int, ...]) -> int:

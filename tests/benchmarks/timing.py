@@ -1,10 +1,12 @@
 """Wall times of small pieces of work, and which function took them."""
 
+import contextlib
 import cProfile
+import os
 import pstats
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -43,3 +45,10 @@ def shares(seconds: float, by_function: dict[str, float], steps: dict[str, tuple
     """Seconds of each step, which consists of the functions named, and of what is left ("other")."""
     found = {step: sum(by_function.get(name, 0) for name in names) for step, names in steps.items()}
     return {**found, "other": seconds - sum(found.values())}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep progress bars and reports off the tables."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield

@@ -1,6 +1,5 @@
 """Pretraining on this machine: number formats, what 50 steps consist of, and several processes."""
 
-import contextlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from pretraining.formats import MEMORY_FORMATS, choose_formats
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration as Trainer
+from tests.benchmarks.timing import quiet
 from tests.benchmarks.world import BATCH, CONFIGURATION, DATASET, make_world
 
 STEPS = 50
@@ -102,7 +102,9 @@ def epoch_seconds(folder: Path, processes: int) -> float:
     options = f"-device cpu -num_gpus {processes} --epochs {EPOCHS} --iterations {ITERATIONS}"
     command = [sys.executable, "-m", "pretraining", DATASET, CONFIGURATION, *options.split()]
     one_thread = {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0", "nnUNet_results": str(results)}
-    subprocess.run(command, env=os.environ | one_thread, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command, env=os.environ | one_thread, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     log = next(results.rglob("training_log_*.txt")).read_text()
     return statistics.median(map(float, re.findall(r"Epoch time: ([\d.]+)", log)[1:]))
 
@@ -111,8 +113,9 @@ def make_trainer(plans: Path, device: torch.device, precision: str = "auto", mem
     """A trainer that is about to start; its loader runs in this process."""
     dataset_json = json.loads((plans.parent / "dataset.json").read_text())
     os.environ["nnUNet_n_proc_DA"] = "0"
-    with contextlib.redirect_stdout(None):
-        trainer = Trainer(json.loads(plans.read_text()), CONFIGURATION, 0, dataset_json, device)
+    with quiet():
+        content = json.loads(plans.read_text()) | {"continue_training": False}
+        trainer = Trainer(content, CONFIGURATION, 0, dataset_json, device)
         trainer.use(RestorationOptions(epochs=1, precision=precision, memory_format=memory_format))
         trainer.initialize()
         trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()

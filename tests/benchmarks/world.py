@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
+from tests.benchmarks.timing import quiet
 from tests.conftest import DATA
 from tests.tiny_world import make_case, write_image
 
@@ -24,7 +25,8 @@ def make_world(folder: Path, scans: int = 24) -> Path:
         images = [folder / "scans" / f"{number}.nii.gz" for number in range(scans)]
         for number, file in enumerate(images):
             write_image(make_case(number)[0][0], file)
-    prepare_dataset(PrepareOptions(tuple(images), int(DATASET), "Bench", processes=1))
+    with quiet():
+        prepare_dataset(PrepareOptions(tuple(images), int(DATASET), "Bench", processes=1))
     file = folder / "nnUNet_preprocessed" / f"Dataset{DATASET}_Bench" / "nnUNetPlans.json"
     plans = json.loads(file.read_text())
     configuration = plans["configurations"][CONFIGURATION]
