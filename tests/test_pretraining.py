@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
+from pretraining.options import RestorationOptions
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
 from pretraining.restoration import CORRUPTIONS
 from pretraining.run import pretrain
+from pretraining.trainer import nnUNetTrainerRestoration
 from tests.tiny_world import make_case, shrink, write_image
 
 CPU = torch.device("cpu")
@@ -135,6 +138,39 @@ def test_channels_last_gives_the_same_and_goes_on(world):
     assert [w.is_contiguous(memory_format=torch.channels_last_3d) for w in weights] == [False, True]
 
 
+def test_a_step_never_waits_for_the_device(world):
+    base = world["nnUNet_preprocessed"] / "Dataset701_One"
+    plans, dataset_json = (json.loads((base / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+    trainer = nnUNetTrainerRestoration({**plans, "continue_training": False}, "3d_fullres", 7, dataset_json, CPU)
+    trainer.use(RestorationOptions(**SHORT, **FORMATS))
+    trainer.initialize()
+    loader, _ = trainer.get_dataloaders()
+    trainer.network.train()
+    trainer.train_step(next(loader))
+    # AdamW counts its steps in tensors that lie on the CPU, whatever the device.
+    counters = {state["step"].data_ptr() for state in trainer.optimizer.state.values()}
+    batch = next(loader)
+    with ValuesRead(counters) as seen:
+        loss = trainer.train_step(batch)["loss"]
+        assert seen.operations > 100
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            float(loss)
+
+
+class ValuesRead(TorchDispatchMode):
+    """Fails where an operation hands a tensor's value to Python: on a GPU, that waits for the device."""
+
+    def __init__(self, allowed: set[int]):
+        super().__init__()
+        self.allowed, self.operations = allowed, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations += 1
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"):
+            assert args[0].data_ptr() in self.allowed, func.overloadpacket.__name__
+        return func(*args, **(kwargs or {}))
+
+
 def test_two_processes_train_one_network(world):
     final = pretrain("701", "3d_fullres", fold=4, device=CPU, num_gpus=2, **SHORT)
     log = torch.load(final, weights_only=True)["logging"]
@@ -185,11 +221,11 @@ def _folder(world: dict[str, Path], dataset: str, fold: int = 0) -> Path:
 
 
 def _add_folds_of_all_cases(base: Path) -> None:
-    """Folds 1 to 6: all cases on both sides, as in fold ``all``, each with a results folder of its own."""
+    """Folds 1 to 7: all cases on both sides, as in fold ``all``, each with a results folder of its own."""
     file = base / "splits_final.json"
     splits = json.loads(file.read_text())
     cases = sorted(splits[0]["train"] + splits[0]["val"])
-    file.write_text(json.dumps(splits + [{"train": cases, "val": cases}] * 6))
+    file.write_text(json.dumps(splits + [{"train": cases, "val": cases}] * 7))
 
 
 def _assert_equal_weights(one: dict, other: dict) -> None:
