@@ -110,7 +110,7 @@ class Protocol:
     def fine_tuning(self, fold: int, cases: str, arm: str, pretrained: Job) -> Job:
         """Fine-tuning and validation on a fold or its subset."""
         number, b = self.numbers()[fold, cases], self.budget
-        variables = {"epochs": b.epochs, "iterations": b.iterations, "peak_lr": b.lr}
+        variables = {"epochs": b.epochs, "iterations": b.iterations, "peak_lr": b.lr, "precision": b.precision}
         if arm != "scratch":
             variables["weights"] = self.final("nnUNetTrainerRestoration", fold)
         command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", ARMS[arm], "-device",

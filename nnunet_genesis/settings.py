@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.formats import CPU_PRECISIONS
 
 PREFIX = "nnUNet_genesis_"
 
@@ -27,6 +28,7 @@ class Settings:
         warmup_epochs: epochs of linear warm-up; 0 switches it off.
         partial_widths: 1 takes the leading channels and blocks where their numbers differ; 0 leaves such tensors.
         min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
+        precision: fp32, as nnU-Net on a CPU, bf16, or auto, which is the faster one; on a GPU nnU-Net decides.
     """
 
     weights: str | None = _setting(str, lambda v: bool(v.strip()), "the path of a Genesis checkpoint")
@@ -36,6 +38,7 @@ class Settings:
     warmup_epochs: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
     partial_widths: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
     min_coverage: float = _setting(float, lambda v: 0 <= v <= 1, "a number from 0 to 1", default=0.5)
+    precision: str = _setting(str, lambda v: v in CPU_PRECISIONS, "fp32, bf16 or auto", default="fp32")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":

@@ -16,6 +16,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_genesis.checkpoint import atomic_path, load_weights
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.formats import choose_formats, forward_in
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
@@ -64,6 +65,15 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
         warmup = self.settings.warmup_epochs
         self.warmup_epochs = default_warmup(self.num_epochs) if warmup is None else warmup
         self._resumed = False
+
+    def initialize(self) -> None:
+        """nnU-Net's; on a CPU in the number format that was asked for."""
+        super().initialize()
+        if self.device.type == "cpu":
+            precision, _ = choose_formats(self.device, self.settings.precision, "contiguous")
+            if precision != "fp32":
+                forward_in(self._bare_network(), precision)
+            self.print_to_log_file(f"Number format: {precision}", also_print_to_console=False)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
         """nnU-Net's SGD with our schedule."""

@@ -1,11 +1,14 @@
 """Which number format and memory format to train in: the fastest on this machine, by a short measurement."""
 
+import functools
 import time
+from typing import Any
 
 import torch
 from torch import nn
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+CPU_PRECISIONS = ("auto", "fp32", "bf16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _GAIN = 0.8  # a later choice must take less than this share of the time: measurements on shared machines waver
@@ -36,6 +39,19 @@ def choose_formats(device: torch.device, precision: str = "auto", memory_format:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast context for ``precision`` (not ``auto``) on ``device``."""
     return torch.autocast(device.type, dtype=_DTYPES.get(precision), enabled=precision in _DTYPES)
+
+
+def forward_in(network: nn.Module, precision: str) -> None:
+    """Let ``network`` compute in ``precision`` on the CPU, where nnU-Net uses no autocast; outputs stay float32."""
+    forward = network.forward
+
+    @functools.wraps(forward)
+    def autocast_forward(*args: Any, **kwargs: Any) -> Any:
+        with autocast(torch.device("cpu"), precision):
+            outputs = forward(*args, **kwargs)
+        return [output.float() for output in outputs] if isinstance(outputs, (list, tuple)) else outputs.float()
+
+    network.forward = autocast_forward
 
 
 def torch_format(memory_format: str) -> torch.memory_format:

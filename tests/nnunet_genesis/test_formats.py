@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pretraining import formats
+from nnunet_genesis import formats
+from tests.nnunet_genesis import networks
 
 CPU = torch.device("cpu")
 
@@ -35,3 +36,19 @@ def test_measuring_leaves_the_random_stream():
     state = torch.get_rng_state()
     assert formats.choose_formats(CPU)[0] in formats.PRECISIONS
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_a_network_computes_in_bf16_and_gives_fp32(deep_supervision):
+    network, image, inside = networks.network(3), torch.rand(1, 1, 16, 16, 16), []
+    network.decoder.deep_supervision = deep_supervision
+    expected = network(image)
+    network.encoder.stages[0].register_forward_hook(lambda *call: inside.append(call[2].dtype))
+    before = list(network.state_dict())
+    formats.forward_in(network, "bf16")
+    found = network(image)
+    assert inside[0] is torch.bfloat16
+    assert list(network.state_dict()) == before
+    for one, other in zip(*((o if deep_supervision else [o]) for o in (found, expected)), strict=True):
+        assert one.dtype is torch.float32
+        assert 0 < (one - other).abs().max() < 0.1 * other.abs().max()
