@@ -26,6 +26,7 @@ from protocol_data import dataset_name, download, is_msd, link_or_clear
 from protocol_jobs import Job, cores, run_jobs
 from protocol_options import ARMS, Budget, arguments, budget_of
 from protocol_plans import CONFIGURATION, time_steps, write_small_plans
+from variants import pretraining_command
 
 from nnunet_genesis.cli import trainers_folder
 
@@ -45,6 +46,7 @@ class Protocol:
         self.plans = "nnUNetHalfPlans" if self.small else "nnUNetPlans"
         self.threads = max(1, cores() // args.jobs)
         self.environment = self._environment()
+        self.pretrainer, self.pretrain = pretraining_command(args.variant)
         self.preprocessed = self.out / "nnUNet_preprocessed" / self.dataset
         self.results = self.out / "nnUNet_results" / self.dataset
 
@@ -96,8 +98,8 @@ class Protocol:
 
     def pretraining(self, fold: int) -> Job:
         """Pretraining on the images of a fold's training cases."""
-        b, final = self.budget, self.final("nnUNetTrainerRestoration", fold)
-        command = ["nnUNetv2_genesis_pretrain", self.id, CONFIGURATION, "-p", self.plans, "-f", str(fold), "-device",
+        b, final = self.budget, self.final(self.pretrainer, fold)
+        command = [*self.pretrain, self.id, CONFIGURATION, "-p", self.plans, "-f", str(fold), "-device",
                    self.args.device, "--epochs", str(b.pretraining_epochs), "--iterations",
                    str(b.pretraining_iterations), "--lr", str(b.pretraining_lr), "--seed", str(self.args.seed),
                    "--c"]  # fmt: skip
@@ -112,7 +114,7 @@ class Protocol:
         number, b = self.numbers()[fold, cases], self.budget
         variables = {"epochs": b.epochs, "iterations": b.iterations, "peak_lr": b.lr, "precision": b.precision}
         if arm != "scratch":
-            variables["weights"] = self.final("nnUNetTrainerRestoration", fold)
+            variables["weights"] = self.final(self.pretrainer, fold)
         command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", ARMS[arm], "-device",
                    self.args.device, "--c"]  # fmt: skip
         environment = {f"nnUNet_genesis_{name}": str(value) for name, value in variables.items()}
@@ -157,11 +159,12 @@ class Protocol:
         if self.small:
             found += write_small_plans(self.preprocessed, self.plans, SMALL_VOXELS, SMALL_BATCH, self.args.patch)
         found += [("folds", list(range(5)), self.args.folds), ("arms", list(ARMS), self.args.arms)]
+        found += [("pretraining", "restoration", self.args.variant)]
         return [row for row in found if row[1] != row[2]]
 
     def refuse_other_settings(self) -> None:
         """Results under ``-o`` must all be made alike."""
-        names = ("budget", "seed", "group_by", "patch")
+        names = ("budget", "seed", "group_by", "patch", "variant")
         settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
         file = self.out / "protocol.json"
         if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != settings:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol_data import MD5
+from variants import VARIANTS
 
 ARMS = {"scratch": "nnUNetTrainerGenesisScratch", "genesis": "nnUNetTrainerGenesis", "full": "nnUNetTrainerGenesisFull"}
 
@@ -58,6 +59,7 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     add("--arms", choices=ARMS, nargs="+", default=list(ARMS), help="[default: scratch genesis full]")
     add("--seed", type=int, default=0, help="of subsets and pretraining; nnU-Net's training has none [default: 0]")
     add("--group_by", help=r"pattern that names the patient in a case's name, e.g. 'patient\d+'")
+    add("--variant", choices=sorted(VARIANTS), default="restoration", help="of pretraining [default: restoration]")
     add("--patch", type=int, nargs=3, metavar="N", help="with --budget cpu: patch size, z y x")
     for item in fields(Budget):
         add(f"--{item.name}", type=type(item.default), help=item.metadata["what"])

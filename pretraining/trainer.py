@@ -167,6 +167,10 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         """nnU-Net's; rank 0 writes it where there is none."""
         return from_rank_0(super().do_split)
 
+    def corruption(self) -> RestorationTransform:
+        """What patches are to be restored from; it draws from numpy's global state."""
+        return RestorationTransform()
+
     def get_dataloaders(self) -> tuple[Batches, Batches]:
         """Training batches from the first one of the current epoch on, and the fixed validation batches."""
         training, validation = self.get_tr_and_val_datasets()
@@ -176,7 +180,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         self.number_of_cases = {"training": len(training.identifiers), "validation": len(validation.identifiers)}
         common = (configuration.batch_size, configuration.patch_size, self.label_manager)
         oversample, seed = self.oversample_foreground_percent, self.options.seed
-        kinds = {"all": RestorationTransform(), **{name: RestorationTransform.only(name) for name in CORRUPTIONS}}
+        kinds = {"all": self.corruption(), **{name: RestorationTransform.only(name) for name in CORRUPTIONS}}
         self.train_loader = RestorationDataLoader(
             training, *common, oversample, self.ranges, kinds["all"], (seed, TRAINING), self.positions
         )
