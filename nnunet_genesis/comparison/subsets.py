@@ -89,7 +89,8 @@ def add_subsets(
     """Append nested subsets of the first ``folds`` folds to ``splits_final.json``; what is there already is reused.
 
     Args:
-        folder: the data set's folder in nnUNet_preprocessed. Without splits, nnU-Net's own five are made.
+        folder: the data set's folder in nnUNet_preprocessed. Without splits, nnU-Net's own five are made, fewer of fewer
+            cases.
         sizes: training cases (patients, with ``group_by``) of each fold; ``"all"`` is the fold itself.
         folds: how many folds.
         seed: fixes the order in which cases enter: smaller subsets are part of larger ones.
@@ -153,18 +154,18 @@ def _read_splits(file: Path) -> list[Split]:
 
 
 def _cross_validation(folder: Path, group_by: str | None) -> list[Split]:
-    """nnU-Net's own five folds, of patients where cases are grouped."""
+    """nnU-Net's own five folds, of patients where cases are grouped; where it makes none, each of 2 to 4 in turn."""
     ending = read_json(folder / "dataset.json")["file_ending"]
     cases = sorted(file.name[: -len(ending)] for file in (folder / "gt_segmentations").glob(f"*{ending}"))
     groups = sorted({group_of(case, group_by) for case in cases})
-    if len(groups) < 5:
+    if len(groups) < 2:
         raise GenesisError(
-            f"{folder / 'gt_segmentations'}: expected at least 5 cases (or patients) for 5 folds, found {len(groups)}. "
-            "Preprocess the data set first (nnUNetv2_plan_and_preprocess), or write splits_final.json yourself."
+            f"{folder / 'gt_segmentations'}: expected at least 2 cases (or patients), found {len(groups)}. "
+            "Preprocess the data set first (nnUNetv2_plan_and_preprocess)."
         )
     return [
         {side: [case for case in cases if group_of(case, group_by) in set(split[side])] for side in ("train", "val")}
-        for split in generate_crossval_split(groups, seed=12345, n_splits=5)
+        for split in generate_crossval_split(groups, seed=12345, n_splits=min(5, len(groups)))
     ]
 
 

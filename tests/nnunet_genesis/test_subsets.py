@@ -39,6 +39,15 @@ def test_the_folds_are_nnunets_own(folder):
     assert splits(folder) == generate_crossval_split(cases, seed=12345, n_splits=5)
 
 
+def test_few_cases_are_left_out_one_by_one(folder):
+    for file in sorted((folder / "gt_segmentations").iterdir())[3:]:
+        file.unlink()
+    add_subsets(folder, ["all"], folds=3)
+    found = json.loads((folder / "splits_final.json").read_text())
+    assert sorted(case for split in found for case in split["val"]) == ["p00_f1", "p00_f2", "p01_f1"]
+    assert all(len(split["train"]) == 2 for split in found)
+
+
 def test_subsets_are_nested_and_validation_is_the_folds(folder):
     found = add_subsets(folder, [2, 8, 4, ALL])
     assert [found.folds[n] for n in (0, 5, 7)] == [Subset(0, ALL, None, 19), Subset(0, 2, 0, 2), Subset(0, 8, 0, 8)]
