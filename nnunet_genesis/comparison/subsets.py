@@ -89,8 +89,8 @@ def add_subsets(
     """Append nested subsets of the first ``folds`` folds to ``splits_final.json``; what is there already is reused.
 
     Args:
-        folder: the data set's folder in nnUNet_preprocessed. Without splits, nnU-Net's own five are made, fewer of fewer
-            cases.
+        folder: the data set's folder in nnUNet_preprocessed. Without splits, nnU-Net's own five are made, fewer
+            of fewer cases.
         sizes: training cases (patients, with ``group_by``) of each fold; ``"all"`` is the fold itself.
         folds: how many folds.
         seed: fixes the order in which cases enter: smaller subsets are part of larger ones.
