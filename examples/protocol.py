@@ -112,7 +112,13 @@ class Protocol:
     def fine_tuning(self, fold: int, cases: str, arm: str, pretrained: Job) -> Job:
         """Fine-tuning and validation on a fold or its subset."""
         number, b = self.numbers()[fold, cases], self.budget
-        variables = {"epochs": b.epochs, "iterations": b.iterations, "peak_lr": b.lr, "precision": b.precision}
+        variables = {
+            "epochs": b.epochs,
+            "iterations": b.iterations,
+            "peak_lr": b.lr,
+            "optimizer": b.optimizer,
+            "precision": b.precision,
+        }
         if arm != "scratch":
             variables["weights"] = self.final(self.pretrainer, fold)
         command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", ARMS[arm], "-device",

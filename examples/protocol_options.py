@@ -27,10 +27,11 @@ class Budget:
     epochs: int = _published(1000, "epochs of fine-tuning")
     iterations: int = _published(250, "iterations of an epoch of fine-tuning")
     lr: float = _published(1e-3, "peak learning rate of fine-tuning")
+    optimizer: str = _published("sgd", "optimiser of fine-tuning")
     precision: str = _published("fp32", "number format of fine-tuning on a CPU")
 
 
-BUDGETS = {"full": Budget(), "cpu": Budget(25, 80, 2e-3, 25, 30, 1e-2, "auto")}
+BUDGETS = {"full": Budget(), "cpu": Budget(25, 80, 2e-3, 25, 30, 1e-2, "sgd", "auto")}
 
 
 def budget_of(args: argparse.Namespace) -> Budget:

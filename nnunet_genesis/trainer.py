@@ -76,8 +76,10 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
             self.print_to_log_file(f"Number format: {precision}", also_print_to_console=False)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
-        """nnU-Net's SGD with our schedule."""
+        """nnU-Net's SGD, or AdamW, with our schedule."""
         optimizer, _ = super().configure_optimizers()
+        if self.settings.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr)
         return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs)
 
     def on_train_start(self) -> None:
