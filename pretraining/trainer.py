@@ -19,17 +19,16 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.formats import autocast, choose_formats, torch_format
+from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, Batches
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
-from pretraining.dataloader import Batches, RestorationDataLoader, ValidationDataLoader
+from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
 from pretraining.distributed import from_rank_0, gather
 from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
 from pretraining.restoration.corruption import MIN_AXIS
-
-TRAINING, VALIDATION = 0, 1  # second part of the loaders' random key
 
 
 class nnUNetTrainerRestoration(nnUNetTrainer):
