@@ -17,6 +17,7 @@ from nnunet_genesis.keyed_loader import Batches, keyed_random, start
 from pretraining.intensity_range import Range, from_unit, to_unit
 from pretraining.restoration import RestorationTransform
 
+
 class RestorationDataLoader(nnUNetDataLoader):
     """Batches ``{"data", "target", "keys"}``: corrupted patches as the network will see them, and clean ones.
 

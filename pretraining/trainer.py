@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -20,6 +19,7 @@ from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.formats import autocast, choose_formats, torch_format
 from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, Batches
+from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
@@ -31,7 +31,7 @@ from pretraining.restoration import CORRUPTIONS, RestorationTransform
 from pretraining.restoration.corruption import MIN_AXIS
 
 
-class nnUNetTrainerRestoration(nnUNetTrainer):
+class nnUNetTrainerRestoration(ResumableTrainer):
     """Pretrains the plan's network by restoring corrupted patches (Models Genesis).
 
     The network has no deep supervision and one output per input channel; its output passes a sigmoid and the loss is
@@ -41,7 +41,6 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
     network: Any
     dataset_class: Any
     was_initialized: bool
-    current_epoch: int
 
     def __init__(
         self,
@@ -156,6 +155,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         else:
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
             dist.barrier()
+            self.signals.wait()
 
     def print_to_log_file(self, *args: Any, **kwargs: Any) -> None:
         """nnU-Net's, on rank 0 only."""
@@ -191,8 +191,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             period=self.num_val_iterations_per_epoch,
         )
         workers = get_allowed_n_proc_DA()
-        first = self.current_epoch * self.num_iterations_per_epoch
-        return self.train_loader.start(first, workers), self.val_loader.start(0, min(workers, 1))
+        return self.train_loader.start(self.next_batch, workers), self.val_loader.start(0, min(workers, 1))
 
     def train_step(self, batch: dict) -> dict:
         """One optimiser step; the loss, which stays on the device, is this rank's share of the global batch's."""
@@ -208,7 +207,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             scaler.update()
         else:
             self.optimizer.step()
-        return {"loss": loss.detach()}
+        return self.finish_step({"loss": loss.detach()})
 
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         data = batch["data"].to(self.device, non_blocking=True, memory_format=torch_format(self.memory_format))
@@ -219,11 +218,12 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the mean training loss over iterations and ranks."""
-        losses = torch.stack([output["loss"] for output in train_outputs])
+        losses = torch.stack([output["loss"] for output in self.outputs])
         self.logger.log("train_losses", float(self._gather(losses).mean()), self.current_epoch)
 
     def validation_step(self, batch: dict) -> dict:
         """This rank's share of the sums for R², and SSIM of its first patch where all corruptions apply."""
+        self.stop_if_asked()
         restored, target = self._restore(batch)
         similarity = np.nan
         if batch["kind"] == "all":
@@ -258,19 +258,20 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  (alone: {single})"
         )
         self.print_to_log_file(f"Epoch time: {log['epoch_end_timestamps'] - log['epoch_start_timestamps']:.2f} s")
-        steps = (self.current_epoch + 1) * self.num_iterations_per_epoch
-        if monitoring.is_collapsed(log["r2"], steps, self.num_epochs * self.num_iterations_per_epoch):
+        steps = (self.current_epoch + 1) * self.iterations
+        if monitoring.is_collapsed(log["r2"], steps, self.num_epochs * self.iterations):
             self.print_to_log_file(monitoring.COLLAPSE_ADVICE.format(r2=log["r2"]))
-        self._save_epoch(log["r2"])
+        self.outputs = []
+        self._save_best_and_pictures(log["r2"])
         self.current_epoch += 1
+        if self.current_epoch < self.num_epochs:  # the final checkpoint follows at once
+            self.save_latest()
 
-    def _save_epoch(self, r2: float) -> None:
+    def _save_best_and_pictures(self, r2: float) -> None:
         folder, last = Path(self.output_folder), self.current_epoch == self.num_epochs - 1
         if r2 > self.best_r2:
             self.best_r2 = r2
             self.save_checkpoint(str(folder / "checkpoint_best.pth"))
-        if not last:  # the final checkpoint follows at once
-            self.save_checkpoint(str(folder / "checkpoint_latest.pth"))
         if self.local_rank == 0:
             monitoring.plot_progress(self.logger.get_checkpoint(), folder / "progress.png")
             if last or self.current_epoch % max(1, self.num_epochs // 10) == 0:
@@ -304,6 +305,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             "logging": self.logger.get_checkpoint(),
             "_best_ema": float(self.best_r2),
             "current_epoch": self.current_epoch + 1,
+            "so_far": self.so_far,
             "init_args": {key: value for key, value in self.my_init_kwargs.items() if key != "device"},
             "trainer_name": type(self).__name__,
             "inference_allowed_mirroring_axes": None,
@@ -326,3 +328,8 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         self.logger.load_checkpoint(content["logging"])
         self.best_r2 = content["_best_ema"]
         self.current_epoch = content["current_epoch"]
+        self.go_on(content.get("so_far"))
+
+    def as_output(self, value: torch.Tensor) -> torch.Tensor:
+        """On the device, where losses stay until the epoch ends."""
+        return value.to(self.device)
