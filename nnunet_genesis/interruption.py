@@ -1,9 +1,11 @@
 """Signals that ask a run to stop: what a scheduler sends before it takes the machine, and Ctrl-C."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -65,6 +67,24 @@ class StopSignals:
             _say(f"{name}: stopping after this iteration, with a checkpoint; send it again to end at once")
         elif time.monotonic() - self._at > _ONE:
             _end(number)
+
+
+@contextlib.contextmanager
+def pass_signals_on(processes: Sequence[int]) -> Iterator[None]:
+    """Within the block, in the main thread, give SIGTERM, SIGINT and SIGUSR1 to these processes and wait for them."""
+
+    def give(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, give) for number in SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(number: int) -> None:

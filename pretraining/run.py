@@ -14,6 +14,7 @@ from nnunetv2.run.run_training import find_free_network_port
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.interruption import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
 from pretraining.distributed import (
     from_rank_0,
     gather,
@@ -60,6 +61,7 @@ def pretrain(
     Raises:
         GenesisError: an option is wrong; the data set, plans, configuration or device isn't there; or a result would
             be overwritten.
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 asked for a stop (in the main thread).
     """
     use_srun()
     if num_gpus > 1 and world_size() > 1:
@@ -69,7 +71,7 @@ def pretrain(
         )
     arguments = (dataset, configuration, plans_name, fold, device, continue_training, options)
     if num_gpus == 1:
-        with process_group(device):
+        with StopSignals(), process_group(device):
             return _run(*arguments)
     _check(dataset, configuration, plans_name, device, num_gpus, options)
     _spawn(num_gpus, *arguments)
@@ -81,8 +83,13 @@ def _spawn(processes: int, *arguments: Any) -> None:
     os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
     errors = mp.get_context("spawn").SimpleQueue()
     try:
-        mp.spawn(_run_rank, args=(processes, errors, *arguments), nprocs=processes, join=True)
-    except mp.ProcessExitedException:
+        context = mp.spawn(_run_rank, args=(processes, errors, *arguments), nprocs=processes, join=False)
+        with pass_signals_on(context.pids()):
+            while not context.join():
+                pass
+    except mp.ProcessExitedException as ended:
+        if ended.exit_code == RESUME_STATUS:
+            raise Interrupted from None
         if errors.empty():
             raise
         raise GenesisError(errors.get()) from None
@@ -94,7 +101,7 @@ def _run_rank(number: int, processes: int, errors: Any, *arguments: Any) -> None
     if device.type != "cuda":
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     try:
-        with rank_0_speaks(), process_group(device):
+        with StopSignals(), rank_0_speaks(), process_group(device):
             _run(*arguments)
     except GenesisError as error:
         errors.put(str(error))  # without the traceback that an exception would bring

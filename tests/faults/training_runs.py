@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from nnunet_genesis.cli import trainers_folder
-from tests.tiny_world import make_raw_dataset, plan_and_preprocess
 
 SAME_LOGS = ("train_losses", "val_losses", "lrs", "r2", "ssim", "mean_fg_dice", "ema_fg_dice")
 # Imported once, in the process that all runs are forked from.
@@ -31,10 +30,8 @@ class Run:
 
     def folder(self) -> Path:
         """Where its checkpoints are."""
-        (data,) = Path(self.environment["nnUNet_preprocessed"]).glob("Dataset801_*")
-        return (
-            Path(self.environment["nnUNet_results"]) / data.name / f"{self.trainer}__nnUNetPlans__3d_fullres" / "fold_0"
-        )
+        results = Path(self.environment["nnUNet_results"]) / "Dataset701_One"
+        return results / f"{self.trainer}__nnUNetPlans__3d_fullres" / "fold_0"
 
     def start(self, **environment: str) -> Any:
         """Begin or go on, in a process of its own."""
@@ -77,7 +74,7 @@ def pretraining(**options: Any) -> None:
     from pretraining.run import pretrain
 
     device = torch.device("cpu")
-    run(lambda: pretrain("801", "3d_fullres", device=device, continue_training=True, **options) and 0)
+    run(lambda: pretrain("701", "3d_fullres", device=device, continue_training=True, **options) and 0)
 
 
 def fine_tuning() -> None:
@@ -85,16 +82,10 @@ def fine_tuning() -> None:
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
     trainer = get_trainer_from_args(
-        "801", "3d_fullres", 0, "nnUNetTrainerGenesisScratch", continue_training=True, device=torch.device("cpu")
+        "701", "3d_fullres", 0, "nnUNetTrainerGenesisScratch", continue_training=True, device=torch.device("cpu")
     )
     maybe_load_checkpoint(trainer, True, False)
     trainer.run_training()
-
-
-def make_world(folders: dict[str, Path]) -> None:
-    """Data set 801: labelled, five cases, planned small."""
-    make_raw_dataset(folders["nnUNet_raw"], "Dataset801_Plain", {"background": 0, "outer": 1, "inner": 2})
-    plan_and_preprocess(folders["nnUNet_preprocessed"], 801)
 
 
 def runs(folders: dict[str, Path], epochs: int, iterations: int = 4) -> dict[str, Run]:
