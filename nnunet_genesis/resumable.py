@@ -9,6 +9,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 
+from nnunet_genesis.checkpoint_files import LATEST, PREVIOUS, clear_unfinished, is_full, not_written
 from nnunet_genesis.interruption import Interrupted, StopSignals
 from nnunet_genesis.keyed_loader import finish
 
@@ -52,10 +53,13 @@ class ResumableTrainer(nnUNetTrainer):
 
         Raises:
             Interrupted: a signal asked for a stop.
+            GenesisError: the disk is full.
         """
         with StopSignals() as self.signals:
             try:
                 super().run_training()
+            except OSError as error:
+                raise not_written(error.filename or self.log_file, error) if is_full(error) else error from error
             finally:
                 finish(self.dataloader_train, self.dataloader_val)
         if self.signals.received:
@@ -64,7 +68,15 @@ class ResumableTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         """nnU-Net's; from then on a signal waits for the iteration to end."""
         super().on_train_start()
+        if self.local_rank == 0:
+            clear_unfinished(Path(self.output_folder))
         self.signals.wait()
+
+    def on_train_end(self) -> None:
+        """nnU-Net's, which writes the final checkpoint and removes the latest, and the previous one."""
+        super().on_train_end()
+        if self.local_rank == 0:
+            (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
 
     def finish_step(self, output: dict) -> dict:
         """Keep the output of a training step, and stop here if asked to."""
@@ -108,7 +120,7 @@ class ResumableTrainer(nnUNetTrainer):
         """Write where this run is to ``checkpoint_latest.pth``; on all ranks."""
         self.so_far = self._stack_outputs() if self.outputs else None
         self.current_epoch -= 1  # nnU-Net writes the next epoch's number
-        self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        self.save_checkpoint(str(Path(self.output_folder) / LATEST))
         self.current_epoch += 1
         self.so_far = None
 

@@ -14,7 +14,8 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch._dynamo import OptimizedModule
 
-from nnunet_genesis.checkpoint import atomic_path, load_weights
+from nnunet_genesis.checkpoint import load_weights
+from nnunet_genesis.checkpoint_files import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.formats import choose_formats, forward_in
 from nnunet_genesis.interruption import StopSignals
@@ -141,7 +142,13 @@ class nnUNetTrainerGenesis(ResumableTrainer):
             super().perform_actual_validation(save_probabilities)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's, remembering that the weights are no longer to be replaced."""
+        """nnU-Net's, remembering that the weights are no longer to be replaced.
+
+        For ``--c`` nnU-Net names the final checkpoint, or else the latest or the best: the newest whole one is taken.
+        """
+        if self.logger.resume and not self._resumed:
+            found = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file))
+            filename_or_checkpoint = str(found or filename_or_checkpoint)
         super().load_checkpoint(filename_or_checkpoint)
         record = self.my_init_kwargs.get("genesis", {})
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
@@ -165,7 +172,7 @@ class nnUNetTrainerGenesis(ResumableTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with atomic_path(filename) as temporary:
+        with replacing(filename) as temporary:
             super().save_checkpoint(temporary)
 
     def _load_genesis_weights(self) -> None:
@@ -200,6 +207,10 @@ class nnUNetTrainerGenesis(ResumableTrainer):
             f"{type(self).__name__}: configuration {self.configuration_name!r} is 2D; Genesis weights are 3D. Use "
             "3d_fullres, 3d_lowres or 3d_cascade_fullres, or nnU-Net's own trainer for 2d."
         )
+
+    def run_training(self) -> None:
+        """nnU-Net's; what the user can mend ends it with a message."""
+        self._or_stop(super().run_training)
 
     def _or_stop(self, step):  # type: ignore[no-untyped-def]
         """Run ``step``; a :class:`GenesisError` goes to the log and ends the process without a traceback."""

@@ -12,6 +12,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.run.run_training import find_free_network_port
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint_files import FINAL, newest
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
 from nnunet_genesis.interruption import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
@@ -125,7 +126,7 @@ def _run(
         os.environ["nnUNet_wandb_enabled"] = "0"  # nnU-Net's logger would write on every rank
     trainer = nnUNetTrainerRestoration(plans, configuration, fold, load_json(str(base / "dataset.json")), device)
     folder = Path(trainer.output_folder)
-    found = from_rank_0(lambda: _begin(folder, continue_training, restarted))
+    found = from_rank_0(lambda: _begin(trainer, continue_training, restarted))
     if found:
         content = together(lambda: checkpoint.load(found, trainer.device))
         trainer.use(RestorationOptions(**{**content["genesis"]["options"], **options}))
@@ -135,15 +136,16 @@ def _run(
         if continue_training:
             trainer.print_to_log_file(f"WARNING: no checkpoint in {trainer.output_folder}; starting a new run")
         trainer.use(RestorationOptions(**options))
-    if not found or trainer.current_epoch < trainer.num_epochs:
+    if not found or trainer.current_epoch < trainer.num_epochs or found.name != FINAL:
         trainer.run_training()
     from_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
     return folder / "checkpoint_final.pth"
 
 
-def _begin(folder: Path, continue_training: bool, restarted: bool) -> Path | None:
+def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted: bool) -> Path | None:
     """The checkpoint to go on from. A mark tells torchrun's restart of this run from that of one that was refused."""
-    found, mark = _latest_checkpoint(folder), folder / BEGUN
+    folder = Path(trainer.output_folder)
+    found, mark = newest(folder, trainer.print_to_log_file), folder / BEGUN
     if not (continue_training or (restarted and mark.is_file())):
         mark.unlink(missing_ok=True)
         if found:
@@ -153,13 +155,6 @@ def _begin(folder: Path, continue_training: bool, restarted: bool) -> Path | Non
             )
     mark.touch()
     return found
-
-
-def _latest_checkpoint(folder: Path) -> Path | None:
-    names = ("checkpoint_final.pth", "checkpoint_latest.pth")
-    found = [folder / name for name in names if (folder / name).is_file()]
-    # An extended run has both: the later one counts.
-    return max(found, key=lambda file: file.stat().st_mtime, default=None)
 
 
 def _final_checkpoint(dataset: str, configuration: str, plans_name: str, fold: int | str) -> Path:

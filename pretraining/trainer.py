@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.adaptation_plan import adaptation_plan
+from nnunet_genesis.checkpoint_files import replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.formats import autocast, choose_formats, torch_format
 from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, Batches
@@ -295,7 +296,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a Genesis checkpoint (rank 0): plain types and tensors only, atomically."""
+        """Write a Genesis checkpoint (rank 0): plain types and tensors only."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         content: dict[str, Any] = {
@@ -312,7 +313,8 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             "genesis": (record := describe(self)),
             "nnssl_adaptation_plan": adaptation_plan(record, self.num_input_channels),
         }
-        checkpoint.save(content, filename)
+        with replacing(filename) as temporary:
+            torch.save(content, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Go on from a checkpoint of this trainer (a path, or what :func:`nnunet_genesis.checkpoint.load` gave)."""

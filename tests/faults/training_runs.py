@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,13 @@ class Run:
         assert process.exitcode == 0
         return self.checkpoint("final")
 
+    def fail(self, **environment: str) -> str:
+        """Run until it stops with exit status 1; what it printed."""
+        process = self.start(**environment)
+        process.join()
+        assert process.exitcode == 1
+        return (Path(self.environment["nnUNet_results"]) / "output.txt").read_text()
+
     def checkpoint(self, kind: str) -> dict[str, Any]:
         """``latest``, ``best`` or ``final``."""
         return torch.load(self.folder() / f"checkpoint_{kind}.pth", weights_only=False)
@@ -61,6 +69,8 @@ class Run:
 
 def _run(work: Callable[..., None], environment: dict[str, str], options: dict[str, Any]) -> None:
     os.environ.update(environment)
+    if limit := environment.get("GENESIS_TEST_FILE_SIZE"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     with (Path(environment["nnUNet_results"]) / "output.txt").open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
