@@ -1,24 +1,28 @@
-"""nnU-Net's trainer, made to stop after any iteration and to go on there."""
+"""nnU-Net's trainer, made to stop after any iteration and to go on there, and to leave out steps without numbers."""
 
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 
-from nnunet_genesis.checkpoint_files import LATEST, PREVIOUS, clear_unfinished, is_full, not_written
+from nnunet_genesis.checkpoint_files import FINAL, LATEST, PREVIOUS, clear_unfinished, is_full, not_written
+from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.interruption import Interrupted, StopSignals
 from nnunet_genesis.keyed_loader import finish
+from nnunet_genesis.stability import MOST_IN_A_ROW, longest_run
 
 
 class ResumableTrainer(nnUNetTrainer):
     """nnU-Net's training loop, stopped by SIGTERM, SIGINT or SIGUSR1 with a checkpoint and exit status 75.
 
     ``checkpoint_latest.pth`` then holds what the epoch has given so far, and a continued run does the rest of it.
-    Subclasses hand every training step's output to :meth:`finish_step`, call :meth:`save_latest` when an epoch has
+    Subclasses hand every training step's output (``loss``, and ``skipped`` if its gradient was no number) to
+    :meth:`finish_step`, call :meth:`save_latest` when an epoch has
     ended, write :attr:`so_far` to checkpoints and give it to :meth:`go_on` when they have read one.
 
     Attributes:
@@ -27,6 +31,7 @@ class ResumableTrainer(nnUNetTrainer):
     """
 
     current_epoch: int
+    remedies: str  # what to try where a training diverges, in the subclass' own options
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.outputs: list[dict] = []
@@ -85,8 +90,33 @@ class ResumableTrainer(nnUNetTrainer):
         return output
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """nnU-Net's, of the iterations before an interruption too."""
-        super().on_train_epoch_end(self.outputs)
+        """nnU-Net's, of the iterations before an interruption too, and of those that were not skipped."""
+        skipped = self.check_skipped(np.array([bool(output["skipped"]) for output in self.outputs]))
+        kept = [output for output, left_out in zip(self.outputs, skipped, strict=True) if not left_out]
+        super().on_train_epoch_end(kept or self.outputs)
+
+    def check_skipped(self, skipped: np.ndarray) -> np.ndarray:
+        """Log how many of an epoch's steps were skipped; returns ``skipped``.
+
+        Raises:
+            GenesisError: 10 or more were skipped in a row, or all.
+        """
+        if skipped.any():
+            self.print_to_log_file(
+                f"WARNING: {skipped.sum()} of {len(skipped)} steps skipped: loss or gradient was NaN or infinite"
+            )
+        if (longest := longest_run(skipped.tolist())) >= min(MOST_IN_A_ROW, self.iterations):
+            raise GenesisError(
+                f"Epoch {self.current_epoch}: {longest} steps in a row had a NaN or infinite loss or gradient. The "
+                f"training has diverged, or images hold NaN. {self.advice()}"
+            )
+        return skipped
+
+    def advice(self) -> str:
+        """What to do where a training has diverged."""
+        kept = [Path(self.output_folder) / name for name in (LATEST, FINAL, "checkpoint_best.pth")]
+        good = next((f"{file} is the last good checkpoint" for file in kept if file.is_file()), "None was saved before")
+        return f"{good}. Try {self.remedies}, and look for NaN in the images; then go on with --c."
 
     def validation_step(self, batch: dict) -> dict:
         """nnU-Net's, unless asked to stop; a validation is done again as a whole."""
@@ -133,7 +163,9 @@ class ResumableTrainer(nnUNetTrainer):
             return mine
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
-        return {name: torch.stack([rank[name] for rank in ranks]).mean(0) for name in mine}
+        return {
+            name: torch.stack([rank[name] for rank in ranks]).double().mean(0).to(mine[name].dtype) for name in mine
+        }
 
     def go_on(self, so_far: dict[str, torch.Tensor] | None) -> None:
         """Begin where the checkpoint that was just read ends."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -30,6 +31,7 @@ from nnunet_genesis.keyed_loader import (
 from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.settings import Settings
+from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import target_network
 from nnunet_genesis.transfer.operations import apply_moves
@@ -57,6 +59,7 @@ class nnUNetTrainerGenesis(ResumableTrainer):
 
     parts: tuple[str, ...] = ("encoder",)
     precision = "nnU-Net's"  # on a GPU
+    remedies = "a lower nnUNet_genesis_peak_lr, nnUNet_genesis_precision=fp32 (CPU)"
     num_epochs: int
     network: Any
     my_init_kwargs: dict[str, Any]
@@ -100,6 +103,7 @@ class nnUNetTrainerGenesis(ResumableTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
         """nnU-Net's SGD with our schedule."""
         optimizer, _ = super().configure_optimizers()
+        optimizer.register_step_pre_hook(self._skip_unless_finite)
         return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs)
 
     def on_train_start(self) -> None:
@@ -126,8 +130,19 @@ class nnUNetTrainerGenesis(ResumableTrainer):
         return start(training, self.next_batch, workers), start(validation, due, (workers + 1) // 2)
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's; the last one before a stop that was asked for."""
-        return self.finish_step(super().train_step(batch))
+        """nnU-Net's, which changes nothing where loss or gradient is no number; the last one before a stop."""
+        self._skipped = False
+        output = super().train_step(batch)
+        # On a GPU nnU-Net's scaler leaves such steps out, and now and then one whose loss is fine: its way to scale.
+        output["skipped"] = np.asarray(self._skipped or not np.isfinite(output["loss"]))
+        output = self.finish_step(output)
+        latest = [bool(one["skipped"]) for one in self.outputs[-MOST_IN_A_ROW:]]
+        if len(latest) == MOST_IN_A_ROW and all(latest):  # known at once: nnU-Net reads every loss
+            self.check_skipped(np.array(latest))
+        return output
+
+    def _skip_unless_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._skipped = skip_unless_finite(optimizer)
 
     def on_epoch_end(self) -> None:
         """nnU-Net's, and a checkpoint after every epoch."""
@@ -167,6 +182,7 @@ class nnUNetTrainerGenesis(ResumableTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's, written so that the previous file stays whole until the new one is."""
+        self._or_stop(lambda: require_finite(self._bare_network(), filename, self.advice()))
         record = {"seed": self.seed, "precision": self.precision, "so_far": self.so_far}
         self.my_init_kwargs = {**self.my_init_kwargs, "genesis": record}  # of what nnU-Net saves, the place for it
         if self.local_rank != 0 or self.disable_checkpointing:

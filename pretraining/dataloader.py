@@ -4,6 +4,7 @@ Every patch has a stream of its own, keyed by (seed, stream, batch number, posit
 the same global batches for any number of processes too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class RestorationDataLoader(nnUNetDataLoader):
 
     ``data`` is (B, C, Z, Y, X) float32 in nnU-Net's normalised intensities; ``target`` has the same shape, in [0, 1].
     B are this process' ``positions`` of the global batch; foreground goes by the position there, as in one process.
+    A patch with NaN or infinity in it becomes NaN as a whole, in both.
 
     Args:
         dataset: the preprocessed cases.
@@ -51,6 +53,7 @@ class RestorationDataLoader(nnUNetDataLoader):
         super().__init__(dataset, batch_size, patch_size, patch_size, label_manager, oversample_foreground_percent)
         self.ranges, self.corrupt, self.key = ranges, corrupt, key
         self.positions = range(batch_size) if positions is None else positions
+        self.warned: set[str] = set()  # cases with NaN that this process has met
 
     def start(self, first_batch: int, workers: int) -> Batches:
         """Begin at batch ``first_batch`` with ``workers`` processes (0: in this process), in order."""
@@ -84,6 +87,13 @@ class RestorationDataLoader(nnUNetDataLoader):
         patch = torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()
         return to_unit(patch, self.ranges[case])  # not in place: it may be a read-only map of the file
 
+    def _warn(self, case: str) -> None:
+        if case not in self.warned:
+            self.warned.add(case)
+            print(
+                f"WARNING: {case}: a patch holds NaN or infinity; steps with such a patch are skipped. Prepare it anew"
+            )
+
     def _make(self, number: int, cases: Sequence[str], corrupt: RestorationTransform) -> dict:
         """This process' patches of a global batch; ``cases`` are those of all its positions."""
         mine = [cases[position] for position in self.positions]
@@ -93,7 +103,12 @@ class RestorationDataLoader(nnUNetDataLoader):
             for slot, (position, case) in enumerate(zip(self.positions, mine, strict=True)):
                 # + 1: SeedSequence pads a key with zeros, so position 0 would repeat the stream that chose the cases.
                 with keyed_random(*self.key, number, position + 1):
-                    pair = corrupt(image=self._patch(position, case))
+                    patch = self._patch(position, case)
+                    if not math.isfinite(patch.sum()):
+                        self._warn(case)
+                        data[slot] = target[slot] = math.nan  # the trainer will skip the step
+                        continue
+                    pair = corrupt(image=patch)
                 from_unit(pair["image"], self.ranges[case], out=data[slot])
                 target[slot] = pair["target"]
         return {"data": data, "target": target, "keys": mine}

@@ -22,6 +22,7 @@ from nnunet_genesis.formats import autocast, choose_formats, torch_format
 from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, Batches
 from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
+from nnunet_genesis.stability import require_finite
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
 from pretraining.distributed import from_rank_0, gather
@@ -42,6 +43,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     network: Any
     dataset_class: Any
     was_initialized: bool
+    remedies = "a lower --lr, a longer --warmup, --precision fp32"
 
     def __init__(
         self,
@@ -143,7 +145,8 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
         """AdamW with linear warm-up and nnU-Net's polynomial decay."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
+        # Fused: the only one that leaves a step out without asking the device (found_inf).
+        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=True)
         warmup = default_warmup(self.num_epochs) if self.options.warmup_epochs is None else self.options.warmup_epochs
         return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
 
@@ -195,20 +198,26 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         return self.train_loader.start(self.next_batch, workers), self.val_loader.start(0, min(workers, 1))
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step; the loss, which stays on the device, is this rank's share of the global batch's."""
+        """One optimiser step, which changes nothing where loss or gradient is no number.
+
+        The loss, which stays on the device, is this rank's share of the global batch's.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(*self._restore(batch)) * self.batch_weight
         scaler = self.grad_scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
             scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+        # A scaler leaves steps out by itself, now and then one whose loss is fine: its way to find the scale.
+        skipped = ~torch.isfinite(loss.detach() if scaler else norm)
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()
         else:
+            self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
             self.optimizer.step()
-        return self.finish_step({"loss": loss.detach()})
+        return self.finish_step({"loss": loss.detach(), "skipped": skipped})
 
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         data = batch["data"].to(self.device, non_blocking=True, memory_format=torch_format(self.memory_format))
@@ -218,9 +227,11 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         return torch.sigmoid(output.float()), target
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the mean training loss over iterations and ranks."""
-        losses = torch.stack([output["loss"] for output in self.outputs])
-        self.logger.log("train_losses", float(self._gather(losses).mean()), self.current_epoch)
+        """Log the mean training loss over ranks and the iterations that were not skipped."""
+        loss, skipped = (torch.stack([output[name] for output in self.outputs]) for name in ("loss", "skipped"))
+        kept = ~self.check_skipped(skipped.cpu().numpy().astype(bool))
+        losses = self._gather(loss)[:, kept] if kept.any() else np.array(np.nan)
+        self.logger.log("train_losses", float(losses.mean()), self.current_epoch)
 
     def validation_step(self, batch: dict) -> dict:
         """This rank's share of the sums for R², and SSIM of its first patch where all corruptions apply."""
@@ -296,7 +307,12 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a Genesis checkpoint (rank 0): plain types and tensors only."""
+        """Write a Genesis checkpoint (rank 0): plain types and tensors only.
+
+        Raises:
+            GenesisError: it can't be written, or the weights are no numbers.
+        """
+        require_finite(self._bare_network(), filename, self.advice())
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         content: dict[str, Any] = {
@@ -324,6 +340,8 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         if not self.was_initialized:
             self.initialize()
         self._bare_network().load_state_dict(content["network_weights"])
+        for group in content["optimizer_state"]["param_groups"]:
+            group["fused"] = True  # not so in checkpoints of early versions
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler and content["grad_scaler_state"]:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
