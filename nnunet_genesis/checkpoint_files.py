@@ -110,3 +110,11 @@ def clear_unfinished(folder: Path) -> None:
     """Remove what a killed run was writing."""
     for file in folder.glob("checkpoint_*.pth.tmp*"):
         file.unlink()
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Keep the latest checkpoint of an earlier run from being taken for one of a new run; its new name."""
+    (folder / PREVIOUS).unlink(missing_ok=True)
+    if not (folder / LATEST).is_file():
+        return None
+    return (folder / LATEST).replace(folder / "checkpoint_earlier.pth")

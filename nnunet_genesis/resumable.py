@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
+from torch._dynamo import OptimizedModule
 
-from nnunet_genesis.checkpoint_files import FINAL, LATEST, PREVIOUS, clear_unfinished, is_full, not_written
+from nnunet_genesis.checkpoint_files import FINAL, LATEST, PREVIOUS, clear_unfinished, is_full, not_written, set_aside
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.interruption import Interrupted, StopSignals
 from nnunet_genesis.keyed_loader import finish
@@ -53,6 +54,11 @@ class ResumableTrainer(nnUNetTrainer):
         """Number of the next training batch, counted over all epochs."""
         return self.current_epoch * self.iterations + len(self.outputs)
 
+    def bare_network(self) -> torch.nn.Module:
+        """The network without what DDP and torch.compile put around it."""
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
     def run_training(self) -> None:
         """nnU-Net's, which leaves no loader process behind, however it ends.
 
@@ -75,6 +81,8 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_train_start()
         if self.local_rank == 0:
             clear_unfinished(Path(self.output_folder))
+            if self.next_batch == 0 and (kept := set_aside(Path(self.output_folder))):
+                self.print_to_log_file(f"WARNING: a new run; the checkpoint of an earlier one is kept as {kept.name}")
         self.signals.wait()
 
     def on_train_end(self) -> None:

@@ -11,7 +11,6 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import distributed as dist
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
@@ -292,7 +291,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     @torch.no_grad()
     def _plot_panel(self, file: Path) -> None:
         batch = self.val_loader.batch(0)
-        restored, target = self._restore(batch, self._bare_network().eval())
+        restored, target = self._restore(batch, self.bare_network().eval())
         corrupted = to_unit(batch["data"][0], self.ranges[batch["keys"][0]])
         monitoring.plot_panel(
             target[0, 0].cpu().numpy(),
@@ -302,21 +301,17 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             f"{batch['keys'][0]}, epoch {self.current_epoch}",
         )
 
-    def _bare_network(self) -> torch.nn.Module:
-        network = self.network.module if self.is_ddp else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
-
     def save_checkpoint(self, filename: str) -> None:
         """Write a Genesis checkpoint (rank 0): plain types and tensors only.
 
         Raises:
             GenesisError: it can't be written, or the weights are no numbers.
         """
-        require_finite(self._bare_network(), filename, self.advice())
+        require_finite(self.bare_network(), filename, self.advice())
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         content: dict[str, Any] = {
-            "network_weights": self._bare_network().state_dict(),
+            "network_weights": self.bare_network().state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
             "logging": self.logger.get_checkpoint(),
@@ -339,7 +334,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             content = checkpoint.load(content, self.device)
         if not self.was_initialized:
             self.initialize()
-        self._bare_network().load_state_dict(content["network_weights"])
+        self.bare_network().load_state_dict(content["network_weights"])
         for group in content["optimizer_state"]["param_groups"]:
             group["fused"] = True  # not so in checkpoints of early versions
         self.optimizer.load_state_dict(content["optimizer_state"])

@@ -72,6 +72,10 @@ def test_a_damaged_checkpoint_is_passed_over(begun, whole, kind, damage):
     print(f"\n{kind}: {damage.__name__} in {LATEST}, goes on from the one before and equals the whole run")
 
 
+def test_another_seed_than_the_run_was_started_with_is_refused(begun):
+    assert "nnUNet_genesis_seed=4: the run in" in begun["fine-tuning"].fail(nnUNet_genesis_seed="4")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_but_damaged_checkpoints_stops_with_a_message(begun, kind):
     for file in begun[kind].folder().glob("checkpoint_*.pth"):

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_genesis.checkpoint_files import FINAL, LATEST, PREVIOUS, clear_unfinished, damage, newest, replacing
+from nnunet_genesis.checkpoint_files import (
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    clear_unfinished,
+    damage,
+    newest,
+    replacing,
+    set_aside,
+)
 from nnunet_genesis.errors import GenesisError
 
 
@@ -96,3 +105,11 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     write(tmp_path, f"{LATEST}.tmp123", 1)
     clear_unfinished(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_run_never_goes_on_from_an_earlier_ones(tmp_path):
+    for name, number in ((LATEST, 7), (PREVIOUS, 6)):
+        write(tmp_path, name, number)
+    assert epoch(set_aside(tmp_path)) == 7
+    assert newest(tmp_path, print) is None
+    assert set_aside(tmp_path) is None
