@@ -111,6 +111,7 @@ class Protocol:
         """Fine-tuning and validation on a fold or its subset."""
         number, b = self.numbers()[fold, cases], self.budget
         variables = {"epochs": b.epochs, "iterations": b.iterations, "peak_lr": b.lr, "precision": b.precision}
+        variables["seed"] = self.args.seed
         if arm != "scratch":
             variables["weights"] = self.final("nnUNetTrainerRestoration", fold)
         command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", ARMS[arm], "-device",

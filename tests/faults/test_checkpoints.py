@@ -72,6 +72,16 @@ def test_a_damaged_checkpoint_is_passed_over(begun, whole, kind, damage):
     print(f"\n{kind}: {damage.__name__} in {LATEST}, goes on from the one before and equals the whole run")
 
 
+def test_an_extended_run_goes_on_from_its_latest_checkpoint(begun, whole):
+    run = begun["fine-tuning"]
+    final = Path(shutil.copy(run.folder() / PREVIOUS, run.folder() / "checkpoint_final.pth"))  # of the shorter run
+    os.utime(final, (1e9, 1e9))
+    latest = run.checkpoint("latest")["current_epoch"]
+    assert_equal_runs(run.finish(), whole["fine-tuning"])
+    assert f"Epoch {latest}" in run.log()
+    print("\nfine-tuning: an extended run that was killed goes on from its latest checkpoint")
+
+
 def test_another_seed_than_the_run_was_started_with_is_refused(begun):
     assert "nnUNet_genesis_seed=4: the run in" in begun["fine-tuning"].fail(nnUNet_genesis_seed="4")
 

@@ -154,6 +154,23 @@ def test_ctrl_c_on_a_terminal_reaches_loader_processes_too(fresh, whole):
     print("\npretraining: Ctrl-C for it and its loader processes, goes on exactly")
 
 
+def test_loader_processes_of_nnunet_end_with_a_killed_run(fresh):
+    run = fresh["fine-tuning"]
+    del run.environment["nnUNet_genesis_seed"]
+    process = run.start(nnUNet_n_proc_DA="2")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (run.folder() / "checkpoint_latest.pth").is_file():
+        process.join(0.02)
+        assert process.is_alive()
+    workers = children.read_text().split()
+    process.kill()
+    process.join()
+    assert len(workers) >= 3  # two for training, one for validation
+    assert_all_end(workers)
+    assert run.finish()["init_args"]["genesis"]["seed"] is None
+    print(f"\nfine-tuning without a seed: killed, {len(workers)} loader processes of nnU-Net's ended too")
+
+
 @pytest.mark.parametrize("start", ["srun", "-num_gpus"])
 def test_a_signal_to_one_process_of_two_stops_both_after_the_same_iteration(fresh, whole, monkeypatch, start):
     command, run = [*COMMAND, "--batch_size", "2"], fresh["pretraining"]
