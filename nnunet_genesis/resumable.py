@@ -22,9 +22,9 @@ class ResumableTrainer(nnUNetTrainer):
     """nnU-Net's training loop, stopped by SIGTERM, SIGINT or SIGUSR1 with a checkpoint and exit status 75.
 
     ``checkpoint_latest.pth`` then holds what the epoch has given so far, and a continued run does the rest of it.
-    Subclasses hand every training step's output (``loss``, and ``skipped`` if its gradient was no number) to
-    :meth:`finish_step`, call :meth:`save_latest` when an epoch has
-    ended, write :attr:`so_far` to checkpoints and give it to :meth:`go_on` when they have read one.
+    Subclasses hand every training step's output (``loss``, and ``skipped``: loss or gradient was no number) to
+    :meth:`finish_step`, call :meth:`save_latest` when an epoch has ended, write :attr:`so_far` to checkpoints and give
+    it to :meth:`go_on` when they have read one.
 
     Attributes:
         outputs: of this epoch's training steps, those before an interruption too.
@@ -70,7 +70,9 @@ class ResumableTrainer(nnUNetTrainer):
             try:
                 super().run_training()
             except OSError as error:
-                raise not_written(error.filename or self.log_file, error) if is_full(error) else error from error
+                if is_full(error):
+                    raise not_written(error.filename or self.log_file, error) from error
+                raise
             finally:
                 finish(self.dataloader_train, self.dataloader_val)
         if self.signals.received:
