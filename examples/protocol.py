@@ -118,6 +118,7 @@ class Protocol:
             "peak_lr": b.lr,
             "optimizer": b.optimizer,
             "precision": b.precision,
+            "seed": self.args.seed,
         }
         if arm != "scratch":
             variables["weights"] = self.final(self.pretrainer, fold)

@@ -58,7 +58,7 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     add("--folds", type=int, nargs="+", default=list(range(5)), help="[default: 0 1 2 3 4]")
     add("--cases", type=_cases, nargs="+", default=["all"], help="label subsets too, e.g. 4 16 all [default: all]")
     add("--arms", choices=ARMS, nargs="+", default=list(ARMS), help="[default: scratch genesis full]")
-    add("--seed", type=int, default=0, help="of subsets and pretraining; nnU-Net's training has none [default: 0]")
+    add("--seed", type=int, default=0, help="of subsets, pretraining and fine-tuning [default: 0]")
     add("--group_by", help=r"pattern that names the patient in a case's name, e.g. 'patient\d+'")
     add("--variant", choices=sorted(VARIANTS), default="restoration", help="of pretraining [default: restoration]")
     add("--patch", type=int, nargs=3, metavar="N", help="with --budget cpu: patch size, z y x")

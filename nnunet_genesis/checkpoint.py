@@ -66,9 +66,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _flush_folder(os.path.dirname(os.path.abspath(path)))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _flush_folder(folder: str) -> None:
+    """The new name too must survive a power cut; Windows can't open folders."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:

@@ -43,6 +43,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def forward_in(network: nn.Module, precision: str) -> None:
     """Let ``network`` compute in ``precision`` on the CPU, where nnU-Net uses no autocast; outputs stay float32."""
+    vars(network).pop("forward", None)  # of an earlier call
+    if precision == "fp32":
+        return
     forward = network.forward
 
     @functools.wraps(forward)

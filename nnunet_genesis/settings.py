@@ -31,6 +31,7 @@ class Settings:
         min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
         precision: fp32, as nnU-Net on a CPU, bf16, or auto, which is the faster one; on a GPU nnU-Net decides.
         optimizer: sgd, nnU-Net's own, or adamw.
+        seed: fixes initial weights and batches; without it nnU-Net's loaders draw as they do.
     """
 
     weights: str | None = _setting(str, lambda v: bool(v.strip()), "the path of a Genesis checkpoint")
@@ -42,6 +43,7 @@ class Settings:
     min_coverage: float = _setting(float, lambda v: 0 <= v <= 1, "a number from 0 to 1", default=0.5)
     precision: str = _setting(str, lambda v: v in CPU_PRECISIONS, "fp32, bf16 or auto", default="fp32")
     optimizer: str = _setting(str, lambda v: v in OPTIMIZERS, "sgd or adamw", default="sgd")
+    seed: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":

@@ -5,18 +5,14 @@ needs nothing from here but the class name.
 """
 
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch._dynamo import OptimizedModule
 
-from nnunet_genesis.checkpoint import atomic_path, load_weights
+from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.formats import choose_formats, forward_in
+from nnunet_genesis.fine_tuning import FineTuningTrainer
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
@@ -26,7 +22,7 @@ from nnunet_genesis.transfer.operations import apply_moves
 PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
 
 
-class nnUNetTrainerGenesis(nnUNetTrainer):
+class nnUNetTrainerGenesis(FineTuningTrainer):
     """Fine-tunes from a Genesis-pretrained encoder; decoder and head start from nnU-Net's initialisation.
 
     The weights come from the environment variable ``nnUNet_genesis_weights`` or from
@@ -38,12 +34,12 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
 
     Raises:
         SystemExit: with a message for the user, where weights are missing, unreadable or fit too little, a setting is
-            wrong, or the configuration is 2D.
+            wrong, or the configuration is 2D. :class:`nnunet_genesis.interruption.Interrupted` after a signal.
     """
 
     parts: tuple[str, ...] = ("encoder",)
+    remedies = "a lower nnUNet_genesis_peak_lr, nnUNet_genesis_precision=fp32 (CPU)"
     num_epochs: int
-    network: Any
 
     def __init__(
         self,
@@ -64,16 +60,7 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
         self.initial_lr = self.settings.peak_lr or PEAK_LR
         warmup = self.settings.warmup_epochs
         self.warmup_epochs = default_warmup(self.num_epochs) if warmup is None else warmup
-        self._resumed = False
-
-    def initialize(self) -> None:
-        """nnU-Net's; on a CPU in the number format that was asked for."""
-        super().initialize()
-        if self.device.type == "cpu":
-            precision, _ = choose_formats(self.device, self.settings.precision, "contiguous")
-            if precision != "fp32":
-                forward_in(self._bare_network(), precision)
-            self.print_to_log_file(f"Number format: {precision}", also_print_to_console=False)
+        self.seed, self.precision = self.settings.seed, self.settings.precision
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
         """nnU-Net's SGD, or AdamW, with our schedule."""
@@ -86,25 +73,12 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
         """Load the Genesis weights unless the run goes on from a checkpoint, then start as nnU-Net does."""
         if not self.was_initialized:
             self.initialize()
-        if self.parts and not self._resumed:  # before the data loaders start: a stop leaves no process behind
+        if self.parts and not self.resumed:  # before the data loaders start: a stop leaves no process behind
             self._or_stop(self._load_genesis_weights)
         super().on_train_start()
 
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's, remembering that the weights are no longer to be replaced."""
-        super().load_checkpoint(filename_or_checkpoint)
-        self._resumed = True
-
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's, written so that the previous file stays whole until the new one is."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
-        with atomic_path(filename) as temporary:
-            super().save_checkpoint(temporary)
-
     def _load_genesis_weights(self) -> None:
-        weights, network = load_weights(self._weights_path()), self._bare_network()
+        weights, network = load_weights(self._weights_path()), self.bare_network()
         shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
         target = target_network(self.plans_manager.plans, self.configuration_name, self.dataset_json, shapes)
         report = plan_transfer(weights, target, self.parts, bool(self.settings.partial_widths))
@@ -126,23 +100,11 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
             )
         return Path(path).expanduser()
 
-    def _bare_network(self) -> torch.nn.Module:
-        network = self.network.module if self.is_ddp else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
-
     def _refuse_2d(self) -> None:
         raise GenesisError(
             f"{type(self).__name__}: configuration {self.configuration_name!r} is 2D; Genesis weights are 3D. Use "
             "3d_fullres, 3d_lowres or 3d_cascade_fullres, or nnU-Net's own trainer for 2d."
         )
-
-    def _or_stop(self, step):  # type: ignore[no-untyped-def]
-        """Run ``step``; a :class:`GenesisError` goes to the log and ends the process without a traceback."""
-        try:
-            return step()
-        except GenesisError as error:
-            self.print_to_log_file(f"ERROR: {error}", also_print_to_console=False)
-            sys.exit(f"ERROR: {error}")
 
 
 class nnUNetTrainerGenesisFull(nnUNetTrainerGenesis):

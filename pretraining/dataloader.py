@@ -1,55 +1,22 @@
 """nnU-Net's data loader with keyed random streams, giving pairs to restore instead of segmentations.
 
-nnU-Net's workers share one torch random stream and depend on their number. Here every patch has a stream of its own,
-keyed by (seed, stream, batch number, position in the global batch): a seed means the same global batches for any
-number of workers and of processes, and a resumed run goes on where it stopped without any stored random state.
+Every patch has a stream of its own, keyed by (seed, stream, batch number, position in the global batch): a seed means
+the same global batches for any number of processes too.
 """
 
-import contextlib
-import multiprocessing
-import os
-import random
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_genesis.keyed_loader import Batches, keyed_random, start
 from pretraining.intensity_range import Range, from_unit, to_unit
 from pretraining.restoration import RestorationTransform
-
-Batches: TypeAlias = SingleThreadedAugmenter | MultiThreadedAugmenter
-
-
-@contextlib.contextmanager
-def keyed_random(*key: int) -> Iterator[None]:
-    """Seed numpy, torch (CPU) and random from ``key`` within the block; restore their states after it."""
-    seeds = np.random.SeedSequence(key).generate_state(3)
-    states = np.random.get_state(), torch.get_rng_state(), random.getstate()
-    np.random.seed(seeds[0])
-    torch.random.default_generator.manual_seed(int(seeds[1]))
-    random.seed(int(seeds[2]))
-    try:
-        yield
-    finally:
-        np.random.set_state(states[0])
-        torch.set_rng_state(states[1])
-        random.setstate(states[2])
-
-
-def _end_with_parent() -> None:
-    """A killed run can't end its workers; without it they would poll their queues for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 class RestorationDataLoader(nnUNetDataLoader):
@@ -57,6 +24,7 @@ class RestorationDataLoader(nnUNetDataLoader):
 
     ``data`` is (B, C, Z, Y, X) float32 in nnU-Net's normalised intensities; ``target`` has the same shape, in [0, 1].
     B are this process' ``positions`` of the global batch; foreground goes by the position there, as in one process.
+    A patch with NaN or infinity in it becomes NaN as a whole, in both.
 
     Args:
         dataset: the preprocessed cases.
@@ -85,29 +53,11 @@ class RestorationDataLoader(nnUNetDataLoader):
         super().__init__(dataset, batch_size, patch_size, patch_size, label_manager, oversample_foreground_percent)
         self.ranges, self.corrupt, self.key = ranges, corrupt, key
         self.positions = range(batch_size) if positions is None else positions
-        self.first_batch, self.workers, self._made = 0, 1, 0
+        self.warned: set[str] = set()  # cases with NaN that this process has met
 
     def start(self, first_batch: int, workers: int) -> Batches:
         """Begin at batch ``first_batch`` with ``workers`` processes (0: in this process), in order."""
-        self.first_batch, self.workers, self._made = first_batch, max(1, workers), 0
-        if workers == 0:
-            return SingleThreadedAugmenter(self, None)
-        # The order-preserving augmenter: with the keys above, batches don't depend on the number of workers.
-        return MultiThreadedAugmenter(
-            self, None, workers, num_cached_per_queue=2, pin_memory=torch.cuda.is_available(), wait_time=0.002
-        )
-
-    def set_thread_id(self, thread_id: int) -> None:
-        """Called in each forked worker. OpenMP's threads don't survive a fork: a parallel region would hang."""
-        super().set_thread_id(thread_id)
-        torch.set_num_threads(1)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    def generate_train_batch(self) -> dict:
-        """The next batch of this worker."""
-        number = self.first_batch + self._made * self.workers + self.thread_id
-        self._made += 1
-        return self.batch(number)
+        return start(self.batch, first_batch, workers)
 
     def batch(self, number: int) -> dict:
         """Batch ``number`` of the stream, whatever was made before."""
@@ -137,6 +87,13 @@ class RestorationDataLoader(nnUNetDataLoader):
         patch = torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()
         return to_unit(patch, self.ranges[case])  # not in place: it may be a read-only map of the file
 
+    def _warn(self, case: str) -> None:
+        if case not in self.warned:
+            self.warned.add(case)
+            print(
+                f"WARNING: {case}: a patch holds NaN or infinity; steps with such a patch are skipped. Prepare it anew"
+            )
+
     def _make(self, number: int, cases: Sequence[str], corrupt: RestorationTransform) -> dict:
         """This process' patches of a global batch; ``cases`` are those of all its positions."""
         mine = [cases[position] for position in self.positions]
@@ -146,7 +103,12 @@ class RestorationDataLoader(nnUNetDataLoader):
             for slot, (position, case) in enumerate(zip(self.positions, mine, strict=True)):
                 # + 1: SeedSequence pads a key with zeros, so position 0 would repeat the stream that chose the cases.
                 with keyed_random(*self.key, number, position + 1):
-                    pair = corrupt(image=self._patch(position, case))
+                    patch = self._patch(position, case)
+                    if not math.isfinite(patch.sum()):
+                        self._warn(case)
+                        data[slot] = target[slot] = math.nan  # the trainer will skip the step
+                        continue
+                    pair = corrupt(image=patch)
                 from_unit(pair["image"], self.ranges[case], out=data[slot])
                 target[slot] = pair["target"]
         return {"data": data, "target": target, "keys": mine}

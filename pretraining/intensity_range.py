@@ -43,13 +43,16 @@ def planned_range(plans: PlansManager, configuration: ConfigurationManager) -> R
 
 
 def measured_range(image: np.ndarray) -> Range:
-    """Percentiles 0.1 and 99.9 per channel of a normalised image (C, Z, Y, X)."""
+    """Percentiles 0.1 and 99.9 per channel of a normalised image (C, Z, Y, X), of its finite values."""
     step = max(1, round((image[0].size / _MOST_VOXELS) ** (1 / 3)))
     ranges = []
     for channel in image:
-        lowest, highest = np.percentile(channel[::step, ::step, ::step], PERCENTILES)
+        sample = channel[::step, ::step, ::step]
+        finite = sample[np.isfinite(sample)]
+        lowest, highest = np.percentile(finite, PERCENTILES) if finite.size else (0.0, 1.0)
         if highest <= lowest:  # hardly any voxel differs from the background
-            lowest, highest = channel.min(), channel.max()
+            finite = channel[np.isfinite(channel)]
+            lowest, highest = finite.min(), finite.max()
         ranges.append([float(lowest), float(max(highest, lowest + 1e-6 * max(1.0, abs(lowest))))])
     return ranges
 

@@ -12,8 +12,10 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.run.run_training import find_free_network_port
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint_files import FINAL, newest
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.interruption import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
 from pretraining.distributed import (
     from_rank_0,
     gather,
@@ -60,6 +62,7 @@ def pretrain(
     Raises:
         GenesisError: an option is wrong; the data set, plans, configuration or device isn't there; or a result would
             be overwritten.
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 asked for a stop (in the main thread).
     """
     use_srun()
     if num_gpus > 1 and world_size() > 1:
@@ -69,7 +72,7 @@ def pretrain(
         )
     arguments = (dataset, configuration, plans_name, fold, device, continue_training, options)
     if num_gpus == 1:
-        with process_group(device):
+        with StopSignals(), process_group(device):
             return _run(*arguments)
     _check(dataset, configuration, plans_name, device, num_gpus, options)
     _spawn(num_gpus, *arguments)
@@ -81,8 +84,13 @@ def _spawn(processes: int, *arguments: Any) -> None:
     os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
     errors = mp.get_context("spawn").SimpleQueue()
     try:
-        mp.spawn(_run_rank, args=(processes, errors, *arguments), nprocs=processes, join=True)
-    except mp.ProcessExitedException:
+        context = mp.spawn(_run_rank, args=(processes, errors, *arguments), nprocs=processes, join=False)
+        with pass_signals_on(context.pids()):
+            while not context.join():
+                pass
+    except mp.ProcessExitedException as ended:
+        if ended.exit_code == RESUME_STATUS:
+            raise Interrupted from None
         if errors.empty():
             raise
         raise GenesisError(errors.get()) from None
@@ -94,7 +102,7 @@ def _run_rank(number: int, processes: int, errors: Any, *arguments: Any) -> None
     if device.type != "cuda":
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     try:
-        with rank_0_speaks(), process_group(device):
+        with StopSignals(), rank_0_speaks(), process_group(device):
             _run(*arguments)
     except GenesisError as error:
         errors.put(str(error))  # without the traceback that an exception would bring
@@ -118,7 +126,7 @@ def _run(
         os.environ["nnUNet_wandb_enabled"] = "0"  # nnU-Net's logger would write on every rank
     trainer = nnUNetTrainerRestoration(plans, configuration, fold, load_json(str(base / "dataset.json")), device)
     folder = Path(trainer.output_folder)
-    found = from_rank_0(lambda: _begin(folder, continue_training, restarted))
+    found = from_rank_0(lambda: _begin(trainer, continue_training, restarted))
     if found:
         content = together(lambda: checkpoint.load(found, trainer.device))
         trainer.use(RestorationOptions(**{**content["genesis"]["options"], **options}))
@@ -128,15 +136,16 @@ def _run(
         if continue_training:
             trainer.print_to_log_file(f"WARNING: no checkpoint in {trainer.output_folder}; starting a new run")
         trainer.use(RestorationOptions(**options))
-    if not found or trainer.current_epoch < trainer.num_epochs:
+    if not found or trainer.current_epoch < trainer.num_epochs or found.name != FINAL:
         trainer.run_training()
     from_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
     return folder / "checkpoint_final.pth"
 
 
-def _begin(folder: Path, continue_training: bool, restarted: bool) -> Path | None:
+def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted: bool) -> Path | None:
     """The checkpoint to go on from. A mark tells torchrun's restart of this run from that of one that was refused."""
-    found, mark = _latest_checkpoint(folder), folder / BEGUN
+    folder = Path(trainer.output_folder)
+    found, mark = newest(folder, trainer.print_to_log_file), folder / BEGUN
     if not (continue_training or (restarted and mark.is_file())):
         mark.unlink(missing_ok=True)
         if found:
@@ -146,13 +155,6 @@ def _begin(folder: Path, continue_training: bool, restarted: bool) -> Path | Non
             )
     mark.touch()
     return found
-
-
-def _latest_checkpoint(folder: Path) -> Path | None:
-    names = ("checkpoint_final.pth", "checkpoint_latest.pth")
-    found = [folder / name for name in names if (folder / name).is_file()]
-    # An extended run has both: the later one counts.
-    return max(found, key=lambda file: file.stat().st_mtime, default=None)
 
 
 def _final_checkpoint(dataset: str, configuration: str, plans_name: str, fold: int | str) -> Path:

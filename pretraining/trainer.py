@@ -7,21 +7,23 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import distributed as dist
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.adaptation_plan import adaptation_plan
+from nnunet_genesis.checkpoint_files import replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.formats import autocast, choose_formats, torch_format
+from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, Batches
+from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
+from nnunet_genesis.stability import require_finite
 from pretraining import monitoring
-from pretraining.dataloader import Batches, RestorationDataLoader, ValidationDataLoader
+from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
 from pretraining.distributed import from_rank_0, gather
 from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
@@ -29,10 +31,8 @@ from pretraining.options import RestorationOptions
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
 from pretraining.restoration.corruption import MIN_AXIS
 
-TRAINING, VALIDATION = 0, 1  # second part of the loaders' random key
 
-
-class nnUNetTrainerRestoration(nnUNetTrainer):
+class nnUNetTrainerRestoration(ResumableTrainer):
     """Pretrains the plan's network by restoring corrupted patches (Models Genesis).
 
     The network has no deep supervision and one output per input channel; its output passes a sigmoid and the loss is
@@ -42,7 +42,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
     network: Any
     dataset_class: Any
     was_initialized: bool
-    current_epoch: int
+    remedies = "a lower --lr, a longer --warmup, --precision fp32"
 
     def __init__(
         self,
@@ -144,7 +144,8 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
         """AdamW with linear warm-up and nnU-Net's polynomial decay."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
+        # Fused: the only one that leaves a step out without asking the device (found_inf).
+        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=True)
         warmup = default_warmup(self.num_epochs) if self.options.warmup_epochs is None else self.options.warmup_epochs
         return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
 
@@ -157,6 +158,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         else:
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
             dist.barrier()
+            self.signals.wait()
 
     def print_to_log_file(self, *args: Any, **kwargs: Any) -> None:
         """nnU-Net's, on rank 0 only."""
@@ -196,24 +198,29 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             period=self.num_val_iterations_per_epoch,
         )
         workers = get_allowed_n_proc_DA()
-        first = self.current_epoch * self.num_iterations_per_epoch
-        return self.train_loader.start(first, workers), self.val_loader.start(0, min(workers, 1))
+        return self.train_loader.start(self.next_batch, workers), self.val_loader.start(0, min(workers, 1))
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step; the loss, which stays on the device, is this rank's share of the global batch's."""
+        """One optimiser step, which changes nothing where loss or gradient is no number.
+
+        The loss, which stays on the device, is this rank's share of the global batch's.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(*self._restore(batch)) * self.batch_weight
         scaler = self.grad_scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
             scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+        # A scaler leaves steps out by itself, now and then one whose loss is fine: its way to find the scale.
+        skipped = ~torch.isfinite(loss.detach() if scaler else norm)
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()
         else:
+            self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
             self.optimizer.step()
-        return {"loss": loss.detach()}
+        return self.finish_step({"loss": loss.detach(), "skipped": skipped})
 
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         data = batch["data"].to(self.device, non_blocking=True, memory_format=torch_format(self.memory_format))
@@ -223,12 +230,15 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
         return torch.sigmoid(output.float()), target
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the mean training loss over iterations and ranks."""
-        losses = torch.stack([output["loss"] for output in train_outputs])
-        self.logger.log("train_losses", float(self._gather(losses).mean()), self.current_epoch)
+        """Log the mean training loss over ranks and the iterations that were not skipped."""
+        loss, skipped = (torch.stack([output[name] for output in self.outputs]) for name in ("loss", "skipped"))
+        kept = ~self.check_skipped(skipped.cpu().numpy().astype(bool))
+        losses = self._gather(loss)[:, kept] if kept.any() else np.array(np.nan)
+        self.logger.log("train_losses", float(losses.mean()), self.current_epoch)
 
     def validation_step(self, batch: dict) -> dict:
         """This rank's share of the sums for R², and SSIM of its first patch where all corruptions apply."""
+        self.stop_if_asked()
         restored, target = self._restore(batch)
         similarity = np.nan
         if batch["kind"] == "all":
@@ -263,19 +273,20 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  (alone: {single})"
         )
         self.print_to_log_file(f"Epoch time: {log['epoch_end_timestamps'] - log['epoch_start_timestamps']:.2f} s")
-        steps = (self.current_epoch + 1) * self.num_iterations_per_epoch
-        if monitoring.is_collapsed(log["r2"], steps, self.num_epochs * self.num_iterations_per_epoch):
+        steps = (self.current_epoch + 1) * self.iterations
+        if monitoring.is_collapsed(log["r2"], steps, self.num_epochs * self.iterations):
             self.print_to_log_file(monitoring.COLLAPSE_ADVICE.format(r2=log["r2"]))
-        self._save_epoch(log["r2"])
+        self.outputs = []
+        self._save_best_and_pictures(log["r2"])
         self.current_epoch += 1
+        if self.current_epoch < self.num_epochs:  # the final checkpoint follows at once
+            self.save_latest()
 
-    def _save_epoch(self, r2: float) -> None:
+    def _save_best_and_pictures(self, r2: float) -> None:
         folder, last = Path(self.output_folder), self.current_epoch == self.num_epochs - 1
         if r2 > self.best_r2:
             self.best_r2 = r2
             self.save_checkpoint(str(folder / "checkpoint_best.pth"))
-        if not last:  # the final checkpoint follows at once
-            self.save_checkpoint(str(folder / "checkpoint_latest.pth"))
         if self.local_rank == 0:
             monitoring.plot_progress(self.logger.get_checkpoint(), folder / "progress.png")
             if last or self.current_epoch % max(1, self.num_epochs // 10) == 0:
@@ -284,7 +295,7 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
     @torch.no_grad()
     def _plot_panel(self, file: Path) -> None:
         batch = self.val_loader.batch(0)
-        restored, target = self._restore(batch, self._bare_network().eval())
+        restored, target = self._restore(batch, self.bare_network().eval())
         corrupted = to_unit(batch["data"][0], self.ranges[batch["keys"][0]])
         monitoring.plot_panel(
             target[0, 0].cpu().numpy(),
@@ -294,28 +305,31 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             f"{batch['keys'][0]}, epoch {self.current_epoch}",
         )
 
-    def _bare_network(self) -> torch.nn.Module:
-        network = self.network.module if self.is_ddp else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
-
     def save_checkpoint(self, filename: str) -> None:
-        """Write a Genesis checkpoint (rank 0): plain types and tensors only, atomically."""
+        """Write a Genesis checkpoint (rank 0): plain types and tensors only.
+
+        Raises:
+            GenesisError: it can't be written, or the weights are no numbers.
+        """
+        require_finite(self.bare_network(), filename, self.advice())
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         content: dict[str, Any] = {
-            "network_weights": self._bare_network().state_dict(),
+            "network_weights": self.bare_network().state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
             "logging": self.logger.get_checkpoint(),
             "_best_ema": float(self.best_r2),
             "current_epoch": self.current_epoch + 1,
+            "so_far": self.so_far,
             "init_args": {key: value for key, value in self.my_init_kwargs.items() if key != "device"},
             "trainer_name": type(self).__name__,
             "inference_allowed_mirroring_axes": None,
             "genesis": (record := describe(self)),
             "nnssl_adaptation_plan": adaptation_plan(record, self.num_input_channels),
         }
-        checkpoint.save(content, filename)
+        with replacing(filename) as temporary:
+            torch.save(content, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Go on from a checkpoint of this trainer (a path, or what :func:`nnunet_genesis.checkpoint.load` gave)."""
@@ -324,10 +338,17 @@ class nnUNetTrainerRestoration(nnUNetTrainer):
             content = checkpoint.load(content, self.device)
         if not self.was_initialized:
             self.initialize()
-        self._bare_network().load_state_dict(content["network_weights"])
+        self.bare_network().load_state_dict(content["network_weights"])
+        for group in content["optimizer_state"]["param_groups"]:
+            group["fused"] = True  # not so in checkpoints of early versions
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler and content["grad_scaler_state"]:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
         self.logger.load_checkpoint(content["logging"])
         self.best_r2 = content["_best_ema"]
         self.current_epoch = content["current_epoch"]
+        self.go_on(content.get("so_far"))
+
+    def as_output(self, value: torch.Tensor) -> torch.Tensor:
+        """On the device, where losses stay until the epoch ends."""
+        return value.to(self.device)

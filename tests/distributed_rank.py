@@ -1,4 +1,4 @@
-"""``python -m pretraining``, watched: only rank 0 may write, and rank 1 kills itself once if asked to."""
+"""``python -m pretraining``, watched: only rank 0 may write; rank 1 kills itself or asks for a stop if told to."""
 
 import os
 import signal
@@ -29,8 +29,23 @@ def kill_rank_1_in_its_second_epoch() -> None:
     Trainer.on_train_epoch_end = on_train_epoch_end
 
 
+def stop_rank_1_in_its_second_epoch() -> None:
+    from pretraining.trainer import nnUNetTrainerRestoration as Trainer
+
+    go_on = Trainer.finish_step
+
+    def finish_step(trainer: Trainer, output: dict) -> dict:
+        if trainer.current_epoch == 1 and len(trainer.outputs) == 1 and trainer.local_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return go_on(trainer, output)
+
+    Trainer.finish_step = finish_step
+
+
 if __name__ == "__main__":
     sys.addaudithook(only_rank_0_writes)
     if os.environ.get("GENESIS_TEST_KILL") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         kill_rank_1_in_its_second_epoch()
+    if os.environ.get("GENESIS_TEST_STOP"):
+        stop_rank_1_in_its_second_epoch()
     pretrain()

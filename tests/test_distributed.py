@@ -3,7 +3,6 @@
 Everything runs on CPUs over gloo. Two "machines" are two torchrun agents that meet on 127.0.0.1.
 """
 
-import json
 import math
 import os
 import subprocess
@@ -16,10 +15,8 @@ import torch
 from nnunetv2.run.run_training import find_free_network_port
 
 from nnunet_genesis.errors import GenesisError
-from pretraining.preparation.options import PrepareOptions
-from pretraining.prepare import prepare_dataset
 from pretraining.run import pretrain
-from tests.tiny_world import make_case, shrink, write_image
+from tests.tiny_world import prepare_scans
 
 CPU = torch.device("cpu")
 EPOCHS, ITERATIONS, RATE = 2, 3, 1e-3
@@ -33,17 +30,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 @pytest.fixture(scope="module")
 def world(nnunet_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Data set 701: five scans, prepared in this process."""
-    scans = tmp_path_factory.mktemp("scans")
-    for index in range(5):
-        write_image(make_case(index)[0][0], scans / f"scan{index}.nii.gz")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("pretraining.prepare", "pretraining.preparation.dataset"):
-            patch.setattr(f"{module}.for_each_scan", lambda work, scans, *_: [(scan, work(scan)) for scan in scans])
-        prepare_dataset(PrepareOptions((scans,), 701, "One", val_fraction=0.4))
-    file = nnunet_folders["nnUNet_preprocessed"] / "Dataset701_One" / "nnUNetPlans.json"
-    plans = json.loads(file.read_text())
-    shrink(plans["configurations"]["3d_fullres"])
-    file.write_text(json.dumps(plans))
+    prepare_scans(nnunet_folders["nnUNet_preprocessed"], tmp_path_factory.mktemp("scans"))
     return nnunet_folders
 
 

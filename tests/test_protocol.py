@@ -77,6 +77,7 @@ def test_subsets_start_from_the_pretraining_of_their_fold(world):
         scratch = own.fine_tuning(fold, "2", "scratch", pretraining)
         assert "nnUNet_genesis_weights" not in scratch.environment
         assert not scratch.after
+        assert scratch.environment["nnUNet_genesis_seed"] == "0"
 
 
 def test_the_differences_from_the_published_protocol_are_all_named(world):

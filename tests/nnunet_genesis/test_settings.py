@@ -16,10 +16,11 @@ def test_defaults_without_variables():
 
 def test_every_variable_is_read_with_its_type():
     texts = {"weights": "/w.pth", "epochs": "7", "iterations": "3", "peak_lr": "1e-2", "warmup_epochs": "0"}
-    texts |= {"partial_widths": "1", "min_coverage": "1", "precision": "bf16", "optimizer": "adamw"}
+    texts |= {"partial_widths": "1", "min_coverage": "1", "precision": "bf16", "optimizer": "adamw", "seed": "0"}
     found = Settings.from_environment({PREFIX + name: text for name, text in texts.items()})
-    assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1, 1.0, "bf16", "adamw")
-    assert [type(value) for value in dataclasses.astuple(found)] == [str, int, int, float, int, int, float, str, str]
+    assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1, 1.0, "bf16", "adamw", 0)
+    types = [str, int, int, float, int, int, float, str, str, int]
+    assert [type(value) for value in dataclasses.astuple(found)] == types
 
 
 def test_process_environment_is_the_default(monkeypatch):
@@ -74,6 +75,7 @@ def test_variable_like_no_other_gets_the_list():
         ("min_coverage", "50%", "number from 0 to 1"),
         ("precision", "fp16", "fp32, bf16 or auto"),
         ("optimizer", "adam", "sgd or adamw"),
+        ("seed", "-1", "whole number of at least 0"),
     ],
 )
 def test_bad_value_is_named_with_variable_and_expectation(name, text, expected):

@@ -1,0 +1,120 @@
+"""The checkpoints of a run's folder: written so that a whole one is always there, and found again."""
+
+import contextlib
+import errno
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nnunet_genesis.checkpoint import atomic_path
+from nnunet_genesis.errors import GenesisError
+
+FINAL, LATEST, PREVIOUS = (f"checkpoint_{kind}.pth" for kind in ("final", "latest", "previous"))
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a temporary path; once the checkpoint there has been read back, it takes the place of ``path``.
+
+    A ``checkpoint_latest.pth`` that stood there becomes ``checkpoint_previous.pth``. At any moment a whole one of the
+    two is on the disk.
+
+    Raises:
+        GenesisError: it can't be written; what stood there is as it was.
+    """
+    path = Path(path)
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+            if problem := damage(temporary):
+                raise GenesisError(
+                    f"{path}: not written: what was read back is not what was written ({problem}). What stood there "
+                    "is intact. Check the disk, then go on with the same command and --c."
+                )
+            if path.name == LATEST and path.is_file() and not damage(path):
+                _keep(path)
+    except OSError as error:
+        raise not_written(path, error) from error
+    except RuntimeError as error:  # torch's writer, which loses the reason
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise not_written(path, error) from error
+
+
+def _keep(latest: Path) -> None:
+    previous, link = latest.with_name(PREVIOUS), latest.with_name(f"{PREVIOUS}.tmp{os.getpid()}")
+    try:
+        os.link(latest, link)
+        os.replace(link, previous)
+    except OSError:  # a file system without links
+        os.replace(latest, previous)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk, a quota or a limit of the file's size is why."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def not_written(path: str | os.PathLike[str], error: BaseException) -> GenesisError:
+    """The message for a file that can't be written."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    reason = cause.strerror if isinstance(cause, OSError) else "is the disk full?"
+    free = shutil.disk_usage(Path(path).parent).free // 2**20
+    return GenesisError(
+        f"{path}: not written: {reason} ({free} MiB are free there). Earlier checkpoints are intact. Free some space, "
+        "then go on with the same command and --c."
+    )
+
+
+def damage(path: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a checkpoint: it is read to its end, and sums are compared; nothing in it is run."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        return f"truncated or damaged: {error}"
+    return f"damaged: {broken}" if broken else None
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The checkpoint to go on from; one that is damaged is passed over with a warning.
+
+    Raises:
+        GenesisError: there are checkpoints, and all of them are damaged.
+    """
+    final, latest = ([folder / name for name in names if (folder / name).is_file()] for names in (
+        (FINAL,), (LATEST, PREVIOUS)))  # fmt: skip
+    # A run that was extended has both kinds: the later one counts.
+    extended = final and latest and latest[0].stat().st_mtime > final[0].stat().st_mtime
+    files = latest + final if extended else final + latest
+    for number, file in enumerate(files):
+        problem = damage(file)
+        if problem is None:
+            return file
+        others = files[number + 1 :]
+        if not others:
+            raise GenesisError(
+                f"{file}: {problem}. Expected a checkpoint to go on from, and there is no whole one in this folder. "
+                "Put a copy there, or move the folder away to start anew."
+            )
+        warn(f"WARNING: {file}: {problem}. Trying {others[0].name}: what was trained in between is done again.")
+    return None
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a killed run was writing."""
+    for file in folder.glob("checkpoint_*.pth.tmp*"):
+        file.unlink()
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Keep the latest checkpoint of an earlier run from being taken for one of a new run; its new name."""
+    (folder / PREVIOUS).unlink(missing_ok=True)
+    if not (folder / LATEST).is_file():
+        return None
+    return (folder / LATEST).replace(folder / "checkpoint_earlier.pth")

@@ -1,0 +1,151 @@
+"""nnU-Net's training of a segmentation, made reproducible by a seed, resumable, and safe from NaN."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunet_genesis.checkpoint_files import newest, replacing
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.formats import choose_formats, forward_in
+from nnunet_genesis.interruption import StopSignals
+from nnunet_genesis.keyed_loader import (
+    TRAINING,
+    VALIDATION,
+    KeyedBatches,
+    end_forked_with_parent,
+    no_loader_processes,
+    start,
+)
+from nnunet_genesis.resumable import ResumableTrainer
+from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
+
+
+class FineTuningTrainer(ResumableTrainer):
+    """nnU-Net's trainer, which writes a checkpoint after every epoch.
+
+    With a seed, initial weights and batches depend on nothing else, and an interrupted run equals a whole one on a CPU.
+    The patches of the validation are others in each epoch, as nnU-Net's, and follow from the seed and the epoch.
+
+    Attributes:
+        seed: fixes initial weights and batches; ``None``: nnU-Net's loaders draw as they do.
+        precision: on a CPU ``fp32``, ``bf16`` or ``auto``, the faster one; on a GPU nnU-Net decides.
+        resumed: whether a checkpoint was read.
+    """
+
+    seed: int | None = None
+    precision = "fp32"
+    resumed = False
+    network: Any
+    my_init_kwargs: dict[str, Any]
+
+    def initialize(self) -> None:
+        """nnU-Net's, seeded if asked for; on a CPU in the number format that was asked for."""
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        super().initialize()
+        self.optimizer.register_step_pre_hook(self._skip_unless_finite)
+        if self.device.type == "cpu":
+            self._compute_in(self.precision)
+
+    def _compute_in(self, precision: str) -> None:
+        self.precision, _ = choose_formats(self.device, precision, "contiguous")
+        forward_in(self.bare_network(), self.precision)
+        self.print_to_log_file(f"Number format: {self.precision}", also_print_to_console=False)
+
+    def get_dataloaders(self):  # type: ignore[no-untyped-def]
+        """nnU-Net's; with a seed, their batches by number, from the one that is due on."""
+        if self.seed is None:
+            end_forked_with_parent(self)
+            return super().get_dataloaders()
+        workers = get_allowed_n_proc_DA()
+        with no_loader_processes():
+            loaders = super().get_dataloaders()
+        training, validation = (
+            KeyedBatches(loader.data_loader, self.seed, stream, self.local_rank).batch
+            for loader, stream in zip(loaders, (TRAINING, VALIDATION), strict=True)
+        )
+        due = self.current_epoch * self.num_val_iterations_per_epoch
+        return start(training, self.next_batch, workers), start(validation, due, (workers + 1) // 2)
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's, which changes nothing where loss or gradient is no number; the last one before a stop."""
+        self._skipped = False
+        output = super().train_step(batch)
+        # On a GPU nnU-Net's scaler leaves such steps out, and now and then one whose loss is fine: its way to scale.
+        output["skipped"] = np.asarray(self._skipped or not np.isfinite(output["loss"]))
+        output = self.finish_step(output)
+        latest = [bool(one["skipped"]) for one in self.outputs[-MOST_IN_A_ROW:]]
+        if len(latest) == MOST_IN_A_ROW and all(latest):  # known at once: nnU-Net reads every loss
+            self.check_skipped(np.array(latest))
+        return output
+
+    def _skip_unless_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._skipped = skip_unless_finite(optimizer)
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's, and a checkpoint after every epoch."""
+        self.outputs = []
+        self.save_every = self.num_epochs + 1  # nnU-Net would save before it knows whether the epoch was the best
+        super().on_epoch_end()
+        if self.current_epoch < self.num_epochs:  # the final checkpoint follows at once
+            self.save_latest()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's; a signal ends it, to be done again."""
+        with StopSignals():
+            super().perform_actual_validation(save_probabilities)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's, remembering that the weights are no longer to be replaced.
+
+        For ``--c`` nnU-Net names the final checkpoint, or else the latest or the best: the newest whole one is taken.
+        """
+        if self.logger.resume and not self.resumed:
+            found = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file))
+            filename_or_checkpoint = str(found or filename_or_checkpoint)
+        super().load_checkpoint(filename_or_checkpoint)
+        record = self.my_init_kwargs.get("genesis", {})
+        self._or_stop(lambda: self._keep_seed(record.get("seed")))
+        if self.device.type == "cpu":
+            self._compute_in(record.get("precision", self.precision))  # not what a new measurement says
+        self.go_on(record.get("so_far"))
+        self.resumed = True
+
+    def _keep_seed(self, seed: int | None) -> None:
+        if None not in (seed, self.seed) and seed != self.seed:
+            raise GenesisError(
+                f"nnUNet_genesis_seed={self.seed}: the run in {self.output_folder} was started with {seed}. Set it to "
+                f"{seed} or unset it to go on, or move the folder away to start anew."
+            )
+        self.seed = seed if self.seed is None else self.seed
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, written so that the previous file stays whole until the new one is.
+
+        Raises:
+            GenesisError: it can't be written, or the weights are no numbers.
+        """
+        require_finite(self.bare_network(), filename, self.advice())
+        record = {"seed": self.seed, "precision": self.precision, "so_far": self.so_far}
+        self.my_init_kwargs = {**self.my_init_kwargs, "genesis": record}  # of what nnU-Net saves, the place for it
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with replacing(filename) as temporary:
+            super().save_checkpoint(temporary)
+
+    def run_training(self) -> None:
+        """nnU-Net's; what the user can mend ends it with a message."""
+        self._or_stop(super().run_training)
+
+    def _or_stop(self, step):  # type: ignore[no-untyped-def]
+        """Run ``step``; a :class:`GenesisError` goes to the log and ends the process without a traceback."""
+        try:
+            return step()
+        except GenesisError as error:
+            self.print_to_log_file(f"ERROR: {error}", also_print_to_console=False)
+            sys.exit(f"ERROR: {error}")

@@ -1,0 +1,136 @@
+"""Batches by number: the same for any number of loader processes, and for a run that was interrupted.
+
+nnU-Net's workers share one torch random stream and depend on their number. Here batch number k has a random stream of
+its own, keyed by (seed, stream, …, k), so that a resumed run goes on where it stopped without any stored random state.
+"""
+
+import contextlib
+import copy
+import multiprocessing
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import util
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+TRAINING, VALIDATION = 0, 1  # second part of a loader's random key
+
+Batches: TypeAlias = SingleThreadedAugmenter | MultiThreadedAugmenter
+
+
+@contextlib.contextmanager
+def keyed_random(*key: int) -> Iterator[None]:
+    """Seed numpy, torch (CPU) and random from ``key`` within the block; restore their states after it."""
+    seeds = np.random.SeedSequence(key).generate_state(3)
+    states = np.random.get_state(), torch.get_rng_state(), random.getstate()
+    np.random.seed(seeds[0])
+    torch.random.default_generator.manual_seed(int(seeds[1]))
+    random.seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        torch.set_rng_state(states[1])
+        random.setstate(states[2])
+
+
+def start(batch: Callable[[int], dict], first: int, workers: int) -> Batches:
+    """Batches ``first``, ``first + 1``, … of ``batch``, in order, from ``workers`` processes (0: this process)."""
+    numbered = _Numbered(batch, first, max(1, workers))
+    if workers == 0:
+        return SingleThreadedAugmenter(numbered, None)
+    # The order-preserving augmenter: batches made from their number don't depend on the number of workers.
+    return MultiThreadedAugmenter(
+        numbered, None, workers, num_cached_per_queue=2, pin_memory=torch.cuda.is_available(), wait_time=0.002
+    )
+
+
+class _Numbered:
+    """What one worker makes: every ``workers``-th batch."""
+
+    def __init__(self, batch: Callable[[int], dict], first: int, workers: int):
+        self.batch, self.number, self.workers = batch, first, workers
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called in each forked worker. OpenMP's threads don't survive a fork: a parallel region would hang."""
+        self.number += thread_id
+        torch.set_num_threads(1)
+        _end_with_parent()
+
+    def __next__(self) -> dict:
+        self.number += self.workers
+        return self.batch(self.number - self.workers)
+
+
+class KeyedBatches:
+    """Batches of one of nnU-Net's loaders by their number.
+
+    Args:
+        loader: nnU-Net's, with its transforms.
+        key: the random key of batch k is ``(*key, k)``.
+    """
+
+    def __init__(self, loader: nnUNetDataLoader, *key: int):
+        self.loader, self.key = loader, key
+        self.transforms = copy.deepcopy(loader.transforms)
+        _choose_nothing_by_time(self.transforms)
+
+    def batch(self, number: int) -> dict:
+        """Batch ``number``, whatever was made before."""
+        self.loader.transforms = copy.deepcopy(self.transforms)  # some keep what they drew
+        with keyed_random(*self.key, number):
+            return self.loader.generate_train_batch()
+
+
+def _choose_nothing_by_time(transform: Any) -> None:
+    """The Gaussian blur takes FFT or convolution, whose roundings differ, as a stop-watch says."""
+    if hasattr(transform, "benchmark"):
+        transform.benchmark = False
+    for inner in [*getattr(transform, "transforms", []), *filter(None, [getattr(transform, "transform", None)])]:
+        _choose_nothing_by_time(inner)
+
+
+@contextlib.contextmanager
+def no_loader_processes() -> Iterator[None]:
+    """nnU-Net's loaders are made in this process within the block."""
+    name = "nnUNet_n_proc_DA"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        os.environ.update({} if before is None else {name: before})
+
+
+def end_forked_with_parent(owner: object) -> None:
+    """Processes forked from now on, while ``owner`` lives, end when this one does, however it ends.
+
+    A killed run can't end its workers: nnU-Net's would poll their queues for ever.
+    """
+    util.register_after_fork(owner, lambda _: _end_with_parent())
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def finish(*loaders: Any) -> None:
+    """End the loaders' processes."""
+    for loader in loaders:
+        if hasattr(loader, "_finish"):
+            loader._finish()

@@ -1,0 +1,195 @@
+"""Training that is killed or asked to stop, at any moment and again and again: the run that nobody interrupted.
+
+After SIGTERM, SIGINT and SIGUSR1 the iteration is finished, a checkpoint written, the exit status 75; nothing stays.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.run.run_training import find_free_network_port, get_trainer_from_args
+
+from nnunet_genesis.interruption import RESUME_STATUS, SIGNALS, Interrupted
+from tests.faults.training_runs import Run, assert_equal_runs, runs
+from tests.tiny_world import prepare_scans
+
+KINDS = ("pretraining", "fine-tuning")
+EPOCHS, ITERATIONS = 3, 4
+FLAGS = f"-device cpu --epochs {EPOCHS} --iterations {ITERATIONS} --seed 3 --precision fp32 --memory_format contiguous"
+COMMAND = [sys.executable, "-m", "pretraining", "701", "3d_fullres", *FLAGS.split()]
+
+
+@pytest.fixture(scope="module")
+def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
+    """A small prepared data set; fine-tuning segments its bodies."""
+    prepare_scans(nnunet_folders["nnUNet_preprocessed"], nnunet_folders["nnUNet_results"].parent / "scans")
+    return nnunet_folders
+
+
+@pytest.fixture(scope="module")
+def whole(world) -> dict[str, tuple[dict[str, Any], float]]:
+    """Final checkpoints of runs that nobody interrupts, and the seconds they take."""
+    found = {}
+    for kind in KINDS:
+        start = time.monotonic()
+        run = runs(world, EPOCHS, ITERATIONS)[kind]
+        found[kind] = run.finish(), time.monotonic() - start
+        run.clear()
+    return found
+
+
+@pytest.fixture
+def fresh(world, tmp_path, monkeypatch) -> dict[str, Run]:
+    """Both kinds of training with an empty results folder, which the commands that a test starts use too."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums depend on the number of threads
+    return runs(world | {"nnUNet_results": tmp_path}, EPOCHS, ITERATIONS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_kills(fresh, whole, kind):
+    survive(fresh[kind], *whole[kind], signal.SIGKILL, 2, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty(fresh, whole, kind, number):
+    survive(fresh[kind], *whole[kind], number, 20, seed=int(number))
+
+
+def survive(run: Run, expected: dict, seconds: float, number: int, times: int, seed: int) -> None:
+    """Send signal ``number`` at random moments until it has hit ``times``; each run that ends must be ``expected``."""
+    draw, moments, finished = random.Random(seed), [], 0
+    while len(moments) < times or not finished:
+        process = run.start(nnUNet_n_proc_DA=draw.choice("02"))
+        moment = draw.uniform(0, seconds)
+        process.join(moment if len(moments) < times else None)
+        if process.is_alive():
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(process.pid, number)
+            process.join()
+            assert process.exitcode in (-number, RESUME_STATUS)
+            assert_all_end(workers)
+            moments.append(f"{moment:.1f}" + "*" * (process.exitcode == RESUME_STATUS))
+        else:
+            assert process.exitcode == 0
+            assert_equal_runs(run.checkpoint("final"), expected)
+            assert not list(run.folder().glob("*.tmp*"))
+            run.clear()
+            finished += 1
+    print(
+        f"\n{run.name}: survived {times} {signal.Signals(number).name} (seed {seed}; seconds after the start: "
+        f"{' '.join(moments)}; * with a checkpoint), {finished} run(s) equal to the uninterrupted one"
+    )
+
+
+def assert_all_end(pids: list[str]) -> None:
+    """No loader process stays behind."""
+    deadline = time.monotonic() + 60
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"still running: {alive}"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("number", "hook", "call", "epoch", "done"),
+    [("SIGTERM", "train_step", 6, 1, 2), ("SIGINT", "train_step", 1, 0, 1), ("SIGUSR1", "validation_step", 1, 0, 4)],
+)
+def test_fine_tuning_stops_within_an_epoch_and_goes_on(fresh, whole, monkeypatch, number, hook, call, epoch, done):
+    """A signal comes before the given call of ``hook``; ``done`` iterations of the epoch are kept."""
+    run = fresh["fine-tuning"]
+    for name, value in run.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    trainer = get_trainer_from_args("701", "3d_fullres", 0, run.trainer, device=torch.device("cpu"))
+    step, calls = getattr(trainer, hook), []
+
+    def send(batch: dict) -> dict:
+        calls.append(batch)
+        if len(calls) == call:
+            os.kill(os.getpid(), getattr(signal, number))
+        return step(batch)
+
+    monkeypatch.setattr(trainer, hook, send)
+    with pytest.raises(Interrupted) as stopped:
+        trainer.run_training()
+    assert stopped.value.code == RESUME_STATUS
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    assert not multiprocessing.active_children()
+    latest = run.checkpoint("latest")
+    assert latest["current_epoch"] == epoch
+    assert len(latest["init_args"]["genesis"]["so_far"]["loss"]) == done
+    assert f"{number}: stopped in epoch {epoch} after {done} of {ITERATIONS} iterations. Go on with" in run.log()
+    assert_equal_runs(run.finish(), whole["fine-tuning"][0])
+    print(f"\nfine-tuning: {number} in {hook}, goes on exactly")
+
+
+def test_ctrl_c_on_a_terminal_reaches_loader_processes_too(fresh, whole):
+    environment = os.environ | {"nnUNet_n_proc_DA": "2"}
+    options = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(COMMAND, start_new_session=True, **options) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(workers := children.read_text().split()) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == RESUME_STATUS, output + errors
+    assert "SIGINT: stopping after this iteration" in errors
+    assert "Traceback" not in errors
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert_equal_runs(fresh["pretraining"].finish(), whole["pretraining"][0])
+    print("\npretraining: Ctrl-C for it and its loader processes, goes on exactly")
+
+
+def test_loader_processes_of_nnunet_end_with_a_killed_run(fresh):
+    run = fresh["fine-tuning"]
+    del run.environment["nnUNet_genesis_seed"]
+    process = run.start(nnUNet_n_proc_DA="2")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (run.folder() / "checkpoint_latest.pth").is_file():
+        process.join(0.02)
+        assert process.is_alive()
+    workers = children.read_text().split()
+    process.kill()
+    process.join()
+    assert len(workers) >= 3  # two for training, one for validation
+    assert_all_end(workers)
+    assert run.finish()["init_args"]["genesis"]["seed"] is None
+    print(f"\nfine-tuning without a seed: killed, {len(workers)} loader processes of nnU-Net's ended too")
+
+
+@pytest.mark.parametrize("start", ["srun", "-num_gpus"])
+def test_a_signal_to_one_process_of_two_stops_both_after_the_same_iteration(fresh, whole, monkeypatch, start):
+    command, run = [*COMMAND, "--batch_size", "2"], fresh["pretraining"]
+    if start == "srun":  # rank 1 sends itself a signal
+        command[2] = "tests.distributed_rank"
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "WORLD_SIZE": "2"}
+        more = meeting | {"GENESIS_TEST_STOP": "1"}
+        environments = [os.environ | more | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        processes = [subprocess.Popen(command, env=environment) for environment in environments]
+    else:
+        processes = [subprocess.Popen([*command, "-num_gpus", "2"])]
+        while not (run.folder() / "checkpoint_latest.pth").is_file():
+            assert processes[0].poll() is None
+            time.sleep(0.02)
+        processes[0].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=120) for process in processes] == [RESUME_STATUS] * len(processes)
+    assert len(run.checkpoint("latest")["so_far"]["loss"]) in ((2,) if start == "srun" else range(ITERATIONS + 1))
+    if start == "srun":
+        log, expected = run.finish()["logging"], whole["pretraining"][0]["logging"]
+        for key in ("train_losses", "val_losses"):
+            assert log[key] == pytest.approx(expected[key], abs=1e-5)  # see test_distributed
+    print(f"\npretraining: SIGTERM to one process of two ({start}), both stop after the same iteration")
