@@ -6,12 +6,13 @@ from typing import Any
 
 import blosc2
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from pretraining.intensity_range import Range, measured_range, planned_range
 from pretraining.preparation.resampling import FastConfiguration
 from pretraining.scans.reading import ScanReader
-from pretraining.scans.scan import Scan
+from pretraining.scans.scan import Scan, ScanError
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # the last one is written last: a case is finished when it is there
 CACHE = "genesis_cache"  # folder of what an interrupted run leaves and the next one goes on from
@@ -60,11 +61,13 @@ def preprocess(
         configuration = manager.get_configuration(name)
         folder = base / configuration.data_identifier
         if not is_finished(folder, scan.case):
+            _check_shape(compute_new_shape(scan.shape, scan.spacing, _spacing_zyx(manager, configuration)))
             partial_folder = base / CACHE / folder.name
             partial_folder.mkdir(parents=True, exist_ok=True)
             configuration.preprocessor_class(verbose=False).run_case_save(
                 str(partial_folder / scan.case), scan, scan, manager, configuration, dataset_json
             )
+            _check_shape(blosc2.open(urlpath=str(partial_folder / f"{scan.case}.b2nd"), mode="r").shape[1:])
             _thin_locations(partial_folder / f"{scan.case}.pkl")
             for ending in ENDINGS:
                 (partial_folder / f"{scan.case}{ending}").replace(folder / f"{scan.case}{ending}")
@@ -76,6 +79,19 @@ def preprocess(
 def is_finished(folder: Path, case: str) -> bool:
     """Whether all files of a case are in a preprocessed folder."""
     return all((folder / f"{case}{ending}").is_file() for ending in ENDINGS)
+
+
+def _spacing_zyx(plans: PlansManager, configuration: ConfigurationManager) -> list[float]:
+    return [configuration.spacing[axis] for axis in plans.transpose_backward]
+
+
+def _check_shape(shape: Sequence[int]) -> None:
+    """Raise ScanError for what is hardly larger than a voxel of the plans; nnU-Net would divide by 0, or not notice."""
+    if min(shape) < 2:
+        raise ScanError(
+            f"{' x '.join(map(str, shape))} voxels at the planned spacing, smaller than two voxels along an axis: its "
+            "spacing is wrong, or it is no scan of this kind"
+        )
 
 
 def _thin_locations(file: Path) -> None:

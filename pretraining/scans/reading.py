@@ -8,6 +8,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from pretraining.scans.body import body_mask, guess_modality
 from pretraining.scans.dicom import read_dicom
+from pretraining.scans.hounsfield import check_hounsfield
 from pretraining.scans.image_files import check_values, read_image_file
 from pretraining.scans.scan import Scan, ScanError
 
@@ -66,7 +67,7 @@ class ScanReader(BaseReaderWriter):
         """The body mask of a scan, int8 (1, Z, Y, X), and the scan's properties. Reuses the image read last.
 
         Raises:
-            ScanError: the modality isn't CT or MR, or not the expected one.
+            ScanError: the modality isn't CT or MR, or not the expected one, or a CT's values are no HU.
         """
         if self._last is None or self._last[0] != seg_fname:
             self.read_images(seg_fname)
@@ -75,6 +76,8 @@ class ScanReader(BaseReaderWriter):
         found = scan.modality or self.asked or guess_modality(image)
         if found not in ("CT", "MR") or found != (self.expected or found):
             raise ScanError(wrong_modality(found, self.expected or "CT or MR"))
+        if found == "CT":
+            check_hounsfield(image)
         self.found_modality = found
         return body_mask(image, properties["spacing"], found)[None], properties
 
