@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pretraining.intensity_range import Range, measured_range, planned_range
 from pretraining.preparation.lock import CACHE
 from pretraining.preparation.resampling import FastConfiguration
-from pretraining.preparation.whole_files import move_whole
+from pretraining.preparation.whole_files import check_space, move_whole
 from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import Scan, ScanError
 
@@ -82,9 +82,13 @@ def _preprocess_case(
     # Of this process' own: what is left of one that was killed may go on for a moment.
     with tempfile.TemporaryDirectory(dir=cache) as name:
         partial = Path(name)
-        configuration.preprocessor_class(verbose=False).run_case_save(
-            str(partial / scan.case), scan, scan, manager, configuration, dataset_json
-        )
+        try:
+            configuration.preprocessor_class(verbose=False).run_case_save(
+                str(partial / scan.case), scan, scan, manager, configuration, dataset_json
+            )
+        except RuntimeError:
+            check_space(partial)  # blosc2 doesn't say that the disk is full
+            raise
         _check_shape(blosc2.open(urlpath=str(partial / f"{scan.case}.b2nd"), mode="r").shape[1:])
         _thin_locations(partial / f"{scan.case}.pkl")
         for ending in ENDINGS:

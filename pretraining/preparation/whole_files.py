@@ -34,6 +34,15 @@ def remove_unfinished(base: Path) -> None:
         file.unlink()
 
 
+def check_space(folder: Path) -> None:
+    """Raise OSError if the disk has no room for another megabyte."""
+    file = folder / "space"
+    try:
+        file.write_bytes(bytes(1_000_000))
+    finally:
+        file.unlink(missing_ok=True)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that no space is left on the device, or within the quota."""
     return isinstance(error, OSError) and error.errno in _FULL
