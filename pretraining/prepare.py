@@ -11,26 +11,26 @@ nothing else. The call without a part does what is missing, so that the data set
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import nnunet_folder
-from pretraining.intensity_range import planned_range, save_ranges, stored_ranges
 from pretraining.preparation import planning
-from pretraining.preparation.dataset import analyse_scans, known_plans, no_usable_scan, plan_dataset, with_channels
+from pretraining.preparation.cases import preprocess_all
+from pretraining.preparation.dataset import analyse_scans, known_plans, no_usable_scan, plan_dataset
 from pretraining.preparation.fingerprint import samples_per_scan
+from pretraining.preparation.groups import with_keyed_groups
+from pretraining.preparation.lock import CACHE, locked
 from pretraining.preparation.manifest import FILE_NAME as MANIFEST
 from pretraining.preparation.manifest import Row, read_manifest, write_manifest, write_split
 from pretraining.preparation.options import PrepareOptions
-from pretraining.preparation.pool import for_each_scan
-from pretraining.preparation.preprocess import CACHE, is_finished, preprocess
+from pretraining.preparation.whole_files import disk_full_in_words, remove_unfinished, write_json
 from pretraining.scans.find import find_scans
-from pretraining.scans.scan import LeftOut, Scan, ScanError
+from pretraining.scans.scan import LeftOut, Scan
 
 
 def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
@@ -40,7 +40,8 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
         The scans that were left out, each with its reason; the manifest lists them too. Of a part: those of its share.
 
     Raises:
-        GenesisError: the options can't be followed, or no scan is usable.
+        GenesisError: the options can't be followed, no scan is usable, another call prepares this data set, or the disk
+            is full.
     """
     base = _base_folder(options)
     if options.like:
@@ -50,10 +51,18 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     print(f"Looking for scans in {', '.join(map(str, options.inputs))}")
     scans, left_out = find_scans(options.inputs)
     print(f"Found {len(scans)} scans; {len(left_out)} files or series can't be used")
-    base.mkdir(parents=True, exist_ok=True)
-    if options.part_id is not None:
-        return _prepare_part(options, base, scans)
+    with disk_full_in_words(base):
+        base.mkdir(parents=True, exist_ok=True)
+        with locked(base, options.part_id, options.num_parts):
+            if options.part_id is not None:
+                return _prepare_part(options, base, scans)
+            return _prepare_whole(options, base, scans, left_out)
+
+
+def _prepare_whole(options: PrepareOptions, base: Path, scans: list[Scan], left_out: list[LeftOut]) -> list[LeftOut]:
+    remove_unfinished(base)
     rows = {row.source + row.case: row for row in read_manifest(base)}
+    scans = with_keyed_groups(base, scans, rows.values())
     try:
         if not scans:
             raise GenesisError(no_usable_scan(options, left_out))
@@ -61,7 +70,7 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
         if options.no_pp:
             print(f"{base}: planned")
             return left_out
-        prepared, more = _preprocess_all(options, base, plans, dataset_json, scans)
+        prepared, more = preprocess_all(options, base, plans, dataset_json, scans)
         left_out += more
         rows |= {row.source + row.case: row for row in prepared}
         if not any(row.status == "prepared" for row in rows.values()):
@@ -70,7 +79,7 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
         rows = _merge(rows, left_out)
         write_manifest(base, rows.values())
     count = sum(row.status == "prepared" for row in rows.values())
-    save_json({**dataset_json, "numTraining": count}, str(base / "dataset.json"), sort_keys=False)
+    write_json({**dataset_json, "numTraining": count}, base / "dataset.json")
     train, val = write_split(base, list(rows.values()), options.val_fraction)
     shutil.rmtree(base / CACHE, ignore_errors=True)
     _summarise(base, plans, options.configurations, train, val, left_out)
@@ -82,8 +91,7 @@ def _prepare_part(options: PrepareOptions, base: Path, scans: Sequence[Scan]) ->
     left_out: list[LeftOut] = []
     if known := known_plans(options, base, len(scans)):
         plans, dataset_json = known
-        share = with_channels(dataset_json, share, left_out)
-        left_out += _preprocess_all(options, base, plans, dataset_json, share)[1]
+        left_out += preprocess_all(options, base, plans, dataset_json, share)[1]
     else:
         analyse_scans(options, base, share, samples_per_scan(len(scans)), left_out)
     done = "preprocessed" if known else "analysed"
@@ -100,55 +108,6 @@ def _base_folder(options: PrepareOptions) -> Path:
     if base.is_dir() and (base / "dataset.json").is_file() and "genesis" not in load_json(str(base / "dataset.json")):
         raise GenesisError(f"{base}: is a data set that nnunet-genesis did not make. Choose another id (-d) or name.")
     return base
-
-
-def _preprocess_all(
-    options: PrepareOptions, base: Path, plans: dict[str, Any], dataset_json: dict[str, Any], scans: Sequence[Scan]
-) -> tuple[list[Row], list[LeftOut]]:
-    manager = PlansManager(plans)
-    folders = {name: base / manager.get_configuration(name).data_identifier for name in options.configurations}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    ranges = {name: stored_ranges(folder) for name, folder in folders.items()}
-    fixed = {name: planned_range(manager, manager.get_configuration(name)) is not None for name in folders}
-    done = [
-        scan
-        for scan in scans
-        if all(is_finished(f, scan.case) and (fixed[name] or scan.case in ranges[name]) for name, f in folders.items())
-    ]
-    finished = {scan.case for scan in done}
-    work = partial(
-        preprocess,
-        asked=options.asked_modality,
-        plans=plans,
-        configurations=options.configurations,
-        dataset_json=dataset_json,
-        base=base,
-        exact=options.exact,
-    )
-    left_out = []
-    todo = [scan for scan in scans if scan.case not in finished]
-    if done:
-        print(f"{len(done)} scans are finished already")
-    try:
-        for scan, result in for_each_scan(work, todo, options.processes, "Preprocessing"):
-            if isinstance(result, ScanError):
-                left_out.append(LeftOut(scan.source, str(result)))
-                continue
-            done.append(scan)
-            for name, case_range in result.items():
-                ranges[name][scan.case] = case_range
-    finally:
-        for name, folder in folders.items():
-            if ranges[name] and options.part_id is None:  # parts would overwrite each other's
-                save_ranges(folder, ranges[name])
-    return [_row(scan, dataset_json["genesis"]["modality"]) for scan in done], left_out
-
-
-def _row(scan: Scan, modality: str) -> Row:
-    shape = "x".join(str(length) for length in scan.shape)
-    spacing = "x".join(f"{length:.4g}" for length in scan.spacing)
-    return Row(scan.source, scan.case, "prepared", "", scan.modality or modality, shape, spacing, scan.group)
 
 
 def _merge(rows: dict[str, Row], left_out: Sequence[LeftOut]) -> dict[str, Row]:

@@ -6,17 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.preparation import planning
 from pretraining.preparation.fingerprint import Analysis, analyse, fingerprint, samples_per_scan
+from pretraining.preparation.lock import CACHE
 from pretraining.preparation.manifest import FILE_NAME as MANIFEST
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import for_each_scan
-from pretraining.preparation.preprocess import CACHE
-from pretraining.scans.reading import wrong_modality
+from pretraining.preparation.whole_files import write_json
+from pretraining.scans.reading import wrong_channels, wrong_modality
 from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 
@@ -35,18 +36,19 @@ def plan_dataset(
         dataset_json, scans = _fingerprinted(options, base, scans, left_out)
         plans = planning.make_plans(options, base, dataset_json)
         _check_configurations(options, plans, plans_file)
-    return plans, dataset_json, with_channels(dataset_json, scans, left_out)
+    return plans, dataset_json, scans
 
 
 def _fingerprinted(
     options: PrepareOptions, base: Path, scans: list[Scan], left_out: list[LeftOut]
 ) -> tuple[dict[str, Any], list[Scan]]:
     existing = _existing_dataset_json(options, base)
-    if existing and (base / "dataset_fingerprint.json").is_file():
+    if existing and (base / planning.FINGERPRINT).is_file():
         return existing, scans
     found = analyse_scans(options, base, scans, samples_per_scan(len(scans)), left_out)
     analyses = _agreeing(options, found, left_out)
-    save_json(fingerprint(list(analyses.values()), options.hu_window), str(base / "dataset_fingerprint.json"))
+    record = fingerprint(list(analyses.values()), options.hu_window)
+    write_json(record, base / planning.FINGERPRINT, sort_keys=True)
     return _dataset_json(options, analyses), [scan for scan in scans if scan.case in analyses]
 
 
@@ -128,20 +130,8 @@ def _agreeing(
         elif len(scan.channels) == channels:
             chosen[case] = analysis
         else:
-            left_out.append(LeftOut(scan.source, _wrong_channels(len(scan.channels), channels)))
+            left_out.append(LeftOut(scan.source, wrong_channels(len(scan.channels), channels)))
     return chosen
-
-
-def _wrong_channels(found: int, expected: int) -> str:
-    return f"{found} channel(s), expected {expected}: prepare it as a data set of its own"
-
-
-def with_channels(dataset_json: dict[str, Any], scans: Sequence[Scan], left_out: list[LeftOut]) -> list[Scan]:
-    """The scans that have the data set's number of channels; adds the others to ``left_out``."""
-    channels = len(dataset_json["channel_names"])
-    wrong = [scan for scan in scans if len(scan.channels) != channels]
-    left_out += [LeftOut(scan.source, _wrong_channels(len(scan.channels), channels)) for scan in wrong]
-    return [scan for scan in scans if len(scan.channels) == channels]
 
 
 def _dataset_json(options: PrepareOptions, analyses: dict[str, Analysis]) -> dict[str, Any]:

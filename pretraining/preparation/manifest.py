@@ -24,7 +24,7 @@ class Row:
         modality: CT, MR, …
         shape: voxels z × y × x, before preprocessing.
         spacing: mm z × y × x.
-        group: scans of one patient share it; a hash.
+        group: scans of one patient share it; a keyed hash (:mod:`pretraining.preparation.groups`).
     """
 
     source: str
@@ -68,8 +68,10 @@ def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[i
     if file.is_file():
         held_out = {groups[case] for case in json.loads(file.read_text())[0]["val"] if case in groups}
     else:
-        # By hash: which patients are held out depends neither on the order of the scans nor on a random state.
-        shuffled = sorted(set(groups.values()), key=lambda group: hashlib.sha256(group.encode()).hexdigest())
+        # By hash: which patients are held out depends neither on the order of the scans nor on a random state; nor on
+        # the groups' random key, so of a case's name.
+        first = {groups[case]: case for case in sorted(groups, reverse=True)}
+        shuffled = sorted(first, key=lambda group: hashlib.sha256(first[group].encode()).hexdigest())
         held_out = set(shuffled[: min(len(shuffled) - 1, max(1, round(val_fraction * len(shuffled))))])
         held_out = held_out if val_fraction > 0 else set()
     train = sorted(case for case, group in groups.items() if group not in held_out)

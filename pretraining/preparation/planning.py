@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import Any
 import nnunetv2
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
-from nnunetv2.paths import nnUNet_raw
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
 from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.whole_files import write_json
 
-DEFAULT_PLANNER = "ExperimentPlanner"
+DEFAULT_PLANNER, FINGERPRINT = "ExperimentPlanner", "dataset_fingerprint.json"
 
 
 def planner_class(name: str | None) -> type:
@@ -47,11 +49,12 @@ def planned_name(options: PrepareOptions) -> str:
 
 
 def make_plans(options: PrepareOptions, base: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """Run nnU-Net's planner on ``base/dataset_fingerprint.json``; it writes plans and ``dataset.json`` to ``base``."""
+    """Run nnU-Net's planner on ``base/dataset_fingerprint.json``; write plans and ``dataset.json`` to ``base``."""
     planner = planner_class(options.planner)
-    with _temporary_raw_folder(options.dataset_name, dataset_json), contextlib.redirect_stdout(io.StringIO()):
-        plans, _ = plan_experiment_dataset(options.dataset_id, planner, options.gpu_memory_target)
-    save_json(dataset_json, str(base / "dataset.json"), sort_keys=False)
+    with _temporary_folders(base, dataset_json), contextlib.redirect_stdout(io.StringIO()):
+        plans, name = plan_experiment_dataset(options.dataset_id, planner, options.gpu_memory_target)
+    write_json(dataset_json, base / "dataset.json")
+    write_json(plans, base / f"{name}.json")  # last: where they are, all else is
     return plans
 
 
@@ -63,9 +66,7 @@ def like_folder(options: PrepareOptions) -> Path:
     """
     folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(str(options.like), f"--like {options.like}")
     missing = [
-        name
-        for name in (f"{options.plans_name}.json", "dataset.json", "dataset_fingerprint.json")
-        if not (folder / name).is_file()
+        name for name in (f"{options.plans_name}.json", "dataset.json", FINGERPRINT) if not (folder / name).is_file()
     ]
     if missing:
         raise GenesisError(
@@ -86,22 +87,29 @@ def plans_like(options: PrepareOptions) -> dict[str, Any]:
 def write_plans_like(options: PrepareOptions, base: Path, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
     """Write these plans, the other data set's fingerprint and our ``dataset.json`` to ``base``."""
     source = like_folder(options)
-    save_json(load_json(str(source / "dataset_fingerprint.json")), str(base / "dataset_fingerprint.json"))
-    save_json(dataset_json, str(base / "dataset.json"), sort_keys=False)
-    save_json(plans, str(base / f"{options.plans_name}.json"), sort_keys=False)
+    write_json(load_json(str(source / FINGERPRINT)), base / FINGERPRINT, sort_keys=True)
+    write_json(dataset_json, base / "dataset.json")
+    write_json(plans, base / f"{options.plans_name}.json")
 
 
 @contextlib.contextmanager
-def _temporary_raw_folder(dataset_name: str, dataset_json: dict[str, Any]) -> Iterator[None]:
-    """nnU-Net's planner insists on a raw data set; give it one that holds nothing but ``dataset.json``."""
-    with tempfile.TemporaryDirectory() as raw:
-        folder = Path(raw) / dataset_name
+def _temporary_folders(base: Path, dataset_json: dict[str, Any]) -> Iterator[None]:
+    """A raw data set of nothing but ``dataset.json``, for nnU-Net's planner insists on one, and a folder to write to.
+
+    What the planner writes isn't whole at every moment.
+    """
+    with tempfile.TemporaryDirectory() as raw, tempfile.TemporaryDirectory() as preprocessed:
+        folder, copy = Path(raw) / base.name, Path(preprocessed) / base.name
         folder.mkdir()
+        copy.mkdir()
+        shutil.copyfile(base / FINGERPRINT, copy / FINGERPRINT)
         # The planner looks at the first image's name only to find a reader, which dataset.json names already.
         listed = {"dataset": {"scan": {"images": ["scan_0000.nii.gz"], "label": "scan.nii.gz"}}}
         save_json({**dataset_json, **listed}, str(folder / "dataset.json"), sort_keys=False)
         # The planner sets torch's threads to nnUNet_n_proc_DA, which fails on the 0 that training accepts.
-        with _environment({nnUNet_raw.env_var_name: raw, "nnUNet_n_proc_DA": str(max(1, get_allowed_n_proc_DA()))}):
+        threads = str(max(1, get_allowed_n_proc_DA()))
+        folders = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
+        with _environment({**folders, "nnUNet_n_proc_DA": threads}):
             yield
 
 

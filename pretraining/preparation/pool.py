@@ -1,20 +1,25 @@
 """Work on many scans in spawned processes, with a progress bar; one bad scan never stops the others."""
 
+import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing import get_context
 from typing import TypeVar
 
 import SimpleITK
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from nnunet_genesis.errors import GenesisError
+from pretraining.preparation.whole_files import is_disk_full
 from pretraining.scans.scan import Scan, ScanError
 
 Result = TypeVar("Result")
+
+_PEAK = 5  # times a scan as float32: 3.8 were measured (README, "How fast"), more where it is made finer
+_PROCESS = 0.5  # GB, without a scan
 
 
 def for_each_scan(
@@ -22,28 +27,94 @@ def for_each_scan(
 ) -> Iterator[tuple[Scan, Result | ScanError]]:
     """Call ``work`` on every scan; yield each scan with its result or the reason why there is none, as they finish.
 
+    A scan whose process is killed, most likely because memory ran out, is tried again alone when all others are done.
+
     Raises:
-        GenesisError: a worker process died.
+        OSError: the disk is full.
     """
-    if not scans:
-        return
-    executor = ProcessPoolExecutor(min(processes, len(scans)), get_context("spawn"), _one_thread)
+    killed = []
+    with tqdm(total=len(scans), desc=title, unit="scan", disable=not scans) as progress:
+        for scan, result in _in_processes(work, scans, processes):
+            if isinstance(result, BrokenProcessPool):
+                killed.append(scan)
+                tqdm.write(
+                    f"{scan.source}: its process was killed. It is tried again, alone, when the others are done."
+                )
+                continue
+            progress.update()
+            yield scan, result
+        for scan in killed:
+            for _, result in _in_processes(work, [scan], 1):
+                progress.update()
+                yield scan, _needs_more(scan) if isinstance(result, BrokenProcessPool) else result
+
+
+def _needs_more(scan: Scan) -> ScanError:
+    needed = _PROCESS + _PEAK * 4 * math.prod(scan.shape) * len(scan.channels) / 1e9
+    return ScanError(
+        f"its process was killed twice, the second time alone. Most likely memory ran out: it needs about {needed:.1f} "
+        "GB. Free some memory, or use a larger machine, and run the same command again"
+    )
+
+
+def _in_processes(
+    work: Callable[[Scan], Result], scans: Sequence[Scan], processes: int
+) -> Iterator[tuple[Scan, Result | ScanError | BrokenProcessPool]]:
+    """As :func:`for_each_scan`, each scan once; a pool of one process each, so that it is known whose scan it had."""
+    waiting = iter(scans)
+    running: dict[Future, tuple[Scan, ProcessPoolExecutor]] = {}
+
+    def start(pool: ProcessPoolExecutor | None) -> None:
+        scan = next(waiting, None)
+        if scan is None:
+            if pool:
+                pool.shutdown(wait=False)
+            return
+        try:
+            pool = pool or _pool()
+            running[pool.submit(_attempt, work, scan)] = scan, pool
+        except BrokenProcessPool:  # killed while it had nothing to do
+            pool = _pool()
+            running[pool.submit(_attempt, work, scan)] = scan, pool
+
     try:
-        futures = {executor.submit(partial(_attempt, work), scan): scan for scan in scans}
-        for future in tqdm(as_completed(futures), title, len(futures), unit="scan"):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise GenesisError(
-            f"{title}: a worker process was killed, most likely because memory ran out. Run the same command again "
-            f"with fewer processes (-np, now {processes}); finished scans are kept."
-        ) from error
+        for _ in range(min(processes, len(scans))):
+            start(None)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                scan, pool = running.pop(future)
+                result = _result(future)
+                start(None if isinstance(result, BrokenProcessPool) else pool)
+                yield scan, result
     finally:
-        executor.shutdown(cancel_futures=True)
+        for _, pool in running.values():
+            pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _result(future: Future) -> Result | ScanError | BrokenProcessPool:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        return error
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start_worker)
+
+
+def start_worker() -> None:
+    """Prepare a worker process: one thread, and an end when its parent is killed."""
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpool_limits(limits=1)
+    os.environ["BLOSC_NTHREADS"] = "1"  # nnU-Net asks for 4, which write an array's blocks in any order
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _attempt(work: Callable[[Scan], Result], scan: Scan) -> Result | ScanError:
@@ -52,4 +123,6 @@ def _attempt(work: Callable[[Scan], Result], scan: Scan) -> Result | ScanError:
     except ScanError as error:
         return error
     except Exception as error:  # one scan that nnU-Net itself can't digest must not lose the others
+        if is_disk_full(error):
+            raise
         return ScanError(f"preprocessing failed: {type(error).__name__}: {error}")

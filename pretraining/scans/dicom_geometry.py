@@ -79,6 +79,8 @@ def _check_objects(headers: Sequence[SliceHeader]) -> None:
         raise ScanError("localizer (scout) images")
     if n == 1:
         raise ScanError("a single slice: no volume (a localizer, or the rest of the series is missing)")
+    if wrong := next((h.rescaling for h in headers if h.rescaling), ""):
+        raise ScanError(f"slices without a valid {wrong}: their intensities are unknown")
     for tag, missing in (
         ("ImagePositionPatient", sum(h.position is None for h in headers)),
         ("ImageOrientationPatient", sum(h.orientation is None for h in headers)),
@@ -89,7 +91,14 @@ def _check_objects(headers: Sequence[SliceHeader]) -> None:
 
 
 def _check_equal(headers: Sequence[SliceHeader]) -> None:
-    """Raise ScanError unless all slices have the same matrix, pixel spacing and orientation."""
+    """Raise ScanError unless all slices are of the same patient, modality, matrix, pixel spacing and orientation."""
+    # Anonymisers have given many series the same identifier; stacked by chance, two of them would make one volume.
+    if len({h.patient for h in headers}) > 1:
+        raise ScanError("slices of several patients under one series")
+    if len(modalities := sorted({h.modality for h in headers})) > 1:
+        raise ScanError(f"several modalities under one series: {', '.join(modalities)}")
+    if len({h.frame for h in headers}) > 1:
+        raise ScanError("several frames of reference under one series: its slices have no common place in space")
     if len(sizes := sorted({h.matrix for h in headers if h.matrix})) > 1:
         raise ScanError("slices of different sizes: " + ", ".join(f"{r} x {c}" for r, c in sizes) + " (rows x columns)")
     spacings = np.array([h.pixel_spacing for h in headers])

@@ -13,9 +13,9 @@ from pydicom.encaps import parse_fragments
 from pretraining.scans.scan import ScanError
 
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "ImageType", "NumberOfFrames",
-    "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "ImageType", "FrameOfReferenceUID",
+    "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated",
+    "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
 ]  # fmt: skip
 _PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -31,6 +31,7 @@ class SliceHeader:
         series: SeriesInstanceUID, "" if an anonymiser blanked it. An identifier: never show it.
         instance: SOPInstanceUID. Likewise.
         patient: PatientID. Likewise.
+        frame: FrameOfReferenceUID. Likewise.
         modality: Modality, upper case, or "".
         localizer: whether ImageType says so.
         frames: NumberOfFrames.
@@ -39,6 +40,7 @@ class SliceHeader:
         pixel_spacing: mm between rows and between columns.
         position: ImagePositionPatient, mm, LPS.
         orientation: ImageOrientationPatient: the directions of a row and of a column.
+        rescaling: the first of RescaleSlope and RescaleIntercept that is there and no number (or a slope of 0), or "".
         complete: whether the file holds all the pixel data that the header announces.
     """
 
@@ -46,6 +48,7 @@ class SliceHeader:
     series: str
     instance: str
     patient: str
+    frame: str
     modality: str
     localizer: bool
     frames: int
@@ -54,6 +57,7 @@ class SliceHeader:
     pixel_spacing: tuple[float, ...] | None
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
+    rescaling: str
     complete: bool
 
 
@@ -102,6 +106,7 @@ def _header(path: Path, data: pydicom.FileDataset, file: BinaryIO, marked: bool)
         series=_text(data, "SeriesInstanceUID"),
         instance=_text(data, "SOPInstanceUID"),
         patient=_text(data, "PatientID").strip(),
+        frame=_text(data, "FrameOfReferenceUID"),
         modality=_text(data, "Modality").strip().upper(),
         localizer="LOCALIZER" in _text(data, "ImageType").upper(),
         frames=frames,
@@ -110,8 +115,17 @@ def _header(path: Path, data: pydicom.FileDataset, file: BinaryIO, marked: bool)
         pixel_spacing=_numbers(data, "PixelSpacing", 2),
         position=_numbers(data, "ImagePositionPatient", 3),
         orientation=_numbers(data, "ImageOrientationPatient", 6),
+        rescaling=_bad_rescaling(data),
         complete=matrix is None or _holds_pixels(data, file, needed),
     )
+
+
+def _bad_rescaling(data: pydicom.Dataset) -> str:
+    # SimpleITK would take 0 and NaN for 1, and say nothing.
+    for keyword, wrong in (("RescaleSlope", (None, (0.0,))), ("RescaleIntercept", (None,))):
+        if _text(data, keyword) and _numbers(data, keyword, 1) in wrong:
+            return keyword
+    return ""
 
 
 def _holds_pixels(data: pydicom.FileDataset, file: BinaryIO, needed: int) -> bool:

@@ -64,10 +64,8 @@ class _Finder:
             source = _relative(path, base)
             try:
                 self._sort_in(path, base, images)
-            except ScanError as e:
-                self.left_out.append(LeftOut(source, str(e)))
-            except OSError as e:
-                self.left_out.append(LeftOut(source, _os_reason(e)))
+            except Exception as e:
+                self.left_out.append(LeftOut(source, _reason(e)))
         for case in _cases(images):
             self._add_image(case, base)
 
@@ -82,6 +80,9 @@ class _Finder:
             raise ScanError("no permission to read it")
         if status.st_size == 0:
             raise ScanError("empty file (0 bytes)")
+        if re.search("[\ud800-\udfff]", str(path)):
+            # SimpleITK would end the whole process.
+            raise ScanError("its path has bytes that are no UTF-8: rename it")
         if ending := ending_of(name):
             stem = path.name[: -len(ending)]
             match = _CHANNEL.fullmatch(stem)
@@ -100,8 +101,8 @@ class _Finder:
         source = _relative(next(iter(channels.values())), base)
         try:
             self._scans.append(_image_scan(list(channels.items()), source, base))
-        except ScanError as e:
-            self.left_out.append(LeftOut(source, str(e)))
+        except Exception as e:
+            self.left_out.append(LeftOut(source, _reason(e)))
 
     def _files(self, root: Path, base: Path) -> Iterator[Path]:
         """All files below a root, each real file and folder once, in the order of their names."""
@@ -110,7 +111,7 @@ class _Finder:
             return
 
         def failed(error: OSError) -> None:
-            self.left_out.append(LeftOut(_relative(Path(error.filename), base), _os_reason(error)))
+            self.left_out.append(LeftOut(_relative(Path(error.filename), base), _reason(error)))
 
         for folder, folders, names in os.walk(root, followlinks=True, onerror=failed):
             if not folders and not names:
@@ -190,10 +191,17 @@ def _relative(path: Path, base: Path) -> str:
     # A name whose bytes are no UTF-8 must not break the manifest.
     relative = path.relative_to(base)
     name = relative.as_posix() if relative.parts else base.name
-    return os.fsencode(name).decode("utf-8", "replace")
+    text = os.fsencode(name).decode("utf-8", "replace")
+    # Nor must a line break, or a command to the terminal.
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
 
 
-def _os_reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
+    if isinstance(error, ScanError):
+        return str(error)
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    return f"can't be read: {error.strerror or type(error).__name__}"
+    if isinstance(error, OSError):
+        return f"can't be read: {error.strerror or type(error).__name__}"
+    # The libraries raise nearly anything on damaged bytes; one file must not stop the search for the others.
+    return f"its header can't be understood ({type(error).__name__})"

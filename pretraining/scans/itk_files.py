@@ -14,6 +14,8 @@ from pretraining.scans.scan import Geometry, ScanError
 _BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
           "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
 
+_NO_SPACING = "its header gives no voxel spacing, and SimpleITK would take 1 mm: save it with its spacing"
+
 
 def read_itk_geometry(path: Path) -> Geometry:
     """The grid of a 3D scalar image as SimpleITK states it, from the header alone.
@@ -73,7 +75,10 @@ def verify_itk_data(path: Path) -> None:
 def _verify_nrrd(path: Path) -> None:
     header, _, data = path.read_bytes().partition(b"\n\n")
     fields = header.lower().replace(b" ", b"").splitlines()
-    if any(line.startswith((b"datafile:", b"data file:")) for line in fields):
+    spacing = [line for line in fields if line.startswith((b"spacedirections:", b"spacings:"))]
+    if not any(line.partition(b":")[2].strip(b"none") for line in spacing):
+        raise ScanError(_NO_SPACING)
+    if any(line.startswith(b"datafile:") for line in fields):
         raise ScanError("its data are in another file: save the image as one .nrrd or .nii.gz file")
     if {b"encoding:gzip", b"encoding:gz"} & set(fields):
         gzip.decompress(data)  # verifies the CRC and the length
@@ -83,13 +88,24 @@ def _verify_metaimage(path: Path) -> None:
     fields, data_file = _metaimage_header(path)
     if data_file.upper() != "LOCAL" and ("%" in data_file or data_file.upper().startswith("LIST")):
         raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
-    raw = _local_data(path) if data_file.upper() == "LOCAL" else (path.parent / data_file).read_bytes()
+    if not (fields.get("ElementSpacing") or fields.get("ElementSize")):
+        raise ScanError(_NO_SPACING)
+    raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
     size = math.prod(int(n) for n in fields["DimSize"].split())
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
     if fields.get("CompressedData", "False").lower() in ("true", "1", "t"):
         raw = zlib.decompress(raw)
     if len(raw) < needed:
         raise ScanError(f"truncated: {len(raw)} bytes of voxels, the header needs {needed}")
+
+
+def _data_beside(path: Path, name: str) -> bytes:
+    """The data file that a header names; a foreign header must not name a password file, or an endless device."""
+    if Path(name).name != name:
+        raise ScanError("its data are in another folder: put both files into one")
+    if not (path.parent / name).resolve(strict=True).is_file():
+        raise ScanError("its data file is no regular file")
+    return (path.parent / name).read_bytes()
 
 
 def _metaimage_header(path: Path) -> tuple[dict[str, str], str]:

@@ -16,13 +16,18 @@ from nibabel.wrapstruct import WrapStructError
 from pretraining.scans.scan import ScanError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_DEFLATE_MOST = 1032  # times that gzip can shrink data
+_CHUNK = 1 << 20
 _HEADER = nibabel.Nifti1Header.sizeof_hdr
 
 
-def check_nifti_header(path: Path) -> None:
+def check_nifti_header(path: Path) -> int:
     """Raise ScanError unless the header describes a 3D scalar volume that the file can hold. Reads no voxels.
 
     A fourth axis of length one counts as 3D.
+
+    Returns:
+        The bytes of header and voxels, unpacked.
 
     Raises:
         ScanError: see above.
@@ -37,8 +42,12 @@ def check_nifti_header(path: Path) -> None:
     header = _parse(head)
     _check_fields(header)
     needed = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-    if not zipped and path.stat().st_size < needed:
-        raise ScanError(f"truncated: {path.stat().st_size} bytes, the header needs {needed}")
+    size = path.stat().st_size
+    if zipped and size * _DEFLATE_MOST < needed:
+        raise ScanError(f"the gzip data are damaged or truncated: {size} bytes can't hold the {needed} of its header")
+    if not zipped and size < needed:
+        raise ScanError(f"truncated: {size} bytes, the header needs {needed}")
+    return needed
 
 
 def read_nifti(path: Path) -> np.ndarray:
@@ -48,13 +57,14 @@ def read_nifti(path: Path) -> np.ndarray:
         ScanError: as :func:`check_nifti_header`, the gzip checksum or length is wrong, or the file ends early.
         OSError: the file can't be opened.
     """
-    check_nifti_header(path)
-    raw = path.read_bytes()
-    if raw[:2] == _GZIP_MAGIC:
-        try:
-            raw = gzip.decompress(raw)  # the whole stream at once, so that its CRC and length are verified
-        except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-            raise ScanError("the gzip data are damaged or truncated") from e
+    needed = check_nifti_header(path)
+    try:
+        with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
+            raw = file.read(needed)
+            while file.read(_CHUNK):  # CRC and length are verified at the end; keep nothing of what may follow
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise ScanError("the gzip data are damaged or truncated") from e
     try:
         data = _scaled(nibabel.Nifti1Image.from_bytes(raw).dataobj)
     except (OSError, ValueError, ImageFileError) as e:
@@ -91,7 +101,7 @@ def _parse(head: bytes) -> nibabel.Nifti1Header:
 def _check_fields(header: nibabel.Nifti1Header) -> None:
     try:
         dtype, shape = header.get_data_dtype(), header.get_data_shape()
-    except HeaderDataError as e:
+    except (HeaderDataError, KeyError) as e:
         raise ScanError("its NIfTI header names an unknown data type") from e
     if dtype.kind not in "iuf":
         raise ScanError(f"{'complex' if dtype.kind == 'c' else 'colour (RGB)'} values: one number per voxel is needed")

@@ -8,6 +8,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from pretraining.scans.body import body_mask, guess_modality
 from pretraining.scans.dicom import read_dicom
+from pretraining.scans.hounsfield import check_hounsfield
 from pretraining.scans.image_files import check_values, read_image_file
 from pretraining.scans.scan import Scan, ScanError
 
@@ -44,6 +45,7 @@ class ScanReader(BaseReaderWriter):
     Args:
         asked: modality of scans whose files don't say; None: guessed from the intensities.
         expected: modality that the scan must have; None: any of CT and MR.
+        channels: number of channels that it must have; None: any.
 
     Attributes:
         found_modality: "CT" or "MR", of the scan whose body was found last.
@@ -51,8 +53,8 @@ class ScanReader(BaseReaderWriter):
 
     supported_file_endings: list[str] = []  # noqa: RUF012 - the base class declares it this way
 
-    def __init__(self, asked: str | None = None, expected: str | None = None) -> None:
-        self.asked, self.expected = asked, expected
+    def __init__(self, asked: str | None = None, expected: str | None = None, channels: int | None = None) -> None:
+        self.asked, self.expected, self.channels = asked, expected, channels
         self.found_modality = ""
         self._last: tuple[Scan, np.ndarray, dict] | None = None
 
@@ -66,15 +68,23 @@ class ScanReader(BaseReaderWriter):
         """The body mask of a scan, int8 (1, Z, Y, X), and the scan's properties. Reuses the image read last.
 
         Raises:
-            ScanError: the modality isn't CT or MR, or not the expected one.
+            ScanError: the modality isn't CT or MR, it or the number of channels isn't the expected one, or a CT's
+                values are no HU.
         """
         if self._last is None or self._last[0] != seg_fname:
             self.read_images(seg_fname)
         assert self._last is not None
         scan, image, properties = self._last
         found = scan.modality or self.asked or guess_modality(image)
-        if found not in ("CT", "MR") or found != (self.expected or found):
-            raise ScanError(wrong_modality(found, self.expected or "CT or MR"))
+        # In the order in which a data set is planned too: a scan is left out for the same reason in every run.
+        if found not in ("CT", "MR"):
+            raise ScanError(wrong_modality(found, "CT or MR"))
+        if found == "CT":
+            check_hounsfield(image)
+        if found != (self.expected or found):
+            raise ScanError(wrong_modality(found, self.expected or ""))
+        if len(image) != (self.channels or len(image)):
+            raise ScanError(wrong_channels(len(image), self.channels or 0))
         self.found_modality = found
         return body_mask(image, properties["spacing"], found)[None], properties
 
@@ -86,6 +96,11 @@ class ScanReader(BaseReaderWriter):
 def wrong_modality(found: str, expected: str) -> str:
     """Why a scan is left out of a data set of another modality."""
     return f"modality {found} among {expected} scans: prepare it as a data set of its own"
+
+
+def wrong_channels(found: int, expected: int) -> str:
+    """Why a scan is left out of a data set with another number of channels."""
+    return f"{found} channel(s), expected {expected}: prepare it as a data set of its own"
 
 
 def _read_channel(scan: Scan, files: tuple[str, ...]) -> tuple[np.ndarray, dict]:

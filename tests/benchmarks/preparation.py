@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pretraining.preparation.fingerprint import analyse, fingerprint, samples_per_scan
-from pretraining.preparation.pool import _one_thread
+from pretraining.preparation.pool import start_worker
 from pretraining.preparation.preprocess import preprocess
 from pretraining.scans.find import find_scans
 from pretraining.scans.scan import Scan
@@ -175,7 +175,7 @@ def prepare_copies(scan: Path, folder: Path, count: int) -> float:
 
 
 def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, get_context("spawn"), _one_thread)
+    return ProcessPoolExecutor(1, get_context("spawn"), start_worker)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def make_slice(path: Path, number: int, **changes: object) -> Path:
     data.PixelSpacing, data.ImageOrientationPatient = [0.5, 0.75], [1, 0, 0, 0, 1, 0]
     data.ImagePositionPatient = [0, 0, 2.5 * number]
     data.RescaleSlope, data.RescaleIntercept = 1, -1024
-    data.PixelData = (np.arange(24, dtype=np.int16) + 100 * number).tobytes()
+    data.PixelData = (np.arange(24) + 100 * number).astype(np.int16).tobytes()
     for keyword, value in changes.items():
         if value is None:
             delattr(data, keyword)

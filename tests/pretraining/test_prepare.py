@@ -81,7 +81,7 @@ def test_segmentation_is_the_body_and_locations_lie_in_it(first, source):
 
 def test_the_files_of_a_data_set_are_there(first):
     assert {path.name for path in first.base.iterdir()} == {
-        "dataset.json", "dataset_fingerprint.json", "genesis_manifest.csv", "nnUNetPlans.json",
+        "dataset.json", "dataset_fingerprint.json", "genesis.lock", "genesis_manifest.csv", "nnUNetPlans.json",
         "nnUNetPlans_3d_fullres", "splits_final.json",
     }  # fmt: skip
     dataset, plans = first.json("dataset.json"), first.json("nnUNetPlans.json")
@@ -217,7 +217,7 @@ def test_two_parts_at_the_same_time_and_a_call_that_merges_give_the_same_data_se
     parts = [world.options(num_parts=2, part_id=part, processes=1) for part in (0, 1)]
     with ThreadPoolExecutor(2) as calls:
         list(calls.map(prepare_dataset, parts))
-        assert [path.name for path in world.base.iterdir()] == ["genesis_cache"]  # analysed
+        assert {path.name for path in world.base.iterdir()} == {"genesis.lock", "genesis_cache"}  # analysed
         prepare_dataset(world.options(no_pp=True))
         assert not world.data.exists()
         list(calls.map(prepare_dataset, parts))

@@ -1,0 +1,134 @@
+"""A preparation that is killed, whenever, and started again ends with the bytes of one that wasn't."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pretraining.prepare import prepare_dataset
+from tests.faults.preparations import assert_same, contents, make_world, without_processes
+from tests.pretraining.synthetic_scans import World
+
+PREPARE = "from pretraining.__main__ import prepare; prepare()"
+KILLS = 20
+
+
+class Killed(BaseException):
+    """Ends a preparation without a process."""
+
+
+class Renames:
+    """Counts renames, by which all that counts comes into being; dies at one of them, and lets none happen after."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None) -> None:
+        self.count, self.at = 0, at
+        patch.setattr(os, "replace", self._counted(os.replace))
+
+    def _counted(self, replace: Callable) -> Callable:
+        def counted(*arguments: object) -> None:
+            self.count += 1
+            if self.at is not None and self.count >= self.at:
+                raise Killed
+            replace(*arguments)
+
+        return counted
+
+
+def test_killed_before_each_of_its_renames(tmp_path, monkeypatch):
+    whole, killed = _two(tmp_path, monkeypatch)
+    without_processes(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setenv("nnUNet_preprocessed", str(whole.base.parent))
+        counted = Renames(patch)
+        prepare_dataset(whole.options())
+    expected = contents(whole.base)
+    assert counted.count > 20
+    start = contents(killed.base)
+    for at in range(1, counted.count + 1):
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            Renames(patch, at)
+            prepare_dataset(killed.options())
+            pytest.fail("was not killed")
+        prepare_dataset(killed.options())
+        assert_same(contents(killed.base), expected)
+        _back_to(killed.base, start)
+    print(f"survived: {counted.count} kills, one before each rename")
+
+
+def _back_to(base: Path, files: dict[str, bytes]) -> None:
+    for path in base.rglob("*"):
+        if path.is_file() and str(path.relative_to(base)) not in files:
+            path.unlink()
+
+
+def test_killed_processes(tmp_path, monkeypatch):
+    whole, killed = _two(tmp_path, monkeypatch)
+    with monkeypatch.context() as patch:
+        without_processes(patch)
+        patch.setenv("nnUNet_preprocessed", str(whole.base.parent))
+        prepare_dataset(whole.options())
+    moments = {
+        "the first scan is analysed": lambda: any((killed.base / "genesis_cache").glob("*.npz")),
+        "a case is half renamed, or just finished": lambda: any(killed.data.glob("*.b2nd")),
+    }
+    for moment in moments.values():
+        _run(killed, kill=lambda moment=moment: _until(moment))
+    (killed.base / "genesis_manifest.csv.tmp123").write_text("source,ca")  # killed while it wrote
+    _run(killed)
+    assert_same(contents(killed.base), contents(whole.base))
+    print(f"survived: a process group killed when {' and when '.join(moments)}")
+
+
+@pytest.mark.soak
+def test_killed_at_random(tmp_path, monkeypatch):
+    whole, killed = _two(tmp_path, monkeypatch)
+    start = time.monotonic()
+    _run(whole)
+    longest = time.monotonic() - start
+    expected, kills = contents(whole.base), 0
+    rng, begin = random.Random(0), contents(killed.base)
+    while kills < KILLS:
+        # Mostly late in a run, as each run that is killed early has done nothing.
+        while not (done := _run(killed, kill=lambda: time.sleep(rng.uniform(0.3, 1) * longest))) and kills < KILLS:
+            kills += 1
+        if not done:
+            _run(killed)
+        assert_same(contents(killed.base), expected)
+        _back_to(killed.base, begin)
+    print(f"survived: {kills} kills at random moments")
+
+
+def _two(root: Path, patch: pytest.MonkeyPatch) -> tuple[World, World]:
+    worlds = []
+    for name in ("whole", "killed"):
+        (root / name).mkdir()
+        worlds.append(make_world(patch, root / name))
+    return worlds[0], worlds[1]
+
+
+def _run(world: World, kill: Callable[[], object] | None = None) -> bool:
+    """Prepare in a process group of its own, which is killed when ``kill`` returns; whether it came to its end."""
+    command = [sys.executable, "-c", PREPARE, "-i", str(world.root / "scans"), "-d", "701", "-n", "CT", "-np", "2"]
+    environment = {**os.environ, "nnUNet_preprocessed": str(world.base.parent)}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    if kill:
+        kill()
+        ended = process.poll() is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return ended
+    assert process.wait() == 3  # some are left out
+    return True
+
+
+def _until(moment: Callable[[], bool]) -> None:
+    while not moment():
+        time.sleep(0.001)

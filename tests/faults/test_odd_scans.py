@@ -1,0 +1,120 @@
+"""One folder with every kind of odd input, prepared in one run: accepted as stated, or left out with its reason.
+
+Data that are accepted equal what nnU-Net's own preprocessing makes of a clean copy.
+"""
+
+import contextlib
+import csv
+import faulthandler
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+import pretraining.prepare
+from pretraining.prepare import prepare_dataset
+from pretraining.scans.find import find_scans
+from tests.faults import odd_dicom, odd_files, odd_names
+from tests.faults.healthy import Healthy, healthy_scan, write
+from tests.pretraining.synthetic_scans import World, preprocessed, use_folders
+
+ROWS = {row.name: row for row in (*odd_files.ROWS, *odd_dicom.ROWS, *odd_names.ROWS)}
+ACCEPTED = [name for name, row in ROWS.items() if row.clean]
+OTHERS = [name for name, row in ROWS.items() if not row.clean]
+HANG = 300  # seconds after which the run is stopped with a traceback: nothing here takes a tenth of it
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What one run made of the whole table."""
+
+    world: World
+    scan: Healthy
+    manifest: list[dict[str, str]]
+    left_out: int
+    out: str
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        return [row for row in self.manifest if row["source"].partition("/")[0] == name]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Iterator[Prepared]:
+    root = tmp_path_factory.mktemp("odd")
+    scan = healthy_scan(root)
+    with warnings.catch_warnings():  # pydicom's, about what is odd on purpose
+        warnings.simplefilter("ignore")
+        for row in ROWS.values():
+            if not row.skip:
+                (folder := root / "scans" / row.name).mkdir(parents=True)
+                row.make(folder, scan)
+    for place in ("here", "there"):
+        write(root / place / "twins" / "a.nii.gz", scan)
+
+    def find_and_change(inputs: tuple[Path, ...]) -> tuple:
+        found = find_scans(inputs)
+        for row in ROWS.values():
+            if row.after:
+                row.after(root / "scans" / row.name)
+        return found
+
+    world = World(root, {})
+    inputs = (root / "scans", root / "here" / "twins", root / "there" / "twins")
+    with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as folders:
+        use_folders(folders, root)
+        patch.setattr(pretraining.prepare, "find_scans", find_and_change)
+        faulthandler.dump_traceback_later(HANG, exit=True)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            left_out = prepare_dataset(world.options(inputs=inputs, processes=1))
+        faulthandler.cancel_dump_traceback_later()
+        with (world.base / "genesis_manifest.csv").open(newline="", encoding="utf-8") as file:
+            yield Prepared(world, scan, list(csv.DictReader(file)), len(left_out), out.getvalue())
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted_data_equal_nnunets_own_of_a_clean_copy(prepared, tmp_path, name):
+    row, world = ROWS[name], prepared.world
+    assert [(found["status"], found["reason"]) for found in prepared.rows(name)] == [("prepared", "")]
+    clean = row.clean(prepared.scan)
+    expected = preprocessed(world, write(tmp_path / "clean.nii.gz", clean), world.json("nnUNetPlans.json"))
+    data, seg, _, properties = nnUNetDatasetBlosc2(str(world.data)).load_case(prepared.rows(name)[0]["case"])
+    np.testing.assert_allclose(data[:], expected, atol=2e-5)
+    assert seg.shape == expected.shape
+    np.testing.assert_allclose(properties["spacing"], clean.spacing, rtol=1e-4)
+    np.testing.assert_allclose(properties["sitk_stuff"]["direction"], clean.direction, atol=1e-5)
+    print(f"accepted: {name}, {'x'.join(map(str, data.shape[1:]))} voxels as nnU-Net makes them")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_rest_is_left_out_with_its_reason(prepared, name):
+    row = ROWS[name]
+    if row.skip:
+        pytest.skip(row.skip)
+    found = prepared.rows(name)
+    assert {item["status"] for item in found} == ({"left out"} if row.reason else set())
+    reasons = [item["reason"] for item in found]
+    assert any(re.search(row.reason, reason) for reason in reasons) or not row.reason, reasons
+    print(f"left out: {name}: {'; '.join(reasons) or 'ignored'}")
+
+
+def test_of_two_scans_with_one_case_name_the_first_is_prepared(prepared):
+    twins = [row for row in prepared.manifest if row["source"] == "a.nii.gz"]
+    assert sorted(row["status"] for row in twins) == ["left out", "prepared"]
+    assert any("would get the same case name" in row["reason"] for row in twins)
+
+
+def test_nothing_is_lost_or_printed_raw(prepared):
+    """Each scan has one row, and no name of a file reaches the terminal as a command."""
+    sources = [row["source"] for row in prepared.manifest if row["source"] != "a.nii.gz"]
+    assert {source.partition("/")[0] for source in sources} == {
+        row.name for row in ROWS.values() if (row.clean or row.reason) and not row.skip
+    }
+    assert len([row for row in prepared.manifest if row["status"] == "left out"]) == prepared.left_out
+    assert not [c for c in prepared.out + "".join(sources) if ord(c) < 32 and c != "\n"]
+    print(f"survived: {len(ROWS)} kinds of input in one run, {prepared.left_out} left out")
