@@ -6,8 +6,11 @@ needs nothing from here but the class name.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
@@ -18,9 +21,12 @@ from nnunet_genesis.checkpoint import atomic_path, load_weights
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.settings import Settings
+from nnunet_genesis.torch_file import check_file, restricted, unreadable
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import target_network
 from nnunet_genesis.transfer.operations import apply_moves
+from nnunet_genesis.untrusted import regular_file
+from nnunet_genesis.weights_file import weights_file
 
 PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
 
@@ -29,8 +35,9 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
     """Fine-tunes from a Genesis-pretrained encoder; decoder and head start from nnU-Net's initialisation.
 
     The weights come from the environment variable ``nnUNet_genesis_weights`` or from
-    ``plans["genesis"]["weights"]`` and are read once, when a run starts at epoch 0: ``--c``, ``--val`` and prediction
-    never need the file. What was loaded is logged and written to ``genesis_load_report.json``.
+    ``plans["genesis"]["weights"]`` (see :mod:`nnunet_genesis.weights_file`) and are read once, when a run starts at
+    epoch 0: ``--c``, ``--val`` and prediction never need the file. What was loaded is logged and written to
+    ``genesis_load_report.json``.
 
     The learning rate warms up linearly to its peak and then follows nnU-Net's polynomial decay; see
     :class:`nnunet_genesis.settings.Settings` for the variables that override epochs, iterations, peak and warm-up.
@@ -79,9 +86,21 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
         super().on_train_start()
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's, remembering that the weights are no longer to be replaced."""
-        super().load_checkpoint(filename_or_checkpoint)
+        """nnU-Net's, without running code in the file; from then on the weights are no longer to be replaced."""
+        nnunets = super().load_checkpoint
+        if isinstance(filename_or_checkpoint, dict):
+            nnunets(filename_or_checkpoint)
+        else:
+            self._or_stop(lambda: self._load_restricted(nnunets, Path(filename_or_checkpoint)))
         self._resumed = True
+
+    def _load_restricted(self, load: Callable[[str], None], file: Path) -> None:
+        try:
+            check_file(regular_file(file))
+            with restricted():
+                load(str(file))
+        except (UnpicklingError, BadZipFile) as error:
+            raise GenesisError(unreadable(file, error)) from error
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's, written so that the previous file stays whole until the new one is."""
@@ -92,7 +111,8 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
             super().save_checkpoint(temporary)
 
     def _load_genesis_weights(self) -> None:
-        weights, network = load_weights(self._weights_path()), self._bare_network()
+        file = weights_file(self.settings, self.plans_manager.plans, type(self).__name__)
+        weights, network = load_weights(file), self._bare_network()
         shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
         target = target_network(self.plans_manager.plans, self.configuration_name, self.dataset_json, shapes)
         report = plan_transfer(weights, target, self.parts, bool(self.settings.partial_widths))
@@ -101,18 +121,6 @@ class nnUNetTrainerGenesis(nnUNetTrainer):
         self.print_to_log_file(report.to_text())
         if self.local_rank == 0:
             save_json(report.to_dict(), os.path.join(self.output_folder, "genesis_load_report.json"), sort_keys=False)
-
-    def _weights_path(self) -> Path:
-        planned = self.plans_manager.plans.get("genesis", {}).get("weights")
-        path = self.settings.weights or planned
-        if not path:
-            raise GenesisError(
-                f"{type(self).__name__} has no weights to start from. Expected the environment variable "
-                'nnUNet_genesis_weights or plans["genesis"]["weights"]; found neither. Set '
-                "nnUNet_genesis_weights=/path/to/checkpoint_final.pth (from nnUNetv2_genesis_pretrain), or train "
-                "from random weights with -tr nnUNetTrainerGenesisScratch."
-            )
-        return Path(path).expanduser()
 
     def _bare_network(self) -> torch.nn.Module:
         network = self.network.module if self.is_ddp else self.network
