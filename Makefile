@@ -5,9 +5,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup test demo lint bench report clean
+.PHONY: help setup test soak demo lint bench report clean
 help:
-	@echo "make setup | test | demo [DATA=folder] | lint | bench | report | clean"
+	@echo "make setup | test | soak | demo [DATA=folder] | lint | bench | report | clean"
 
 setup: $(SETUP)
 
@@ -20,6 +20,11 @@ $(SETUP): pyproject.toml
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Hours of faults; with atheris where there is a wheel of it for this Python.
+soak: $(SETUP)
+	-$(BIN)/python -m pip install --quiet --editable '.[soak]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests/faults
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

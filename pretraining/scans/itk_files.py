@@ -81,15 +81,39 @@ def _verify_nrrd(path: Path) -> None:
 
 def _verify_metaimage(path: Path) -> None:
     fields, data_file = _metaimage_header(path)
-    if data_file.upper() != "LOCAL" and ("%" in data_file or data_file.upper().startswith("LIST")):
-        raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
-    raw = _local_data(path) if data_file.upper() == "LOCAL" else (path.parent / data_file).read_bytes()
-    size = math.prod(int(n) for n in fields["DimSize"].split())
+    raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_file(path, data_file).read_bytes()
+    try:
+        size = math.prod(int(n) for n in fields["DimSize"].split())
+    except (KeyError, ValueError) as e:
+        raise ScanError("its MetaImage header does not say how many voxels there are") from e
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
     if fields.get("CompressedData", "False").lower() in ("true", "1", "t"):
-        raw = zlib.decompress(raw)
+        raw = _inflated(raw, needed)
     if len(raw) < needed:
         raise ScanError(f"truncated: {len(raw)} bytes of voxels, the header needs {needed}")
+
+
+def _data_file(path: Path, name: str) -> Path:
+    """The data's own file: beside the header, so that a stranger's header can't have any other file read."""
+    if "%" in name or name.upper().startswith("LIST"):
+        raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ScanError("its data are in another folder: put the data file beside it")
+    file = path.parent / name
+    if file.exists() and not file.is_file():
+        raise ScanError("its data file is no file")
+    return file
+
+
+def _inflated(packed: bytes, needed: int) -> bytes:
+    """The data, checksum verified, and no more of them than the header needs: a megabyte can hold gigabytes."""
+    stream = zlib.decompressobj()
+    data = stream.decompress(packed, max(1, needed + 1))
+    if len(data) > needed:
+        raise ScanError("the compressed data are more than the header says")
+    if not stream.eof:
+        raise EOFError
+    return data
 
 
 def _metaimage_header(path: Path) -> tuple[dict[str, str], str]:

@@ -20,6 +20,7 @@ from nnunet_genesis.folders import read_json
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from nnunet_genesis.weights_file import weights_file
+from pretraining.scans.image_files import read_image_file
 from tests.faults.small_world import DATASET, NAME, small_plans, write_small_world
 from tests.nnunet_genesis.networks import network, save
 
@@ -163,6 +164,21 @@ def test_weights_with_the_digest_that_plans_name(tmp_path, monkeypatch):
     assert "Get the file that the plans mean" in str(stop.value)
     assert weights_file(Settings(weights=str(file)), plans, "T") == file  # chosen by the user, not by the plans
     print("survived: weights with another SHA-256 than the plans name")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "../outside/secret.raw", "{tmp}/outside/secret.raw", "pipe", "link"])
+def test_a_metaimage_that_names_its_data_elsewhere(target, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "scans"
+    outside.mkdir()
+    folder.mkdir()
+    (outside / "secret.raw").write_bytes(bytes(range(210)))
+    pipe(folder)
+    (folder / "link").symlink_to("/dev/zero")
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 5 6 7\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"
+    (folder / "a.mhd").write_text(f"{header}ElementDataFile = {target.format(tmp=tmp_path)}\n")
+    with pytest.raises(GenesisError, match=r"its data (are in another folder|file is no file)"):
+        read_image_file(folder / "a.mhd")
+    print(f"survived: a MetaImage whose data are in {target}")
 
 
 def member(name: str, **changes: object) -> tarfile.TarInfo:
