@@ -29,8 +29,11 @@ def download(task: str, folder: Path) -> Path:
             digest.update(block)
     if (found := digest.hexdigest()) != MD5[task]:
         sys.exit(f"ERROR: {archive}: expected MD5 {MD5[task]}, found {found}. Delete it and download again.")
-    with tarfile.open(archive) as content:
-        content.extractall(folder / "partial", filter="data")
+    try:
+        with tarfile.open(archive) as content:
+            content.extractall(folder / "partial", filter="data")  # nothing outside of it, no links out, no devices
+    except tarfile.TarError as error:
+        sys.exit(f"ERROR: {archive}: can't be unpacked ({error}). Delete it and download again.")
     (folder / "partial" / task).rename(target)
     archive.unlink()
     return target

@@ -1,4 +1,4 @@
-"""The Genesis checkpoint: its schema, the atomic write, and the only ``torch.load`` in the project."""
+"""The Genesis checkpoint: its schema, and the atomic write."""
 
 import contextlib
 import dataclasses
@@ -7,15 +7,13 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 
-from nnunet_genesis import __version__, tensor_file
+from nnunet_genesis import __version__, tensor_file, torch_file
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.untrusted import HDF5, ZIP, check_archive, check_legacy, first_problem
+from nnunet_genesis.untrusted import check_content, first_problem, plain, regular_file, sha256, some_keys
 
 SCHEMA_VERSION = 1
 
@@ -37,11 +35,13 @@ class GenesisWeights:
         path: the file.
         network_weights: state dict of the pretrained network (nnU-Net's parameter names), on the CPU.
         metadata: the ``genesis`` record: plans, configuration, normalisation, corruption, data, software, …
+        sha256: of the file, in hexadecimal digits; empty where it wasn't computed.
     """
 
     path: Path
     network_weights: dict[str, torch.Tensor]
     metadata: dict[str, Any]
+    sha256: str = ""
 
 
 def software_versions() -> dict[str, str]:
@@ -107,17 +107,13 @@ def load(path: str | os.PathLike[str], map_location: str | torch.device = "cpu")
     Raises:
         GenesisError: the file is missing, unreadable, no checkpoint, or holds anything else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise GenesisError(f"{path}: no such file. Expected a checkpoint (.pth). Check the path.")
+    path = regular_file(path)
     try:
-        checkpoint = _read(path, map_location)
-    except GenesisError:
-        raise
+        reader = tensor_file if tensor_file.is_safetensors(path) else torch_file
+        checkpoint = reader.read(path, map_location)
     except PermissionError as error:
         raise GenesisError(f"{path}: no permission to read it. Check the file's owner and mode.") from error
-    except Exception as error:  # torch raises a dozen types for a file that isn't a checkpoint
-        raise GenesisError(_unreadable(path, error)) from error
+    check_content(checkpoint, path)
     if not isinstance(checkpoint, dict):
         raise GenesisError(
             f"{path}: expected a checkpoint with the key 'network_weights', found a {type(checkpoint).__name__}. "
@@ -132,11 +128,11 @@ def load_weights(path: str | os.PathLike[str]) -> GenesisWeights:
     Raises:
         GenesisError: the file can't be read, or isn't a Genesis checkpoint of a schema that we know.
     """
-    return check(load(path), path)
+    return check(load(path), path, sha256(path))
 
 
-def check(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> GenesisWeights:
-    """The weights and the record of ``checkpoint``, as :func:`load` gave it.
+def check(checkpoint: dict[str, Any], path: str | os.PathLike[str], digest: str = "") -> GenesisWeights:
+    """The weights and the record of ``checkpoint``, as :func:`load` gave it; ``digest``: the file's SHA-256.
 
     Raises:
         GenesisError: it isn't a Genesis checkpoint of a schema that we know, or holds anything but finite 3D weights.
@@ -146,7 +142,7 @@ def check(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> GenesisWe
         found = "an nnU-Net checkpoint without Genesis metadata" if isinstance(weights, dict) else "no network weights"
         raise GenesisError(
             f"{path}: expected a Genesis checkpoint (keys 'network_weights' and 'genesis'), found {found} (keys: "
-            f"{', '.join(map(str, list(checkpoint)[:8]))}). Give a checkpoint_*.pth of nnUNetv2_genesis_pretrain, or "
+            f"{some_keys(checkpoint)}). Give a checkpoint_*.pth of nnUNetv2_genesis_pretrain, or "
             "convert this one: nnUNetv2_genesis_import FILE -o genesis.pth."
         )
     missing = [key for key in _REQUIRED if key not in metadata]
@@ -157,7 +153,7 @@ def check(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> GenesisWe
             "nnunet-genesis or is damaged: upgrade with 'pip install -U nnunet-genesis', or write it anew."
         )
     _check_weights(weights, path)
-    return GenesisWeights(Path(path), weights, metadata)
+    return GenesisWeights(Path(path), weights, plain(metadata, Path(path)), digest)
 
 
 def _check_weights(weights: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -173,38 +169,3 @@ def _check_weights(weights: dict[str, Any], path: str | os.PathLike[str]) -> Non
             f"{path}: expected 3D kernels, found a 2D one, {list(weights[flat].shape)}, in {flat!r}. Genesis weights "
             "are 3D: use those of a 3d_fullres or 3d_lowres configuration."
         )
-
-
-def _read(path: Path, map_location: str | torch.device) -> Any:
-    """Content of the file, by its first bytes; raises whatever the libraries raise."""
-    with open(path, "rb") as file:
-        start = file.read(len(HDF5))
-    if start == HDF5:
-        raise GenesisError(
-            f"{path}: expected a checkpoint, found an HDF5 file (Keras'). Convert it first: nnUNetv2_genesis_import "
-            "FILE -o genesis.pth."
-        )
-    if tensor_file.is_safetensors(path):
-        return tensor_file.read(path, str(map_location))
-    (check_archive if start.startswith(ZIP) else check_legacy)(path)
-    with torch.serialization.safe_globals(_numpy_scalars()):
-        return torch.load(path, map_location=map_location, weights_only=True)
-
-
-def _numpy_scalars() -> list[Any]:
-    """What nnU-Net's logs need: numpy's scalar, dtype, and the float dtypes."""
-    scalar = np.float64(0).__reduce__()[0]  # numpy's reconstructor, wherever this version keeps it
-    return [scalar, np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64))]
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    # "Unsupported operand": the bytes aren't even a pickle that torch knows.
-    if isinstance(error, UnpicklingError) and "Unsupported operand" not in str(error):
-        return (
-            f"{path}: refused. It holds Python objects besides tensors and plain data, which could run code when "
-            "loaded. Expected a checkpoint_*.pth of nnUNetv2_genesis_pretrain or of nnU-Net."
-        )
-    return (
-        f"{path}: can't be read as a checkpoint ({type(error).__name__}); it is damaged, truncated or of another "
-        "format. Copy it again, or use another checkpoint."
-    )

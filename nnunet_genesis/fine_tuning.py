@@ -1,8 +1,11 @@
 """nnU-Net's training of a segmentation, made reproducible by a seed, resumable, and safe from NaN."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,6 +25,8 @@ from nnunet_genesis.keyed_loader import (
 )
 from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
+from nnunet_genesis.torch_file import check_file, restricted, unreadable
+from nnunet_genesis.untrusted import regular_file
 
 
 class FineTuningTrainer(ResumableTrainer):
@@ -100,14 +105,18 @@ class FineTuningTrainer(ResumableTrainer):
             super().perform_actual_validation(save_probabilities)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's, remembering that the weights are no longer to be replaced.
+        """nnU-Net's, without running code in the file; from then on the weights are no longer to be replaced.
 
         For ``--c`` nnU-Net names the final checkpoint, or else the latest or the best: the newest whole one is taken.
         """
         if self.logger.resume and not self.resumed:
             found = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file))
             filename_or_checkpoint = str(found or filename_or_checkpoint)
-        super().load_checkpoint(filename_or_checkpoint)
+        nnunets = super().load_checkpoint
+        if isinstance(filename_or_checkpoint, dict):
+            nnunets(filename_or_checkpoint)
+        else:
+            self._or_stop(lambda: _load_restricted(nnunets, Path(filename_or_checkpoint)))
         record = self.my_init_kwargs.get("genesis", {})
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
         if self.device.type == "cpu":
@@ -149,3 +158,12 @@ class FineTuningTrainer(ResumableTrainer):
         except GenesisError as error:
             self.print_to_log_file(f"ERROR: {error}", also_print_to_console=False)
             sys.exit(f"ERROR: {error}")
+
+
+def _load_restricted(load: Callable[[str], None], file: Path) -> None:
+    try:
+        check_file(regular_file(file))
+        with restricted():
+            load(str(file))
+    except (UnpicklingError, BadZipFile) as error:
+        raise GenesisError(unreadable(file, error)) from error

@@ -8,6 +8,7 @@ from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.untrusted import regular_file
 
 SPLITS, SUBSETS = "splits_final.json", "genesis_splits.json"
 
@@ -44,11 +45,11 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        GenesisError: it is missing or no JSON.
+        GenesisError: it is missing, no file or no JSON.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise GenesisError(f"{file}: no such file. Check the path.") from error
-    except ValueError as error:
+        return json.loads(regular_file(file, "a JSON file").read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise GenesisError(f"{file}: no permission to read it. Check the file's owner and mode.") from error
+    except (ValueError, RecursionError) as error:
         raise GenesisError(f"{file}: expected JSON, found something else ({error}). Restore or remove it.") from error

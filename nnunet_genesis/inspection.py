@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights
-from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.folders import dataset_name, nnunet_folder, read_json
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import Network, source_network, target_network
+
+_LONGEST = 1000  # characters of a line that weights say of themselves
 
 
 def inspect_weights(
@@ -60,7 +61,7 @@ def _read(path: Path) -> tuple[GenesisWeights, bool]:
     source = importers.read(path)
     foreign = importers.detect(source.content) != "genesis"
     content = importers.convert(source).checkpoint if foreign else dict(source.content)
-    return checkpoint.check(content, path), foreign
+    return checkpoint.check(content, path, source.sha256), foreign
 
 
 def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
@@ -69,10 +70,23 @@ def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
     Raises:
         GenesisError: the record doesn't describe the tensors.
     """
-    network, record = source_network(weights), weights.metadata
+    network = source_network(weights)
+    try:
+        return _description(weights, network)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise GenesisError(
+            f"{weights.path}: its Genesis record is damaged ({type(error).__name__}: {error}). Write it anew with "
+            "nnUNetv2_genesis_pretrain or nnUNetv2_genesis_import."
+        ) from error
+
+
+def _description(weights: GenesisWeights, network: Network) -> dict[str, Any]:
+    record = weights.metadata
+    citations = record.get("citations") or []
     tensors = {value.untyped_storage().data_ptr(): value.numel() for value in weights.network_weights.values()}
     return {
         "file": str(weights.path),
+        "sha256": weights.sha256,
         "method": record.get("method"),
         "network": {
             "kind": network.kind,
@@ -86,7 +100,7 @@ def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
         "channels": list(network.channels),
         "normalization": _normalization(record),
         **{key: record.get(key) for key in ("data", "training", "options", "imported", "software", "licence")},
-        "citations": record.get("citations", []),
+        "citations": citations if isinstance(citations, list) else [citations],
     }
 
 
@@ -116,6 +130,7 @@ def describe_text(description: Mapping[str, Any]) -> str:
     """The description of :func:`describe_weights` for people."""
     network, spacing = description["network"], description["spacing_mm"]
     lines = {
+        "SHA-256": description["sha256"],
         "method": description["method"],
         "network": f"{network['kind']}, {len(network['strides'])} stages, features "
         f"{'-'.join(map(str, network['features_per_stage']))}, {network['parameters'] / 1e6:.1f} million parameters",
@@ -127,12 +142,15 @@ def describe_text(description: Mapping[str, Any]) -> str:
         **{key: _flat(description[key]) for key in ("data", "training", "options", "imported", "software")},
         "licence": description["licence"] or "not stated",
     }
-    text = [str(description["file"]), *(f"  {key + ':':<12} {value}" for key, value in lines.items() if value)]
-    return "\n".join([*text, *(f"  {'cite:':<12} {citation}" for citation in description["citations"])])
+    pairs = [*lines.items(), *(("cite", citation) for citation in description["citations"])]
+    text = [f"  {key + ':':<12} {printable(value, _LONGEST)}" for key, value in pairs if value]
+    return "\n".join([printable(description["file"]), *text])
 
 
-def _flat(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{key} {value}" for key, value in (values or {}).items() if value is not None)
+def _flat(values: Any) -> str:
+    if not isinstance(values, Mapping):
+        return str(values or "")
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
 
 
 def planned_network(dataset: str, configuration: str, plans_name: str) -> Network:
@@ -173,7 +191,7 @@ def _planned(dataset: str, plans_name: str) -> tuple[dict[str, Any], dict[str, A
             f"{file}: no such plans; found {known}. Plan first (nnUNetv2_plan_experiment -d {dataset}), or choose "
             "plans with -p."
         )
-    return load_json(str(file)), load_json(str(folder / "dataset.json"))
+    return read_json(file), read_json(folder / "dataset.json")
 
 
 def command_to_run(weights: Path, dataset: str, configuration: str, plans_name: str) -> str:

@@ -1,11 +1,11 @@
 """Make a fine-tuned model folder usable without this package."""
 
-import json
 import shutil
 from pathlib import Path
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import read_json
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -52,9 +52,14 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
 
 
 def _refuse_our_networks(plans_file: Path) -> None:
-    configurations = json.loads(plans_file.read_text()).get("configurations", {}).values()
-    names = [configuration.get("architecture", {}).get("network_class_name", "") for configuration in configurations]
-    ours = [name for name in names if name.startswith("nnunet_genesis.")]
+    plans = read_json(plans_file)
+    try:
+        planned = [configuration.get("architecture", {}) for configuration in plans["configurations"].values()]
+        ours = [
+            name for entry in planned if (name := str(entry.get("network_class_name"))).startswith("nnunet_genesis.")
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise GenesisError(f"{plans_file}: expected nnU-Net's plans, found {error!r}. Restore the file.") from error
     if ours:
         raise GenesisError(
             f"{plans_file}: its network is {ours[0]}, expected one of nnU-Net's own: stock nnU-Net can't build it. "

@@ -16,6 +16,7 @@ SUFFIX = ".safetensors"
 # What a checkpoint holds besides its weights that serves anyone but the run that wrote it.
 _KEPT = ("genesis", "nnssl_adaptation_plan")
 _ALIASES = "aliases"
+_HEADER = 1 << 22  # bytes; ours have some 200 kB. As objects it takes 20 times as much
 
 
 def write(checkpoint: Mapping[str, Any], path: str) -> None:
@@ -81,8 +82,15 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
     """The checkpoint in ``path``, with every name that its state dict had; the library checks the header's claims.
 
     Raises:
-        GenesisError: the file is damaged, or its header isn't what we write.
+        GenesisError: the file is damaged, or its header isn't what we write, or too large.
     """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _HEADER:
+        raise GenesisError(
+            f"{path}: refused. Expected a header of at most {_HEADER} bytes, found {length}. It was made to fill the "
+            "memory or is none of nnunet-genesis: get the original file."
+        )
     try:
         with safe_open(path, framework="pt", device=device) as file:
             header = file.metadata() or {}

@@ -5,7 +5,6 @@ needs nothing from here but the class name.
 """
 
 import os
-from pathlib import Path
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
@@ -18,6 +17,7 @@ from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import target_network
 from nnunet_genesis.transfer.operations import apply_moves
+from nnunet_genesis.weights_file import weights_file
 
 PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
 
@@ -26,8 +26,9 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     """Fine-tunes from a Genesis-pretrained encoder; decoder and head start from nnU-Net's initialisation.
 
     The weights come from the environment variable ``nnUNet_genesis_weights`` or from
-    ``plans["genesis"]["weights"]`` and are read once, when a run starts at epoch 0: ``--c``, ``--val`` and prediction
-    never need the file. What was loaded is logged and written to ``genesis_load_report.json``.
+    ``plans["genesis"]["weights"]`` (see :mod:`nnunet_genesis.weights_file`) and are read once, when a run starts at
+    epoch 0: ``--c``, ``--val`` and prediction never need the file. What was loaded is logged and written to
+    ``genesis_load_report.json``.
 
     The learning rate warms up linearly to its peak and then follows nnU-Net's polynomial decay; see
     :class:`nnunet_genesis.settings.Settings` for the variables that override epochs, iterations, peak and warm-up.
@@ -78,7 +79,8 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         super().on_train_start()
 
     def _load_genesis_weights(self) -> None:
-        weights, network = load_weights(self._weights_path()), self.bare_network()
+        file = weights_file(self.settings, self.plans_manager.plans, type(self).__name__)
+        weights, network = load_weights(file), self.bare_network()
         shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
         target = target_network(self.plans_manager.plans, self.configuration_name, self.dataset_json, shapes)
         report = plan_transfer(weights, target, self.parts, bool(self.settings.partial_widths))
@@ -87,18 +89,6 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         self.print_to_log_file(report.to_text())
         if self.local_rank == 0:
             save_json(report.to_dict(), os.path.join(self.output_folder, "genesis_load_report.json"), sort_keys=False)
-
-    def _weights_path(self) -> Path:
-        planned = self.plans_manager.plans.get("genesis", {}).get("weights")
-        path = self.settings.weights or planned
-        if not path:
-            raise GenesisError(
-                f"{type(self).__name__} has no weights to start from. Expected the environment variable "
-                'nnUNet_genesis_weights or plans["genesis"]["weights"]; found neither. Set '
-                "nnUNet_genesis_weights=/path/to/checkpoint_final.pth (from nnUNetv2_genesis_pretrain), or train "
-                "from random weights with -tr nnUNetTrainerGenesisScratch."
-            )
-        return Path(path).expanduser()
 
     def _refuse_2d(self) -> None:
         raise GenesisError(

@@ -1,22 +1,56 @@
 """Checks of a stranger's file: of its bytes before torch reads it, of its tensors before anything touches them."""
 
 import contextlib
-import pickletools
+import hashlib
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
 import torch
 
-from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.pickled import check_pickle
 
 ZIP, HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)  # what networks' parameters and buffers are
 
-_LEVELS = 100  # of nested tuples; torch's own have 3
+_ELEMENTS = 10_000_000  # of a file's content, as it would be printed
+_DEPTH = 32  # of nested containers; nnU-Net's plans have 6
+
+
+def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.pth)") -> Path:
+    """``path``, if it is a file: what is no file could give no end of bytes, or none for ever (``/dev/zero``, a pipe).
+
+    Raises:
+        GenesisError: there is no such file, or it is a folder, a device, a pipe or an address.
+    """
+    if "://" in os.fspath(path):
+        raise GenesisError(
+            f"{path}: expected the path of {expected}, found an address. Nothing is downloaded here: fetch the file, "
+            "then give its path."
+        )
+    path = Path(path)
+    try:
+        if path.is_file():
+            return path
+        found = "found a folder" if path.is_dir() else "found a device or a pipe" if path.exists() else "no such file"
+    except (OSError, ValueError) as error:  # e.g. a name of 10,000 letters
+        found = f"no such file ({getattr(error, 'strerror', None) or error})"
+    raise GenesisError(f"{printable(path, 300)}: {found}; expected {expected}. Check the path.")
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal digits, read a megabyte at a time."""
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_archive(path: Path) -> None:
@@ -32,6 +66,11 @@ def check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = next((entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
+        if not any(entry.filename.endswith("data.pkl") for entry in entries):
+            found = some_keys(entry.filename for entry in entries)
+            raise GenesisError(
+                f"{path}: expected a checkpoint, found a zip archive of {found}. Unpack it, and give the file inside."
+            )
         claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
         if packed is not None or claimed > size:
             found = (
@@ -43,7 +82,7 @@ def check_archive(path: Path) -> None:
             )
         for entry in entries:
             if entry.filename.endswith(".pkl"):
-                _check_nesting(archive.read(entry), path)
+                check_pickle(archive.read(entry), path)
 
 
 def check_legacy(path: Path) -> None:
@@ -54,43 +93,47 @@ def check_legacy(path: Path) -> None:
     """
     with open(path, "rb") as file, contextlib.suppress(ValueError, IndexError, KeyError, TypeError):
         for _ in range(5):  # what is no pickle, torch refuses
-            _check_nesting(file, path)
+            check_pickle(file, path)
 
 
-def _check_nesting(pickled: bytes | IO[bytes], path: Path) -> None:
-    """Follow the pickle's stack without building anything, and refuse tuples nested too deep.
+def check_content(content: Any, path: Path) -> None:
+    """Refuse loaded content that grows when it is copied, printed or computed with; touches no tensor's values.
 
-    Python hashes a tuple by recursion in C, without a limit: one of a million levels, as a key, ends the process.
+    A list may hold one list twice, and that one another twice: 60 levels of it are 2^60 elements. A tensor may have
+    been given more storage than the file has bytes.
+
+    Raises:
+        GenesisError: it is such content.
     """
-    stack: list[Any] = []  # tuple levels of each object on the pickle machine's stack
-    memo: dict[Any, int] = {}
-    for operation, argument, _ in pickletools.genops(pickled):
-        name = operation.name
-        if name == "MEMOIZE" or "PUT" in name:
-            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-            continue
-        if name.endswith("GET"):
-            stack.append(memo[argument])
-            continue
-        levels = _take(stack, operation)
-        level = 1 + max(levels, default=0) if name.startswith("TUPLE") else levels[0] if name == "DUP" else 0
-        if level > _LEVELS:
-            raise GenesisError(
-                f"{path}: refused. Expected plain data, found tuples nested more than {_LEVELS} deep. The file was "
-                "made to crash its reader: get the original file."
-            )
-        stack += [None if kind is pickletools.markobject else level for kind in operation.stack_after]
+    storages: dict[int, int] = {}
+    sizes: dict[int, int] = {}  # elements by id of each container; 0 while it is being counted
+    stack = [content]
+    while stack:
+        value = stack[-1]
+        inside = _inside(value) if id(value) not in sizes or sizes[id(value)] == 0 else None
+        if inside is None:
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type != "meta":
+                storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            stack.pop()
+        elif id(value) not in sizes:
+            sizes[id(value)] = 0
+            stack += inside
+        else:
+            sizes[id(value)] = 1 + sum(sizes.get(id(entry), 1) or _ELEMENTS for entry in inside)  # 0: it holds itself
+            stack.pop()
+    claimed, size = sum(storages.values()), path.stat().st_size
+    if claimed > size or sizes.get(id(content), 1) > _ELEMENTS:
+        found = f"tensors of {claimed} bytes in a file of {size}" if claimed > size else "lists in lists without end"
+        raise GenesisError(
+            f"{path}: refused. Expected no more than the file holds, found {found}. It was made to fill the memory: "
+            "get the original file."
+        )
 
 
-def _take(stack: list[Any], operation: pickletools.OpcodeInfo) -> list[int]:
-    """Pop what the operation consumes; a mark (None on ``stack``) ends a run of any length."""
-    before, taken = list(operation.stack_before), []
-    if pickletools.markobject in before:
-        while (level := stack.pop()) is not None:
-            taken.append(level)
-        before = before[: before.index(pickletools.markobject)]
-    taken += [stack.pop() for _ in before]
-    return taken
+def _inside(value: Any) -> list[Any] | None:
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else None
 
 
 def tensor_problem(value: Any, finite: set[Any] | None = None) -> str | None:
@@ -119,3 +162,27 @@ def first_problem(weights: Mapping[Any, Any]) -> tuple[str, str, int] | None:
     finite: set[Any] = set()
     problems = [(str(name), problem) for name, value in weights.items() if (problem := tensor_problem(value, finite))]
     return (*problems[0], len(problems) - 1) if problems else None
+
+
+def plain(value: Any, file: Path, depth: int = 0) -> Any:
+    """``value`` as plain types: dict with text keys, list, str, int, float, bool, None.
+
+    Raises:
+        GenesisError: it holds anything else, or is nested more than 32 deep.
+    """
+    if depth < _DEPTH:
+        if isinstance(value, dict):
+            return {str(key): plain(entry, file, depth + 1) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(entry, file, depth + 1) for entry in value]
+        if isinstance(value, np.generic):
+            return value.item()
+        if value is None or isinstance(value, (str, bool, int, float)):
+            return value
+    found = f"a {type(value).__name__}" if depth < _DEPTH else f"more than {_DEPTH} levels"
+    raise GenesisError(f"{file}: expected plain data in its record and plans, found {found}. The file is damaged.")
+
+
+def some_keys(content: Iterable[Any]) -> str:
+    """The first keys, for a message."""
+    return ", ".join(str(key)[:40] for key in list(content)[:8])

@@ -40,12 +40,12 @@ def label_efficiency(rows: pd.DataFrame) -> str | None:
         for colour, (trainer, line) in zip(_colours(), part.groupby("trainer", sort=False), strict=False):
             errors = np.abs(line[["low", "high"]].to_numpy().T - line["mean"].to_numpy())
             axes.errorbar(
-                line["train"], line["mean"], errors, color=colour, marker="o", capsize=3, label=short(trainer)
+                line["train"], line["mean"], errors, color=colour, marker="o", capsize=3, label=_plain(short(trainer))
             )
         axes.set_xscale("log", base=2)
         ticks = sorted(part["train"].unique())
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)", title=", ".join(key))
+        axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)", title=_plain(", ".join(key)))
         axes.legend()
     return to_uri(figure)
 
@@ -68,10 +68,12 @@ def training_curves(curves: pd.DataFrame, order: Sequence[str]) -> str | None:
             if runs.empty:
                 continue
             axes.plot(runs.index, runs, color=colour, alpha=0.2, linewidth=0.8)
-            axes.plot(runs.index, runs.mean(axis=1), color=colour, label=short(trainer))
+            axes.plot(runs.index, runs.mean(axis=1), color=colour, label=_plain(short(trainer)))
             if trainer == order[0]:
                 axes.axhline(runs.mean(axis=1).iloc[-1], color=colour, linestyle=":", linewidth=0.8)
-        axes.set(xlabel="training iterations", ylabel="pseudo-Dice (smoothed)", title=f"{key[2]} cases ({key[0]})")
+        axes.set(
+            xlabel="training iterations", ylabel="pseudo-Dice (smoothed)", title=_plain(f"{key[2]} cases ({key[0]})")
+        )
         axes.legend()
     return to_uri(figure)
 
@@ -96,6 +98,11 @@ def overlays(rows: Sequence[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]
                 axes.contour(labels == label, [0.5], colors=[colour], linewidths=1.2)
             axes.set_title(name if axes is not line[0] else f"{title}\n{name}", fontsize=9, parse_math=False)
     return to_uri(figure)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes as it is: formulas between dollars that aren't any would stop it."""
+    return text.replace("$", r"\$")
 
 
 def _colours() -> list[str]:

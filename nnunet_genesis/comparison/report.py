@@ -16,7 +16,7 @@ from nnunet_genesis.comparison.export import export_results
 from nnunet_genesis.comparison.results import KEYS, MEAN, Run, class_names, dice_table, find_runs, spacing_of, table
 from nnunet_genesis.comparison.subsets import read_map
 from nnunet_genesis.comparison.surface import nsd_of_run
-from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.folders import SUBSETS, dataset_name, nnunet_folder
 
 BASELINE = "nnUNetTrainerGenesisScratch"
@@ -173,9 +173,15 @@ def _csv(report: DatasetReport) -> pd.DataFrame:
 
 def _html(reports: Sequence[DatasetReport]) -> str:
     loader = jinja2.PackageLoader("nnunet_genesis", "comparison")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_without_control_characters
+    )
     environment.filters.update(short=figures.short, number=_number, p=_p)
     return environment.get_template("report.html.jinja").render(reports=reports, statistics=statistics, isnan=np.isnan)
+
+
+def _without_control_characters(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _number(value: float, signed: bool = False) -> str:

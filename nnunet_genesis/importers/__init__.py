@@ -8,6 +8,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis, genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.source import Source, read
+from nnunet_genesis.untrusted import some_keys
 
 __all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "import_weights", "read"]
 
@@ -50,7 +51,7 @@ def convert(path: str | Path | Source, format: str | None = None, keep_axes: boo
     if name in _WITH_AXES:
         return _WITH_AXES[name](source, keep_axes)
     if name not in _PLAIN:
-        found = f"the format {name!r}" if name else f"the keys {', '.join(map(str, list(source.content)[:8]))}"
+        found = f"the format {name!r}" if name else f"the keys {some_keys(source.content)}"
         raise GenesisError(
             f"{source.path}: expected weights in one of the formats {', '.join(FORMATS)}, found {found}. Give such "
             "a file, or name its format with --format."

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from nnunet_genesis.errors import printable
 from nnunet_genesis.importers.architecture import GENESIS
 from nnunet_genesis.importers.imported import Imported
 
@@ -30,7 +31,7 @@ def to_text(imported: Imported, output: Path) -> str:
         *(f"  {citation}" for citation in record["citations"] or ["not stated in the file"]),
         *_next_commands(output, own_network=architecture.get("network_class_name") == GENESIS),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _origin(imported: Imported) -> str:

@@ -1,22 +1,20 @@
 """A foreign file as read: its content, and what identifies it. Nothing in it is trusted."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import keras_file
-from nnunet_genesis.untrusted import tensor_problem
+from nnunet_genesis.untrusted import plain, regular_file, sha256, some_keys, tensor_problem
+
+__all__ = ["Source", "Tensors", "plain", "read", "tensors"]
 
 Tensors = dict[str, torch.Tensor]
-
-_DEPTH = 32  # of nested containers; nnU-Net's plans have 6
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,9 @@ def read(path: str | Path) -> Source:
     Raises:
         GenesisError: there is no such file, or it is of no kind that we can read.
     """
-    path = Path(path)
+    path = regular_file(path, "a file of weights")
     content = keras_file.read(path) if keras_file.is_hdf5(path) else checkpoint.load(path)
-    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return Source(path, content, digest.hexdigest())
+    return Source(path, content, sha256(path))
 
 
 def tensors(source: Source, key: str) -> Tensors:
@@ -63,7 +57,7 @@ def tensors(source: Source, key: str) -> Tensors:
     if not isinstance(state, dict) or not state:
         raise GenesisError(
             f"{source.path}: expected a state dict under {key!r}, found {type(state).__name__} (keys: "
-            f"{', '.join(map(str, list(source.content)[:8]))}). The file is damaged or of another format (--format)."
+            f"{some_keys(source.content)}). The file is damaged or of another format (--format)."
         )
     finite: set[Any] = set()
     for name, value in state.items():
@@ -80,22 +74,3 @@ def _unwrapped(name: str) -> str:
     while name.startswith(("module.", "_orig_mod.")):
         name = name.partition(".")[2]
     return name
-
-
-def plain(value: Any, file: Path, depth: int = 0) -> Any:
-    """``value`` as plain types: dict with text keys, list, str, int, float, bool, None.
-
-    Raises:
-        GenesisError: it holds anything else, or is nested more than 32 deep.
-    """
-    if depth < _DEPTH:
-        if isinstance(value, dict):
-            return {str(key): plain(entry, file, depth + 1) for key, entry in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(entry, file, depth + 1) for entry in value]
-        if isinstance(value, np.generic):
-            return value.item()
-        if value is None or isinstance(value, (str, bool, int, float)):
-            return value
-    found = f"a {type(value).__name__}" if depth < _DEPTH else f"more than {_DEPTH} levels"
-    raise GenesisError(f"{file}: expected plain data in its plans, found {found}. The file is damaged.")

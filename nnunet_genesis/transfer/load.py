@@ -26,7 +26,8 @@ def plan_transfer(
     pairs = stage_pairs(source, target) if source.kind == target.kind else [None] * len(target.strides)
     sizes = resolutions(target.strides, target.spacing)
     unit = "voxels" if target.spacing is None else "mm"
-    return LoadReport(str(weights.path), moves, list(zip(sizes, pairs, strict=True)), unit, warnings(source, target))
+    stages = list(zip(sizes, pairs, strict=True))
+    return LoadReport(str(weights.path), moves, stages, unit, warnings(source, target), weights.sha256)
 
 
 def warnings(source: Network, target: Network) -> list[str]:

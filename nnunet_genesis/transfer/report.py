@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.transfer.matching import Move, stage_of
 
 PARTS = ("encoder", "decoder")
@@ -23,6 +23,7 @@ class LoadReport:
             pretrained stage, or ``None``.
         unit: of the voxel sizes: ``mm`` or ``voxels``.
         warnings: differences that don't stop the transfer but may spoil it.
+        sha256: of the file.
     """
 
     source: str
@@ -30,6 +31,7 @@ class LoadReport:
     stages: Sequence[tuple[Sequence[float], int | None]] = ()
     unit: str = "voxels"
     warnings: Sequence[str] = ()
+    sha256: str = ""
 
     def coverage(self, part: str = "encoder") -> float:
         """Share of the part's parameters (elements, not tensors), in [0, 1], that come from the source."""
@@ -59,6 +61,7 @@ class LoadReport:
         """The report as plain data, for JSON."""
         return {
             "source": self.source,
+            "sha256": self.sha256,
             "coverage": {part: self.coverage(part) for part in PARTS},
             "tensors": dict(Counter(move.operation for move in self.moves)),
             "warnings": list(self.warnings),
@@ -74,7 +77,8 @@ class LoadReport:
 
     def to_text(self) -> str:
         """Coverage, then one line a stage, then one a reason for what is skipped, then the warnings."""
-        lines = [f"Genesis weights: {self.source}"]
+        lines = [f"Genesis weights: {printable(self.source)}"]
+        lines += [f"  SHA-256: {self.sha256}"] if self.sha256 else []
         for part in PARTS:
             moves = [move for move in self.moves if move.part == part]
             placed = sum(move.placed > 0 for move in moves)
@@ -84,8 +88,8 @@ class LoadReport:
         skipped = Counter(move.reason for move in self.moves if move.reason)
         for reason, count in skipped.most_common():
             example = next(move.target for move in self.moves if move.reason == reason)
-            lines.append(f"  skipped ({count}): {reason} (e.g. {example})")
-        return "\n".join([*lines, *(f"  WARNING: {warning}" for warning in self.warnings)])
+            lines.append(f"  skipped ({count}): {printable(reason)} (e.g. {printable(example)})")
+        return "\n".join([*lines, *(f"  WARNING: {printable(warning)}" for warning in self.warnings)])
 
     def _stage_line(self, stage: int, moves: Sequence[Move]) -> list[str]:
         if not any(move.source for move in moves):

@@ -91,10 +91,13 @@ def _verify_metaimage(path: Path) -> None:
     if not (fields.get("ElementSpacing") or fields.get("ElementSize")):
         raise ScanError(_NO_SPACING)
     raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
-    size = math.prod(int(n) for n in fields["DimSize"].split())
+    try:
+        size = math.prod(int(n) for n in fields["DimSize"].split())
+    except (KeyError, ValueError) as e:
+        raise ScanError("its MetaImage header does not say how many voxels there are") from e
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
     if fields.get("CompressedData", "False").lower() in ("true", "1", "t"):
-        raw = zlib.decompress(raw)
+        raw = _inflated(raw, needed)
     if len(raw) < needed:
         raise ScanError(f"truncated: {len(raw)} bytes of voxels, the header needs {needed}")
 
@@ -106,6 +109,17 @@ def _data_beside(path: Path, name: str) -> bytes:
     if not (path.parent / name).resolve(strict=True).is_file():
         raise ScanError("its data file is no regular file")
     return (path.parent / name).read_bytes()
+
+
+def _inflated(packed: bytes, needed: int) -> bytes:
+    """The data, checksum verified, and no more of them than the header needs: a megabyte can hold gigabytes."""
+    stream = zlib.decompressobj()
+    data = stream.decompress(packed, max(1, needed + 1))
+    if len(data) > needed:
+        raise ScanError("the compressed data are more than the header says")
+    if not stream.eof:
+        raise EOFError
+    return data
 
 
 def _metaimage_header(path: Path) -> tuple[dict[str, str], str]:

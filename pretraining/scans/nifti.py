@@ -41,6 +41,8 @@ def check_nifti_header(path: Path) -> int:
         raise ScanError("the gzip data are damaged or truncated") from e
     header = _parse(head)
     _check_fields(header)
+    if not math.isfinite(header["vox_offset"]):
+        raise ScanError("its NIfTI header does not say where the voxels begin")
     needed = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
     size = path.stat().st_size
     if zipped and size * _DEFLATE_MOST < needed:

@@ -14,6 +14,7 @@ from nnunet_genesis.errors import GenesisError
 
 COMMANDS = {
     "nnUNetv2_genesis_trainers": "nnunet_genesis.cli:trainers",
+    "nnUNetv2_genesis_doctor": "nnunet_genesis.doctor:main",
     "nnUNetv2_genesis_export": "nnunet_genesis.cli:export",
     "nnUNetv2_genesis_import": "nnunet_genesis.cli:import_",
     "nnUNetv2_genesis_inspect": "nnunet_genesis.cli:inspect",

@@ -202,7 +202,7 @@ def test_plans_from_before_nnunet_2_3():
         ([4, 6], ["arch_kwargs", "features_per_stage"], "describe no PlainConvUNet that can be built"),
         ([4, 6, 9], ["arch_kwargs", "features_per_stage"], r"expected shape \[9, 6, 3, 3, 3\], found \[8, 6"),
         (None, ["arch_kwargs"], "expected the arguments of"),
-        (torch.zeros(3), ["arch_kwargs", "n_stages"], "expected plain data in its plans, found a Tensor"),
+        (torch.zeros(3), ["arch_kwargs", "n_stages"], "expected plain data in its record and plans, found a Tensor"),
     ],
 )
 def test_words_of_the_file_are_not_believed(value, path, message):
