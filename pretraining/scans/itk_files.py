@@ -14,6 +14,11 @@ from pretraining.scans.scan import Geometry, ScanError
 _BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
           "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
 
+# What MetaIO has room for; a longer Name, or more axes, ends the process.
+_MOST_AXES, _LONGEST = 10, 250
+_HEADER = 1_000_000  # bytes: no header is longer
+_TEXTS = ("Name", "Comment", "ObjectType", "ObjectSubType", "TransformType", "AnatomicalOrientation", "Modality",
+          "ElementType", "ElementDataFile")  # fmt: skip
 _NO_SPACING = "its header gives no voxel spacing, and SimpleITK would take 1 mm: save it with its spacing"
 
 
@@ -25,6 +30,8 @@ def read_itk_geometry(path: Path) -> Geometry:
     Raises:
         ScanError: SimpleITK can't read the header, or the image is not 3D or not scalar.
     """
+    if not path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")):
+        _metaimage_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -88,10 +95,8 @@ def _verify_metaimage(path: Path) -> None:
     fields, data_file = _metaimage_header(path)
     if data_file.upper() != "LOCAL" and ("%" in data_file or data_file.upper().startswith("LIST")):
         raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
-    if not (fields.get("ElementSpacing") or fields.get("ElementSize")):
-        raise ScanError(_NO_SPACING)
     raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
-    size = math.prod(int(n) for n in fields["DimSize"].split())
+    size = math.prod(_numbers(fields, "DimSize"))
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
     if fields.get("CompressedData", "False").lower() in ("true", "1", "t"):
         raw = zlib.decompress(raw)
@@ -111,12 +116,35 @@ def _data_beside(path: Path, name: str) -> bytes:
 def _metaimage_header(path: Path) -> tuple[dict[str, str], str]:
     fields: dict[str, str] = {}
     with path.open("rb") as file:
-        for line in file:  # ElementDataFile is the last line of the header by definition of the format
+        for line in file.read(_HEADER).split(
+            b"\n"
+        ):  # ElementDataFile is the last line of the header by definition of the format
             key, _, value = line.decode("utf-8", "replace").partition("=")
             fields[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile":
+                _check_metaimage(fields)
                 return fields, value.strip()
-    raise ScanError("its MetaImage header does not name the data")
+    raise ScanError("not a MetaImage file, or its header does not name the data")
+
+
+def _check_metaimage(fields: dict[str, str]) -> None:
+    """Raise ScanError for what SimpleITK would take for 1 mm, or write beyond its memory for."""
+    axes = _numbers(fields, "NDims")
+    if len(axes) != 1 or not 0 < axes[0] <= _MOST_AXES or len(_numbers(fields, "DimSize")) != axes[0]:
+        raise ScanError("its MetaImage header can't be understood (NDims, DimSize)")
+    if any("\0" in text for item in fields.items() for text in item):
+        raise ScanError("its MetaImage header can't be understood (a field that is no text)")
+    if long := next((key for key in _TEXTS if len(fields.get(key, "").encode()) > _LONGEST), None):
+        raise ScanError(f"its MetaImage header has a {long} of more than {_LONGEST} characters: shorten it")
+    if not (fields.get("ElementSpacing") or fields.get("ElementSize")):
+        raise ScanError(_NO_SPACING)
+
+
+def _numbers(fields: dict[str, str], key: str) -> list[int]:
+    try:
+        return [int(n) for n in fields.get(key, "").split()]
+    except ValueError:
+        return []
 
 
 def _local_data(path: Path) -> bytes:

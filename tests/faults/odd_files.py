@@ -91,6 +91,14 @@ def _spacing(name: str, new: bytes, instead: bytes = b"") -> Make:
     return make
 
 
+def _header(name: str, old: bytes, new: bytes) -> Make:
+    return lambda folder, scan: _replace(write(folder / name, scan), old, new)
+
+
+def _replace(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+
+
 def _data_elsewhere(target: str) -> Make:
     def make(folder: Path, scan: Healthy) -> None:
         path = write(folder / MHD, scan)
@@ -156,6 +164,10 @@ ROWS = [
     Odd("nrrd cut", lambda f, s: cut(write(f / NRRD, s), 0.6), "truncated|can't read"),
     Odd("compressed nrrd cut", lambda f, s: cut(write(f / NRRD, s, True), 0.6), "truncated|can't read"),
     Odd("bit flipped in compressed nrrd", lambda f, s: flip(write(f / NRRD, s, True), -3000), DAMAGED),
+    Odd("mha of 93 axes", _header(MHA, b"NDims = 3", b"NDims = 93"), "can't be understood"),
+    Odd("mha with a zero byte in a field", _header(MHA, b"ElementSpacing", b"Element\0pacing"), "can't be understood"),
+    Odd("mha with a name of 300 characters", _header(MHA, b"BinaryData =", b"Name = " + b"x" * 300 + b"\nBinaryData ="),
+        "Name of more than"),
     # Data elsewhere.
     Odd("mhd without its data", _lose_data, "No such file|does not exist"),
     Odd("mhd with data in another folder", _data_elsewhere("../elsewhere.raw"), "another folder"),
