@@ -1,6 +1,7 @@
 """Headers of all image files, and the data of MetaImage and NRRD, through SimpleITK."""
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ _BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "
 
 # What MetaIO has room for; a longer Name, or more axes, ends the process.
 _MOST_AXES, _LONGEST = 10, 250
+_CHUNK, _PIECE = 1 << 20, 1 << 16  # bytes unpacked, and packed: deflate makes at most 1032 of one
 _HEADER = 1_000_000  # bytes: no header is longer
 _TEXTS = ("Name", "Comment", "ObjectType", "ObjectSubType", "TransformType", "AnatomicalOrientation", "Modality",
           "ElementType", "ElementDataFile")  # fmt: skip
@@ -88,7 +90,9 @@ def _verify_nrrd(path: Path) -> None:
     if any(line.startswith(b"datafile:") for line in fields):
         raise ScanError("its data are in another file: save the image as one .nrrd or .nii.gz file")
     if {b"encoding:gzip", b"encoding:gz"} & set(fields):
-        gzip.decompress(data)  # verifies the CRC and the length
+        with gzip.open(io.BytesIO(data)) as stream:
+            while stream.read(_CHUNK):  # CRC and length are verified at the end; a small file may hold a huge one
+                pass
 
 
 def _verify_metaimage(path: Path) -> None:
@@ -98,10 +102,19 @@ def _verify_metaimage(path: Path) -> None:
     raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
     size = math.prod(_numbers(fields, "DimSize"))
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
-    if fields.get("CompressedData", "False").lower() in ("true", "1", "t"):
-        raw = zlib.decompress(raw)
-    if len(raw) < needed:
-        raise ScanError(f"truncated: {len(raw)} bytes of voxels, the header needs {needed}")
+    zipped = fields.get("CompressedData", "False").lower() in ("true", "1", "t")
+    found = _inflated_size(raw) if zipped else len(raw)
+    if found < needed:
+        raise ScanError(f"truncated: {found} bytes of voxels, the header needs {needed}")
+
+
+def _inflated_size(raw: bytes) -> int:
+    """Bytes of a zlib stream, unpacked piece by piece; its checksum is verified at the end."""
+    stream = zlib.decompressobj()
+    size = sum(len(stream.decompress(raw[start : start + _PIECE])) for start in range(0, len(raw), _PIECE))
+    if not stream.eof:
+        raise EOFError
+    return size
 
 
 def _data_beside(path: Path, name: str) -> bytes:

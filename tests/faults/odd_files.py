@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def _bomb(folder: Path, scan: Healthy) -> None:
     """A healthy volume, and then 300 MB of zeros that shrink to 0.3."""
     raw = gzip.decompress(write_nifti(folder / GZ, scan).read_bytes())
     (folder / GZ).write_bytes(gzip.compress(raw + bytes(300_000_000), 1))
+
+
+def _zlib_bomb(folder: Path, scan: Healthy) -> None:
+    """The same in a MetaImage."""
+    head, key, _ = write(folder / MHA, scan, compress=True).read_bytes().partition(b"ElementDataFile = LOCAL\n")
+    packed = zlib.compress(scan.voxels.tobytes() + bytes(300_000_000), 1)
+    (folder / MHA).write_bytes(re.sub(rb"DataSize = \d+", b"DataSize = %d" % len(packed), head) + key + packed)
 
 
 def _inner_cut(folder: Path, scan: Healthy) -> None:
@@ -155,6 +163,7 @@ ROWS = [
     Odd("nifti claims 30000 cubed", lambda f, s: write_nifti(f / GZ, s, dim=[3, *[30000] * 3, 1, 1, 1, 1]), DAMAGED),
     Odd("nifti claims a negative axis", lambda f, s: write_nifti(f / GZ, s, dim=[3, 64, -64, 9, 1, 1, 1, 1]), "shape"),
     Odd("gzip bomb behind a healthy nifti", _bomb, clean=as_it_is),
+    Odd("zlib bomb behind a healthy mha", _zlib_bomb, clean=as_it_is),
     Odd("gz that is no gzip", lambda f, s: write(f / NII, s).rename(f / GZ), "not a gzip file"),
     Odd("text named nii", lambda f, s: (f / NII).write_text("to be copied later"), "not a NIfTI"),
     Odd("zero bytes", lambda f, s: (f / GZ).touch(), "empty file"),
