@@ -14,6 +14,7 @@ from pretraining.scans.dicom import SeriesCollector, digest
 from pretraining.scans.dicom_headers import read_slice_header
 from pretraining.scans.image_files import ending_of, is_nifti, read_geometry
 from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
+from pretraining.scans.words import reason_of, relative_name
 
 __all__ = ["LeftOut", "Scan", "ScanError", "find_scans"]
 
@@ -61,11 +62,11 @@ class _Finder:
         base = root if root.is_dir() else root.parent
         images: dict[tuple[str, str, str], dict[int, Path]] = {}
         for path in self._files(root, base):
-            source = _relative(path, base)
+            source = relative_name(path, base)
             try:
                 self._sort_in(path, base, images)
             except Exception as e:
-                self.left_out.append(LeftOut(source, _reason(e)))
+                self.left_out.append(LeftOut(source, reason_of(e)))
         for case in _cases(images):
             self._add_image(case, base)
 
@@ -91,18 +92,18 @@ class _Finder:
             return
         header = read_slice_header(path)
         if header is not None:
-            self._series.add(header, _relative(path.parent, base), base.resolve().name)
+            self._series.add(header, relative_name(path.parent, base), base.resolve().name)
         elif name.endswith(_DICOM_ENDINGS):
             raise ScanError("not readable as DICOM, although its name says so")
         elif name.endswith(_UNSUPPORTED_ENDINGS):
             raise ScanError("a format that is not supported: convert or unpack it to .nii.gz")
 
     def _add_image(self, channels: dict[int, Path], base: Path) -> None:
-        source = _relative(next(iter(channels.values())), base)
+        source = relative_name(next(iter(channels.values())), base)
         try:
             self._scans.append(_image_scan(list(channels.items()), source, base))
         except Exception as e:
-            self.left_out.append(LeftOut(source, _reason(e)))
+            self.left_out.append(LeftOut(source, reason_of(e)))
 
     def _files(self, root: Path, base: Path) -> Iterator[Path]:
         """All files below a root, each real file and folder once, in the order of their names."""
@@ -111,11 +112,11 @@ class _Finder:
             return
 
         def failed(error: OSError) -> None:
-            self.left_out.append(LeftOut(_relative(Path(error.filename), base), _reason(error)))
+            self.left_out.append(LeftOut(relative_name(Path(error.filename), base), reason_of(error)))
 
         for folder, folders, names in os.walk(root, followlinks=True, onerror=failed):
             if not folders and not names:
-                self.left_out.append(LeftOut(_relative(Path(folder), base), "empty folder"))
+                self.left_out.append(LeftOut(relative_name(Path(folder), base), "empty folder"))
             folders[:] = [p.name for p in self._new([Path(folder, name) for name in sorted(folders)])]
             yield from self._new([Path(folder, name) for name in sorted(names)])
 
@@ -185,23 +186,3 @@ def _difference(a: Geometry, b: Geometry) -> str | None:
     if not np.allclose(a.direction, b.direction, atol=1e-2) or not np.allclose(a.origin, b.origin, atol=max(a.spacing)):
         return "position or orientation"
     return None
-
-
-def _relative(path: Path, base: Path) -> str:
-    # A name whose bytes are no UTF-8 must not break the manifest.
-    relative = path.relative_to(base)
-    name = relative.as_posix() if relative.parts else base.name
-    text = os.fsencode(name).decode("utf-8", "replace")
-    # Nor must a line break, or a command to the terminal.
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ScanError):
-        return str(error)
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if isinstance(error, OSError):
-        return f"can't be read: {error.strerror or type(error).__name__}"
-    # The libraries raise nearly anything on damaged bytes; one file must not stop the search for the others.
-    return f"its header can't be understood ({type(error).__name__})"

@@ -1,6 +1,7 @@
 """Headers of all image files, and the data of MetaImage and NRRD, through SimpleITK."""
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -14,6 +15,12 @@ from pretraining.scans.scan import Geometry, ScanError
 _BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
           "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
 
+# What MetaIO has room for; a longer Name, or more axes, ends the process.
+_MOST_AXES, _LONGEST = 10, 250
+_CHUNK, _PIECE = 1 << 20, 1 << 16  # bytes unpacked, and packed: deflate makes at most 1032 of one
+_HEADER = 1_000_000  # bytes: no header is longer
+_TEXTS = ("Name", "Comment", "ObjectType", "ObjectSubType", "TransformType", "AnatomicalOrientation", "Modality",
+          "ElementType", "ElementDataFile")  # fmt: skip
 _NO_SPACING = "its header gives no voxel spacing, and SimpleITK would take 1 mm: save it with its spacing"
 
 
@@ -25,6 +32,8 @@ def read_itk_geometry(path: Path) -> Geometry:
     Raises:
         ScanError: SimpleITK can't read the header, or the image is not 3D or not scalar.
     """
+    if not path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")):
+        _metaimage_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -81,25 +90,31 @@ def _verify_nrrd(path: Path) -> None:
     if any(line.startswith(b"datafile:") for line in fields):
         raise ScanError("its data are in another file: save the image as one .nrrd or .nii.gz file")
     if {b"encoding:gzip", b"encoding:gz"} & set(fields):
-        gzip.decompress(data)  # verifies the CRC and the length
+        with gzip.open(io.BytesIO(data)) as stream:
+            while stream.read(_CHUNK):  # CRC and length are verified at the end; a small file may hold a huge one
+                pass
 
 
 def _verify_metaimage(path: Path) -> None:
     fields, data_file = _metaimage_header(path)
     if data_file.upper() != "LOCAL" and ("%" in data_file or data_file.upper().startswith("LIST")):
         raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
-    if not (fields.get("ElementSpacing") or fields.get("ElementSize")):
-        raise ScanError(_NO_SPACING)
     raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
-    try:
-        size = math.prod(int(n) for n in fields["DimSize"].split())
-    except (KeyError, ValueError) as e:
-        raise ScanError("its MetaImage header does not say how many voxels there are") from e
+    size = math.prod(_numbers(fields, "DimSize"))
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
-    if fields.get("CompressedData", "False").lower() in ("true", "1", "t"):
-        raw = _inflated(raw, needed)
-    if len(raw) < needed:
-        raise ScanError(f"truncated: {len(raw)} bytes of voxels, the header needs {needed}")
+    zipped = fields.get("CompressedData", "False").lower() in ("true", "1", "t")
+    found = _inflated_size(raw) if zipped else len(raw)
+    if found < needed:
+        raise ScanError(f"truncated: {found} bytes of voxels, the header needs {needed}")
+
+
+def _inflated_size(raw: bytes) -> int:
+    """Bytes of a zlib stream, unpacked piece by piece; its checksum is verified at the end."""
+    stream = zlib.decompressobj()
+    size = sum(len(stream.decompress(raw[start : start + _PIECE])) for start in range(0, len(raw), _PIECE))
+    if not stream.eof:
+        raise EOFError
+    return size
 
 
 def _data_beside(path: Path, name: str) -> bytes:
@@ -111,26 +126,38 @@ def _data_beside(path: Path, name: str) -> bytes:
     return (path.parent / name).read_bytes()
 
 
-def _inflated(packed: bytes, needed: int) -> bytes:
-    """The data, checksum verified, and no more of them than the header needs: a megabyte can hold gigabytes."""
-    stream = zlib.decompressobj()
-    data = stream.decompress(packed, max(1, needed + 1))
-    if len(data) > needed:
-        raise ScanError("the compressed data are more than the header says")
-    if not stream.eof:
-        raise EOFError
-    return data
-
-
 def _metaimage_header(path: Path) -> tuple[dict[str, str], str]:
     fields: dict[str, str] = {}
     with path.open("rb") as file:
-        for line in file:  # ElementDataFile is the last line of the header by definition of the format
+        for line in file.read(_HEADER).split(
+            b"\n"
+        ):  # ElementDataFile is the last line of the header by definition of the format
             key, _, value = line.decode("utf-8", "replace").partition("=")
             fields[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile":
+                _check_metaimage(fields)
                 return fields, value.strip()
-    raise ScanError("its MetaImage header does not name the data")
+    raise ScanError("not a MetaImage file, or its header does not name the data")
+
+
+def _check_metaimage(fields: dict[str, str]) -> None:
+    """Raise ScanError for what SimpleITK would take for 1 mm, or write beyond its memory for."""
+    axes = _numbers(fields, "NDims")
+    if len(axes) != 1 or not 0 < axes[0] <= _MOST_AXES or len(_numbers(fields, "DimSize")) != axes[0]:
+        raise ScanError("its MetaImage header can't be understood (NDims, DimSize)")
+    if any("\0" in text for item in fields.items() for text in item):
+        raise ScanError("its MetaImage header can't be understood (a field that is no text)")
+    if long := next((key for key in _TEXTS if len(fields.get(key, "").encode()) > _LONGEST), None):
+        raise ScanError(f"its MetaImage header has a {long} of more than {_LONGEST} characters: shorten it")
+    if not (fields.get("ElementSpacing") or fields.get("ElementSize")):
+        raise ScanError(_NO_SPACING)
+
+
+def _numbers(fields: dict[str, str], key: str) -> list[int]:
+    try:
+        return [int(n) for n in fields.get(key, "").split()]
+    except ValueError:
+        return []
 
 
 def _local_data(path: Path) -> bytes:

@@ -69,7 +69,7 @@ def read_nifti(path: Path) -> np.ndarray:
         raise ScanError("the gzip data are damaged or truncated") from e
     try:
         data = _scaled(nibabel.Nifti1Image.from_bytes(raw).dataobj)
-    except (OSError, ValueError, ImageFileError) as e:
+    except (OSError, ValueError, ImageFileError, HeaderDataError) as e:
         raise ScanError("truncated: the data end before the header says") from e
     return np.ascontiguousarray(data.reshape(data.shape[:3]).T, dtype=np.float32)
 

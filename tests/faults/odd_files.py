@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def _bomb(folder: Path, scan: Healthy) -> None:
     (folder / GZ).write_bytes(gzip.compress(raw + bytes(300_000_000), 1))
 
 
+def _zlib_bomb(folder: Path, scan: Healthy) -> None:
+    """The same in a MetaImage."""
+    head, key, _ = write(folder / MHA, scan, compress=True).read_bytes().partition(b"ElementDataFile = LOCAL\n")
+    packed = zlib.compress(scan.voxels.tobytes() + bytes(300_000_000), 1)
+    (folder / MHA).write_bytes(re.sub(rb"DataSize = \d+", b"DataSize = %d" % len(packed), head) + key + packed)
+
+
 def _inner_cut(folder: Path, scan: Healthy) -> None:
     raw = gzip.decompress(write_nifti(folder / GZ, scan).read_bytes())
     (folder / GZ).write_bytes(gzip.compress(raw[: int(len(raw) * 0.6)]))
@@ -89,6 +97,14 @@ def _spacing(name: str, new: bytes, instead: bytes = b"") -> Make:
         (folder / name).write_bytes(re.sub(rb"(?m)^" + field + b".*$", instead or new, raw, count=1))
 
     return make
+
+
+def _header(name: str, old: bytes, new: bytes) -> Make:
+    return lambda folder, scan: _replace(write(folder / name, scan), old, new)
+
+
+def _replace(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
 
 
 def _data_elsewhere(target: str) -> Make:
@@ -147,6 +163,7 @@ ROWS = [
     Odd("nifti claims 30000 cubed", lambda f, s: write_nifti(f / GZ, s, dim=[3, *[30000] * 3, 1, 1, 1, 1]), DAMAGED),
     Odd("nifti claims a negative axis", lambda f, s: write_nifti(f / GZ, s, dim=[3, 64, -64, 9, 1, 1, 1, 1]), "shape"),
     Odd("gzip bomb behind a healthy nifti", _bomb, clean=as_it_is),
+    Odd("zlib bomb behind a healthy mha", _zlib_bomb, clean=as_it_is),
     Odd("gz that is no gzip", lambda f, s: write(f / NII, s).rename(f / GZ), "not a gzip file"),
     Odd("text named nii", lambda f, s: (f / NII).write_text("to be copied later"), "not a NIfTI"),
     Odd("zero bytes", lambda f, s: (f / GZ).touch(), "empty file"),
@@ -156,6 +173,10 @@ ROWS = [
     Odd("nrrd cut", lambda f, s: cut(write(f / NRRD, s), 0.6), "truncated|can't read"),
     Odd("compressed nrrd cut", lambda f, s: cut(write(f / NRRD, s, True), 0.6), "truncated|can't read"),
     Odd("bit flipped in compressed nrrd", lambda f, s: flip(write(f / NRRD, s, True), -3000), DAMAGED),
+    Odd("mha of 93 axes", _header(MHA, b"NDims = 3", b"NDims = 93"), "can't be understood"),
+    Odd("mha with a zero byte in a field", _header(MHA, b"ElementSpacing", b"Element\0pacing"), "can't be understood"),
+    Odd("mha with a name of 300 characters", _header(MHA, b"BinaryData =", b"Name = " + b"x" * 300 + b"\nBinaryData ="),
+        "Name of more than"),
     # Data elsewhere.
     Odd("mhd without its data", _lose_data, "No such file|does not exist"),
     Odd("mhd with data in another folder", _data_elsewhere("../elsewhere.raw"), "another folder"),

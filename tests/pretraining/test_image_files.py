@@ -192,7 +192,7 @@ def test_truncated_plain_nifti_is_seen_from_its_size(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x5c\x01\x00\x00" * 200])
 def test_other_content_under_an_image_name(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    header_refuses(tmp_path / name, "NIfTI|gzip|can't read|colour")
+    header_refuses(tmp_path / name, "NIfTI|MetaImage|gzip|can't read|colour")
 
 
 def test_gz_that_is_no_gzip(tmp_path):
