@@ -1,6 +1,7 @@
 """``Genesis_Chest_CT.h5``: the Keras version of the original network -> GenesisUNet3D."""
 
 import re
+from typing import Any
 
 import torch
 
@@ -72,8 +73,9 @@ def convert(source: Source, keep_axes: bool = False) -> Imported:
 
 
 def _checked(source: Source) -> Tensors:
+    finite: set[Any] = set()
     for name, value in source.content.items():
-        if problem := tensor_problem(value):
+        if problem := tensor_problem(value, finite):
             raise GenesisError(
                 f"{source.path}: {name!r} {problem}; expected an array of finite numbers. The file is damaged: copy it "
                 "again from where it was published."

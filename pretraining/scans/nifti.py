@@ -69,7 +69,7 @@ def read_nifti(path: Path) -> np.ndarray:
         raise ScanError("the gzip data are damaged or truncated") from e
     try:
         data = _scaled(nibabel.Nifti1Image.from_bytes(raw).dataobj)
-    except (OSError, ValueError, ImageFileError, HeaderDataError) as e:
+    except (OSError, ValueError, OverflowError, ImageFileError, HeaderDataError) as e:
         raise ScanError("truncated: the data end before the header says") from e
     return np.ascontiguousarray(data.reshape(data.shape[:3]).T, dtype=np.float32)
 
@@ -95,9 +95,12 @@ def _parse(head: bytes) -> nibabel.Nifti1Header:
     if _HEADER not in size or len(head) < _HEADER:
         raise ScanError("not a NIfTI file")
     try:
-        return nibabel.Nifti1Header.from_fileobj(io.BytesIO(head), check=False)
+        header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(head), check=False)
     except (HeaderDataError, WrapStructError, ValueError) as e:
         raise ScanError("its NIfTI header can't be understood") from e
+    if header["magic"] != b"n+1":  # nibabel would log what stands there
+        raise ScanError("not a NIfTI file of header and voxels in one")
+    return header
 
 
 def _check_fields(header: nibabel.Nifti1Header) -> None:

@@ -110,10 +110,11 @@ BOMBS = {
 }
 
 
-def as_archive(path: Path, pickled: bytes) -> Path:
-    """torch.save's format, with this pickle in place of its own."""
-    buffer = io.BytesIO()
-    torch.save({"a": torch.zeros(1)}, buffer)
+def as_archive(path: Path, pickled: bytes, archive: bytes | None = None) -> Path:
+    """torch.save's format, with this pickle in place of ``archive``'s (of one tensor, where none is given)."""
+    buffer = io.BytesIO(archive or b"")
+    if archive is None:
+        torch.save({"a": torch.zeros(1)}, buffer)
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
         for item in old.infolist():
             new.writestr(item.filename, pickled if item.filename.endswith("data.pkl") else old.read(item))

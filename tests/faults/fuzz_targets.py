@@ -67,9 +67,6 @@ def read_weights(path: Path) -> None:
 
 def shown(content: dict[str, Any], path: Path) -> None:
     weights = checkpoint.check(content, path)
-    assert all(
-        bool(torch.isfinite(value).all()) for value in weights.network_weights.values() if value.is_floating_point()
-    )
     description = describe_weights(weights)
     json.dumps(description)
     describe_text(description)
@@ -81,7 +78,8 @@ def shown(content: dict[str, Any], path: Path) -> None:
 
 def import_content(format_name: str) -> Callable[[dict[str, Any]], None]:
     def run(content: dict[str, Any]) -> None:
-        imported = importers.convert(Source(Path("weights"), content, "0" * 64), format_name)
+        keep_axes = format_name in ("nnunet_v1", "genesis_unet3d", "keras")  # reversing takes most of the time
+        imported = importers.convert(Source(Path("weights"), content, "0" * 64), format_name, keep_axes)
         shown(imported.checkpoint, Path("weights"))
         to_text(imported, Path("o.pth"))
 
@@ -105,6 +103,10 @@ def _pickle() -> bytes:
 
     with zipfile.ZipFile(io.BytesIO(_saved("c.pth"))) as archive:
         return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+
+def _with_pickle(path: Path, pickled: bytes) -> None:
+    as_archive(path, pickled, _saved("c.pth"))
 
 
 @functools.cache
@@ -207,7 +209,7 @@ def _zipped(path: Path, data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     "checkpoint, archive": Target(_in_file("c.pth", read_weights), lambda: [_saved("c.pth")]),
-    "checkpoint, pickle": Target(_in_file("c.pth", read_weights, as_archive), lambda: [_pickle()]),
+    "checkpoint, pickle": Target(_in_file("c.pth", read_weights, _with_pickle), lambda: [_pickle()]),
     "checkpoint, old format": Target(_in_file("c.pth", read_weights), lambda: [_saved("legacy.pth")]),
     "checkpoint, safetensors": Target(_in_file("c.safetensors", read_weights), lambda: [_saved("c.safetensors")]),
     "Keras file": Target(_in_file("c.h5", read_weights), lambda: [_hdf5()]),

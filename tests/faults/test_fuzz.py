@@ -43,9 +43,9 @@ junk = st.recursive(
 
 @st.composite
 def altered_bytes(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """A seed with up to eight edits."""
+    """A seed with up to four edits."""
     data = bytearray(draw(st.sampled_from(seeds)))
-    for _ in range(draw(st.integers(1, 8))):
+    for _ in range(draw(st.integers(1, 4))):
         edit, place = draw(st.sampled_from(EDITS)), draw(st.integers(0, max(0, len(data) - 1)))
         if edit == "flip" and data:
             data[place] ^= 1 << draw(st.integers(0, 7))

@@ -1,0 +1,50 @@
+"""Inputs that fuzzing found: each once ended in another error than a message."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from nnunet_genesis import checkpoint
+from nnunet_genesis.importers import convert
+from nnunet_genesis.importers.report import to_text
+from nnunet_genesis.importers.source import Source
+from pretraining.scans.image_files import read_image_file
+from pretraining.scans.scan import ScanError
+from tests.nnunet_genesis.networks import network, record_of, save
+
+
+def nifti(**fields: object) -> bytes:
+    image = nibabel.Nifti1Image(np.arange(210, dtype=np.int16).reshape(5, 6, 7), np.eye(4))
+    data, header = bytearray(image.to_bytes()), image.header
+    for name, value in fields.items():
+        dtype, offset = header.structarr.dtype.fields[name]
+        data[offset : offset + dtype.itemsize] = np.array(value, dtype).tobytes()
+    return bytes(data)
+
+
+@pytest.mark.parametrize("magic", [b"", b"ni1", b"+1", b"\x00n+1", b"XD\x00@"])
+def test_nifti_of_another_magic(tmp_path, magic, caplog):
+    (tmp_path / "a.nii").write_bytes(nifti(magic=magic))
+    with pytest.raises(ScanError, match="not a NIfTI file"):
+        read_image_file(tmp_path / "a.nii")
+    assert caplog.text == ""
+    print(f"survived: NIfTI with the magic {magic!r}")
+
+
+@pytest.mark.parametrize("begin", [np.nan, np.inf, -np.inf])
+def test_nifti_whose_voxels_begin_nowhere(tmp_path, begin):
+    (tmp_path / "a.nii").write_bytes(nifti(vox_offset=begin))
+    with pytest.raises(ScanError, match="where the voxels begin"):
+        read_image_file(tmp_path / "a.nii")
+    print(f"survived: NIfTI whose voxels begin at {begin}")
+
+
+@pytest.mark.parametrize("missing", ["patch_size", "normalization", "licence", "citations", "method"])
+def test_import_of_a_genesis_checkpoint_without(missing, tmp_path):
+    record = record_of(network(3), patch_size=[16, 16, 16], normalization={"schemes": ["CTNormalization"]}, licence="a")
+    record.pop(missing, None)
+    path = tmp_path / "w.pth"
+    checkpoint.save({"network_weights": network(3).state_dict(), "genesis": record}, path)
+    content = checkpoint.load(save(network(3), path)) | {"genesis": record}
+    assert "placed:" in to_text(convert(Source(path, content), "genesis"), tmp_path / "o.pth")
+    print(f"survived: import of a record without {missing}")
