@@ -129,9 +129,8 @@ def _data_beside(path: Path, name: str) -> bytes:
 def _metaimage_header(path: Path) -> tuple[dict[str, str], str]:
     fields: dict[str, str] = {}
     with path.open("rb") as file:
-        for line in file.read(_HEADER).split(
-            b"\n"
-        ):  # ElementDataFile is the last line of the header by definition of the format
+        # ElementDataFile is the last line of the header by definition of the format.
+        for line in file.read(_HEADER).split(b"\n"):
             key, _, value = line.decode("utf-8", "replace").partition("=")
             fields[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile":
