@@ -55,7 +55,7 @@ def prepare_scans(preprocessed: Path, scans: Path) -> None:
     for index in range(5):
         write_image(make_case(index)[0][0], scans / f"scan{index}.nii.gz")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("pretraining.prepare", "pretraining.preparation.dataset"):
+        for module in ("pretraining.preparation.cases", "pretraining.preparation.dataset"):
             patch.setattr(f"{module}.for_each_scan", lambda work, scans, *_: [(scan, work(scan)) for scan in scans])
         prepare_dataset(PrepareOptions((scans,), 701, "One", val_fraction=0.4))
     file = preprocessed / "Dataset701_One" / "nnUNetPlans.json"
