@@ -97,6 +97,8 @@ def _data_file(path: Path, name: str) -> Path:
     """The data's own file: beside the header, so that a stranger's header can't have any other file read."""
     if "%" in name or name.upper().startswith("LIST"):
         raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
+    if "\0" in name:
+        raise ScanError("its MetaImage header does not name the data")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ScanError("its data are in another folder: put the data file beside it")
     file = path.parent / name
