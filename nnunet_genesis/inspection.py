@@ -122,7 +122,7 @@ def _normalization(record: Mapping[str, Any]) -> list[str]:
                 f" (HU clipped to {p['percentile_00_5']:.0f} … {p['percentile_99_5']:.0f}, mean {p['mean']:.1f}, "
                 f"sd {p['std']:.1f})"
             )
-        texts.append(scheme)
+        texts.append(str(scheme))
     return texts
 
 

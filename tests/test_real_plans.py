@@ -44,8 +44,8 @@ def planned(data: Path, nnunet_folders: dict[str, Path]) -> dict[str, Path]:
 def own(planned: dict[str, Path]) -> dict[str, Path]:
     """Checkpoints of nnUNetv2_genesis_pretrain, by the plans that they can go into."""
     return {
-        PLAIN: pretrain("3", "3d_fullres", PLAIN, "all", device=CPU, epochs=1, iterations=1),
-        RESIDUAL: pretrain("8", "3d_fullres", RESIDUAL, "all", device=CPU, epochs=1, iterations=1),
+        PLAIN: pretrain("3", "3d_fullres", PLAIN, "all", device=CPU, epochs=1, iterations=1, precision="fp32"),
+        RESIDUAL: pretrain("8", "3d_fullres", RESIDUAL, "all", device=CPU, epochs=1, iterations=1, precision="fp32"),
     }
 
 

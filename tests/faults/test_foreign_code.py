@@ -165,6 +165,17 @@ def test_weights(world, payloads, reader):
     print(f"survived: {len(payloads)} files with code in them, read by {reader}")
 
 
+def test_fine_tuning_goes_on_from_its_own_checkpoint(world, tmp_path):
+    """It holds numpy's numbers, which are no plain data."""
+    first, second = trainer(), trainer()
+    first.logger.log("train_losses", np.float32(0.25), 0)
+    first._best_ema = np.float64(0.5)
+    first.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    second.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    assert (second.current_epoch, second._best_ema) == (1, 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True))
+
+
 JSON_READERS: dict[str, Callable[[Path], object]] = {
     "summary.json": lambda file: report_with("fold_0/validation/summary.json", file),
     "genesis_nsd.json": lambda file: report_with("fold_0/validation/genesis_nsd.json", file),

@@ -1,5 +1,7 @@
 """Inputs that fuzzing found: each once ended in another error than a message."""
 
+import json
+
 import nibabel
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from nnunet_genesis.importers.report import to_text
 from nnunet_genesis.importers.source import Source
 from pretraining.scans.image_files import read_image_file
 from pretraining.scans.scan import ScanError
+from tests.faults.fuzz_targets import TARGETS, survives
 from tests.nnunet_genesis.networks import network, record_of, save
 
 
@@ -37,6 +40,22 @@ def test_nifti_whose_voxels_begin_nowhere(tmp_path, begin):
     with pytest.raises(ScanError, match="where the voxels begin"):
         read_image_file(tmp_path / "a.nii")
     print(f"survived: NIfTI whose voxels begin at {begin}")
+
+
+def test_metaimage_whose_data_file_has_a_null(tmp_path):
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 5 6 7\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"
+    (tmp_path / "a.mha").write_bytes(f"{header}ElementDataFile = LOC\0AL\n".encode() + bytes(range(210)))
+    with pytest.raises(ScanError):
+        read_image_file(tmp_path / "a.mha")
+    print("survived: MetaImage whose data file has a null in its name")
+
+
+def test_import_of_plans_whose_normalisation_is_no_text():
+    content = dict(TARGETS["import nnunet_v2"].seeds()[0])
+    plans = json.loads(json.dumps(content["init_args"]["plans"]))
+    plans["configurations"]["3d_fullres"]["normalization_schemes"] = [["ZScoreNormalization"]]
+    survives(TARGETS["import nnunet_v2"], content | {"init_args": content["init_args"] | {"plans": plans}})
+    print("survived: plans whose normalisation is a list")
 
 
 @pytest.mark.parametrize("missing", ["patch_size", "normalization", "licence", "citations", "method"])
