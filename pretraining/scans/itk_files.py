@@ -99,7 +99,6 @@ def _verify_metaimage(path: Path) -> None:
     fields, data_file = _metaimage_header(path)
     if data_file.upper() != "LOCAL" and ("%" in data_file or data_file.upper().startswith("LIST")):
         raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
-<<<<<<< HEAD
     raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
     size = math.prod(_numbers(fields, "DimSize"))
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
@@ -107,16 +106,6 @@ def _verify_metaimage(path: Path) -> None:
     found = _inflated_size(raw) if zipped else len(raw)
     if found < needed:
         raise ScanError(f"truncated: {found} bytes of voxels, the header needs {needed}")
-=======
-    if "\0" in name:
-        raise ScanError("its MetaImage header does not name the data")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ScanError("its data are in another folder: put the data file beside it")
-    file = path.parent / name
-    if file.exists() and not file.is_file():
-        raise ScanError("its data file is no file")
-    return file
->>>>>>> e3/e-weights
 
 
 def _inflated_size(raw: bytes) -> int:
@@ -130,6 +119,8 @@ def _inflated_size(raw: bytes) -> int:
 
 def _data_beside(path: Path, name: str) -> bytes:
     """The data file that a header names; a foreign header must not name a password file, or an endless device."""
+    if "\0" in name:
+        raise ScanError("its MetaImage header does not name the data")
     if Path(name).name != name:
         raise ScanError("its data are in another folder: put both files into one")
     if not (path.parent / name).resolve(strict=True).is_file():
