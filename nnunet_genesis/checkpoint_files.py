@@ -39,7 +39,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     except OSError as error:
         raise not_written(path, error) from error
     except RuntimeError as error:  # torch's writer, which loses the reason
-        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+        if not any(name in str(error) for name in ("inline_container", "PytorchStreamWriter", "iostream")):
             raise
         raise not_written(path, error) from error
 

@@ -87,10 +87,7 @@ def poison(world, tmp_path) -> Iterator[Poison]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_with_nan_are_skipped_and_counted(begun, poison, kind):
     poison.put(1)
-    output = Path(begun[kind].environment["nnUNet_results"]) / "output.txt"
     final, log = begun[kind].finish(), begun[kind].log()
-    if kind == "pretraining":
-        assert output.read_text().count(f"WARNING: {poison.cases[0]}: holds NaN") == 1
     assert " of 24 steps skipped: loss or gradient was NaN or infinite" in log
     assert np.isfinite(final["logging"]["train_losses"]).all()
     assert all(torch.isfinite(value).all() for value in final["network_weights"].values())
