@@ -90,9 +90,7 @@ class RestorationDataLoader(nnUNetDataLoader):
     def _warn(self, case: str) -> None:
         if case not in self.warned:
             self.warned.add(case)
-            print(
-                f"WARNING: {case}: a patch holds NaN or infinity; steps with such a patch are skipped. Prepare it anew"
-            )
+            print(f"WARNING: {case}: holds NaN or infinity; steps with such a patch are skipped. Prepare it anew")
 
     def _make(self, number: int, cases: Sequence[str], corrupt: RestorationTransform) -> dict:
         """This process' patches of a global batch; ``cases`` are those of all its positions."""

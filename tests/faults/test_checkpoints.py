@@ -34,12 +34,7 @@ def half(world, whole, tmp_path_factory) -> Path:
     """Results of runs that were killed when they had two checkpoints to go on from."""
     results = tmp_path_factory.mktemp("half")
     for run in runs(world | {"nnUNet_results": results}, *LENGTH).values():
-        process = run.start()
-        while not (run.folder() / PREVIOUS).is_file():
-            process.join(0.02)
-            assert process.is_alive()
-        process.kill()
-        process.join()
+        run.kill(2)
     return results
 
 
@@ -120,7 +115,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_leaves_the_old_checkpoint(begun, world, whole, small_disk, kind):
     shutil.copytree(begun[kind].folder().parents[2], small_disk / "results")
-    run = runs(world | {"nnUNet_results": small_disk / "results"}, *LENGTH)[kind]
+    run = runs(world | {"nnUNet_results": small_disk / "results"}, *LENGTH, small_disk.parent / "output.txt")[kind]
     before = (run.folder() / LATEST).read_bytes()
     ballast, free = small_disk / "ballast", shutil.disk_usage(small_disk).free
     ballast.write_bytes(bytes(free - len(before) // 2))

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,25 @@ class Run:
         """Run to the end; the final checkpoint."""
         process = self.start(**environment)
         process.join()
-        assert process.exitcode == 0
+        assert process.exitcode == 0, (process.exitcode, self.output()[-2000:])
         return self.checkpoint("final")
 
     def fail(self, **environment: str) -> str:
         """Run until it stops with exit status 1; what it printed."""
         process = self.start(**environment)
         process.join()
-        assert process.exitcode == 1
-        return (Path(self.environment["nnUNet_results"]) / "output.txt").read_text()
+        assert process.exitcode == 1, (process.exitcode, self.output()[-2000:])
+        return self.output()
+
+    def kill(self, epoch: int) -> None:
+        """Run to the start of this epoch."""
+        process = self.start(GENESIS_TEST_KILL=str(epoch))
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (process.exitcode, self.output()[-2000:])
+
+    def output(self) -> str:
+        """All that its processes printed."""
+        return Path(self.environment["GENESIS_TEST_OUTPUT"]).read_text()
 
     def checkpoint(self, kind: str) -> dict[str, Any]:
         """``latest``, ``best`` or ``final``."""
@@ -68,14 +79,30 @@ class Run:
 
 
 def _run(work: Callable[..., None], environment: dict[str, str], options: dict[str, Any]) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in a program of its own
     os.environ.update(environment)
+    if epoch := environment.get("GENESIS_TEST_KILL"):
+        _kill_in(int(epoch))
     if limit := environment.get("GENESIS_TEST_FILE_SIZE"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-    with (Path(environment["nnUNet_results"]) / "output.txt").open("a") as file:
+    with Path(environment["GENESIS_TEST_OUTPUT"]).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     work(**options)
+
+
+def _kill_in(epoch: int) -> None:
+    from nnunet_genesis.resumable import ResumableTrainer
+
+    begin = ResumableTrainer.on_epoch_start
+
+    def on_epoch_start(trainer: ResumableTrainer) -> None:
+        if trainer.current_epoch == epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        begin(trainer)
+
+    ResumableTrainer.on_epoch_start = on_epoch_start
 
 
 def pretraining(**options: Any) -> None:
@@ -98,10 +125,11 @@ def fine_tuning() -> None:
     trainer.run_training()
 
 
-def runs(folders: dict[str, Path], epochs: int, iterations: int = 4) -> dict[str, Run]:
-    """A pretraining and a fine-tuning of the same length."""
+def runs(folders: dict[str, Path], epochs: int, iterations: int, output: Path | None = None) -> dict[str, Run]:
+    """A pretraining and a fine-tuning of the same length; what they print goes to ``output``."""
     environment = {name: str(folder) for name, folder in folders.items()}
     environment |= {"nnUNet_extTrainer": str(trainers_folder()), "nnUNet_n_proc_DA": "0"}
+    environment["GENESIS_TEST_OUTPUT"] = str(output or Path(folders["nnUNet_results"]) / "output.txt")
     length = {"epochs": epochs, "iterations": iterations, "seed": 3}
     ours = {f"nnUNet_genesis_{name}": str(value) for name, value in length.items()}
     formats = {"precision": "fp32", "memory_format": "contiguous"}
