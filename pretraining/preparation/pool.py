@@ -53,7 +53,8 @@ def _needs_more(scan: Scan) -> ScanError:
     needed = _PROCESS + _PEAK * 4 * math.prod(scan.shape) * len(scan.channels) / 1e9
     return ScanError(
         f"its process was killed twice, the second time alone. Most likely memory ran out: it needs about {needed:.1f} "
-        "GB. Free some memory, or use a larger machine, and run the same command again"
+        "GB. Free some memory, or use a larger machine, and run the same command again. If there is enough, a library "
+        "crashes on this scan: convert it to another format"
     )
 
 
