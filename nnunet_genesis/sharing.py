@@ -54,11 +54,11 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
 def _refuse_our_networks(plans_file: Path) -> None:
     plans = read_json(plans_file)
     try:
-        planned = [configuration.get("architecture", {}) for configuration in plans["configurations"].values()]
+        planned = [configuration.get("architecture", {}) for configuration in plans.get("configurations", {}).values()]
         ours = [
             name for entry in planned if (name := str(entry.get("network_class_name"))).startswith("nnunet_genesis.")
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
         raise GenesisError(f"{plans_file}: expected nnU-Net's plans, found {error!r}. Restore the file.") from error
     if ours:
         raise GenesisError(
