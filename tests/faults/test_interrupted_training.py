@@ -75,19 +75,20 @@ def survive(run: Run, expected: dict, seconds: float, number: int, times: int, s
         process = run.start(nnUNet_n_proc_DA=draw.choice("02"))
         moment = draw.uniform(0, seconds)
         process.join(moment if len(moments) < times else None)
+        workers: list[str] = []
         if process.is_alive():
             workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             os.kill(process.pid, number)
             process.join()
-            assert process.exitcode in (-number, RESUME_STATUS)
-            assert_all_end(workers)
-            moments.append(f"{moment:.1f}" + "*" * (process.exitcode == RESUME_STATUS))
-        else:
-            assert process.exitcode == 0
+        if process.exitcode == 0:  # it was faster
             assert_equal_runs(run.checkpoint("final"), expected)
             assert not list(run.folder().glob("*.tmp*"))
             run.clear()
             finished += 1
+        else:
+            assert process.exitcode in (-number, RESUME_STATUS)
+            assert_all_end(workers)
+            moments.append(f"{moment:.1f}" + "*" * (process.exitcode == RESUME_STATUS))
     print(
         f"\n{run.name}: survived {times} {signal.Signals(number).name} (seed {seed}; seconds after the start: "
         f"{' '.join(moments)}; * with a checkpoint), {finished} run(s) equal to the uninterrupted one"
