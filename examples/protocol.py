@@ -33,6 +33,9 @@ from nnunet_genesis.cli import trainers_folder
 # Patch and batch of the small plans. A batch of one would take torch's slow convolutions on a CPU.
 SMALL_VOXELS, SMALL_BATCH = 93_000, 2
 
+# nnU-Net's variables that change how fast it is, not what it does.
+KEPT = ("nnUNet_compile", "nnUNet_n_proc_DA", "nnUNet_def_n_proc")
+
 
 class Protocol:
     """The jobs of one data set; everything lies under ``args.o``."""
@@ -51,7 +54,7 @@ class Protocol:
         self.results = self.out / "nnUNet_results" / self.dataset
 
     def _environment(self) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if not name.lower().startswith("nnunet_")}
+        environment = {n: value for n, value in os.environ.items() if n in KEPT or not n.lower().startswith("nnunet_")}
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (self.out / name).mkdir(parents=True, exist_ok=True)
             environment[name] = str(self.out / name)
@@ -103,6 +106,7 @@ class Protocol:
                    self.args.device, "--epochs", str(b.pretraining_epochs), "--iterations",
                    str(b.pretraining_iterations), "--lr", str(b.pretraining_lr), "--seed", str(self.args.seed),
                    "--c"]  # fmt: skip
+        command += ["--batch_size", str(b.pretraining_batch_size)] if b.pretraining_batch_size else []
         return Job(f"pretrain, fold {fold}", command, final.exists, self.on_cpu())
 
     def final(self, trainer: str, number: int) -> Path:
@@ -122,6 +126,7 @@ class Protocol:
         }
         if arm != "scratch":
             variables["weights"] = self.final(self.pretrainer, fold)
+            variables |= {"unit_variance": b.unit_variance} if b.unit_variance != "auto" else {}
         command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", ARMS[arm], "-device",
                    self.args.device, "--c"]  # fmt: skip
         environment = {f"nnUNet_genesis_{name}": str(value) for name, value in variables.items()}

@@ -29,6 +29,8 @@ class Budget:
     lr: float = _published(1e-3, "peak learning rate of fine-tuning")
     optimizer: str = _published("sgd", "optimiser of fine-tuning")
     precision: str = _published("fp32", "number format of fine-tuning on a CPU")
+    unit_variance: str = _published("auto", "loaded kernels scaled to unit variance (auto: with sgd; 0, 1)")
+    pretraining_batch_size: int = _published(0, "batch size of pretraining (0: as planned)")
 
 
 BUDGETS = {"full": Budget(), "cpu": Budget(25, 80, 2e-3, 25, 30, 1e-2, "sgd", "auto")}

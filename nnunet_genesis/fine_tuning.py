@@ -1,7 +1,7 @@
 """nnU-Net's training of a segmentation, made reproducible by a seed, resumable, and safe from NaN."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -67,14 +67,24 @@ class FineTuningTrainer(ResumableTrainer):
             end_forked_with_parent(self)
             return super().get_dataloaders()
         workers = get_allowed_n_proc_DA()
-        with no_loader_processes():
-            loaders = super().get_dataloaders()
-        training, validation = (
-            KeyedBatches(loader.data_loader, self.seed, stream, self.local_rank).batch
-            for loader, stream in zip(loaders, (TRAINING, VALIDATION), strict=True)
-        )
+        training, validation = self._batches(self.seed)
         due = self.current_epoch * self.num_val_iterations_per_epoch
         return start(training, self.next_batch, workers), start(validation, due, (workers + 1) // 2)
+
+    def first_inputs(self, number: int) -> Iterator[torch.Tensor]:
+        """Inputs of ``number`` training batches, (batch, channels, z, y, x), on the device; training goes unchanged."""
+        training, _ = self._batches(self.seed or 0)
+        for k in range(number):
+            yield training(k)["data"].to(self.device)
+
+    def _batches(self, seed: int) -> list[Callable[[int], dict]]:
+        """Training's and validation's batches by number, made in this process."""
+        with no_loader_processes():
+            loaders = super().get_dataloaders()
+        return [
+            KeyedBatches(loader.data_loader, seed, stream, self.local_rank).batch
+            for loader, stream in zip(loaders, (TRAINING, VALIDATION), strict=True)
+        ]
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's, which changes nothing where loss or gradient is no number; the last one before a stop."""

@@ -188,4 +188,4 @@ class ResumableTrainer(nnUNetTrainer):
 
     def as_output(self, value: torch.Tensor) -> Any:
         """A saved output as a training step gives it: nnU-Net's are numpy arrays."""
-        return value.numpy()
+        return value.cpu().numpy()  # nnU-Net reads a checkpoint to the device it trains on

@@ -31,6 +31,8 @@ class Settings:
         min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
         precision: fp32, as nnU-Net on a CPU, bf16, or auto, which is the faster one; on a GPU nnU-Net decides.
         optimizer: sgd, nnU-Net's own, or adamw.
+        unit_variance: 1 scales loaded kernels to outputs of unit variance in front of instance norms, 0 doesn't;
+            without it they are scaled for SGD.
         seed: fixes initial weights and batches; without it nnU-Net's loaders draw as they do.
     """
 
@@ -43,6 +45,7 @@ class Settings:
     min_coverage: float = _setting(float, lambda v: 0 <= v <= 1, "a number from 0 to 1", default=0.5)
     precision: str = _setting(str, lambda v: v in CPU_PRECISIONS, "fp32, bf16 or auto", default="fp32")
     optimizer: str = _setting(str, lambda v: v in OPTIMIZERS, "sgd or adamw", default="sgd")
+    unit_variance: int | None = _setting(int, lambda v: v in (0, 1), "0 or 1")
     seed: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
 
     @classmethod
@@ -63,6 +66,10 @@ class Settings:
                 raise GenesisError(_unknown(variable, list(fields)))
             values[name] = _parse(variable, text, fields[name].metadata)
         return cls(**values)
+
+    def scales_loaded(self) -> bool:
+        """Whether loaded kernels are scaled to unit variance."""
+        return self.optimizer == "sgd" if self.unit_variance is None else bool(self.unit_variance)
 
 
 def _unknown(variable: str, names: list[str]) -> str:

@@ -5,9 +5,11 @@ needs nothing from here but the class name.
 """
 
 import os
+from collections.abc import Collection
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
+from torch import distributed as dist
 
 from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.errors import GenesisError
@@ -17,6 +19,8 @@ from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import target_network
 from nnunet_genesis.transfer.operations import apply_moves
+from nnunet_genesis.transfer.report import LoadReport
+from nnunet_genesis.transfer.unit_variance import scale_to_unit_variance
 from nnunet_genesis.weights_file import weights_file
 
 PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
@@ -74,11 +78,14 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         """Load the Genesis weights unless the run goes on from a checkpoint, then start as nnU-Net does."""
         if not self.was_initialized:
             self.initialize()
+        report = None
         if self.parts and not self.resumed:  # before the data loaders start: a stop leaves no process behind
-            self._or_stop(self._load_genesis_weights)
+            report = self._or_stop(self._load_genesis_weights)
         super().on_train_start()
+        if report and self.settings.scales_loaded():
+            self._scale_to_unit_variance({move.target for move in report.moves if move.placed})
 
-    def _load_genesis_weights(self) -> None:
+    def _load_genesis_weights(self) -> LoadReport:
         file = weights_file(self.settings, self.plans_manager.plans, type(self).__name__)
         weights, network = load_weights(file), self.bare_network()
         shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
@@ -89,6 +96,15 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         self.print_to_log_file(report.to_text())
         if self.local_rank == 0:
             save_json(report.to_dict(), os.path.join(self.output_folder, "genesis_load_report.json"), sort_keys=False)
+        return report
+
+    def _scale_to_unit_variance(self, loaded: Collection[str]) -> None:
+        network = self.bare_network()
+        number = scale_to_unit_variance(network, loaded, self.first_inputs(4))
+        if self.is_ddp:  # each rank saw other batches
+            for parameter in network.parameters():
+                dist.broadcast(parameter.data, 0)
+        self.print_to_log_file(f"Scaled {number} loaded convolutions to outputs of unit variance")
 
     def _refuse_2d(self) -> None:
         raise GenesisError(

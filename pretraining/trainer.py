@@ -17,7 +17,7 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.checkpoint_files import replacing
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.formats import autocast, choose_formats, torch_format
+from nnunet_genesis.formats import autocast, choose_formats, move, torch_format
 from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, Batches
 from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
@@ -99,7 +99,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         chosen = from_rank_0(lambda: choose_formats(self.device, self.precision, self.memory_format))
         self.precision, self.memory_format = chosen
         network = self._build_restoration_network()
-        network.to(self.device, memory_format=torch_format(self.memory_format))  # type: ignore[call-overload]
+        move(network, self.device, self.memory_format)
         if self.precision != "fp16":
             self.grad_scaler = None
         self.network = torch.compile(network) if self._do_i_compile() else network

@@ -91,6 +91,28 @@ def test_training_starts_from_the_pretrained_tensors(world, monkeypatch):
     assert {name for name in loaded if "seg_layers" not in name} <= set(same)
 
 
+def test_sgd_starts_from_kernels_of_unit_variance_and_adamw_from_the_files(world, monkeypatch):
+    pretrained = torch.load(world["weights"], weights_only=True)["network_weights"]
+    monkeypatch.setenv("nnUNet_genesis_seed", "2")
+    shrunk, ratios = {}, {}
+    for optimizer in ("sgd", "adamw"):
+        monkeypatch.setenv("nnUNet_genesis_optimizer", optimizer)
+        trainer = make_trainer("nnUNetTrainerGenesisFull")
+        trainer.on_train_start()
+        loaded = dict(trainer.network.named_parameters())
+        ratios = {name: (loaded[name] / pretrained[name]).flatten(1) for name in loaded if name.endswith("conv.weight")}
+        shrunk[optimizer] = {name for name, ratio in ratios.items() if (ratio - 1).abs().max() > 1e-3}
+        for ratio in ratios.values():  # one factor a channel
+            torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=1e-4)
+    assert len(shrunk["sgd"]) == len(ratios) > 5
+    assert not shrunk["adamw"]
+    monkeypatch.setenv("nnUNet_genesis_optimizer", "sgd")
+    monkeypatch.setenv("nnUNet_genesis_unit_variance", "0")
+    trainer = make_trainer("nnUNetTrainerGenesis")
+    trainer.on_train_start()
+    assert torch.equal(trainer.network.encoder.stages[2][0].convs[0].conv.weight, pretrained[DEEP])
+
+
 def test_a_cascade_keeps_the_image_channel(world):
     train("801", "nnUNetTrainerGenesis", "3d_lowres", fold="all")  # predicts every case for the next stage
     train("801", "nnUNetTrainerGenesis", "3d_cascade_fullres")

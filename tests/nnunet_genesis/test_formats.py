@@ -52,3 +52,12 @@ def test_a_network_computes_in_bf16_and_gives_fp32(deep_supervision):
     for one, other in zip(*((o if deep_supervision else [o]) for o in (found, expected)), strict=True):
         assert one.dtype is torch.float32
         assert 0 < (one - other).abs().max() < 0.1 * other.abs().max()
+
+
+def test_only_3d_kernels_have_a_memory_format():
+    network = networks.network(2)
+    network.register_buffer("map", torch.ones(1, 1, 1, 1))
+    formats.move(network, CPU, "channels_last")
+    kernel = network.encoder.stages[1][0].convs[1].conv.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not kernel.is_contiguous()

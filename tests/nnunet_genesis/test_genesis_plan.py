@@ -43,7 +43,9 @@ def narrow(world: dict[str, Path]) -> dict[str, Path]:
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = NARROW
     (world["plans"].parent / "Narrow.json").write_text(json.dumps(plans))
     preprocess_dataset(int(ID), "Narrow", ["3d_fullres"], num_processes=[1], show_progress_bar=False)
-    weights = pretrain(ID, "3d_fullres", "Narrow", device=CPU, epochs=1, iterations=2)
+    # channels last: the network has tensors with another number of axes than a 3D kernel
+    options = {"precision": "fp32", "memory_format": "channels_last"}
+    weights = pretrain(ID, "3d_fullres", "Narrow", device=CPU, epochs=1, iterations=2, **options)
     return world | {"weights": weights}
 
 
