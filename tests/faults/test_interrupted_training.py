@@ -110,11 +110,32 @@ def assert_all_end(pids: list[str]) -> None:
 def test_fine_tuning_stops_within_an_epoch_and_goes_on(fresh, whole, monkeypatch, number, hook, call, epoch, done):
     """A signal comes before the given call of ``hook``; ``done`` iterations of the epoch are kept."""
     run = fresh["fine-tuning"]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    assert stop_in(run, monkeypatch, number, hook, call) == RESUME_STATUS
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    assert not multiprocessing.active_children()
+    latest = run.checkpoint("latest")
+    assert latest["current_epoch"] == epoch
+    assert len(latest["init_args"]["genesis"]["so_far"]["loss"]) == done
+    assert f"{number}: stopped in epoch {epoch} after {done} of {ITERATIONS} iterations. Go on with" in run.log()
+    assert_equal_runs(run.finish(), whole["fine-tuning"][0])
+    print(f"\nfine-tuning: {number} in {hook}, goes on exactly")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, where checkpoints are read to its memory")
+def test_fine_tuning_on_a_gpu_stops_within_an_epoch_and_goes_on(fresh, monkeypatch):
+    run = fresh["fine-tuning"]
+    assert stop_in(run, monkeypatch, "SIGTERM", "train_step", 6, device="cuda") == RESUME_STATUS
+    assert len(run.checkpoint("latest")["init_args"]["genesis"]["so_far"]["loss"]) == 2
+    assert run.finish(GENESIS_TEST_DEVICE="cuda")["current_epoch"] == EPOCHS
+
+
+def stop_in(run: Run, monkeypatch, number: str, hook: str, call: int, device: str = "cpu") -> Any:
+    """Train in this process with a signal before the given call of ``hook``; the exit status."""
     for name, value in run.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
-    handlers = [signal.getsignal(number) for number in SIGNALS]
-    trainer = get_trainer_from_args("701", "3d_fullres", 0, run.trainer, device=torch.device("cpu"))
+    trainer = get_trainer_from_args("701", "3d_fullres", 0, run.trainer, device=torch.device(device))
     step, calls = getattr(trainer, hook), []
 
     def send(batch: dict) -> dict:
@@ -126,15 +147,7 @@ def test_fine_tuning_stops_within_an_epoch_and_goes_on(fresh, whole, monkeypatch
     monkeypatch.setattr(trainer, hook, send)
     with pytest.raises(Interrupted) as stopped:
         trainer.run_training()
-    assert stopped.value.code == RESUME_STATUS
-    assert [signal.getsignal(number) for number in SIGNALS] == handlers
-    assert not multiprocessing.active_children()
-    latest = run.checkpoint("latest")
-    assert latest["current_epoch"] == epoch
-    assert len(latest["init_args"]["genesis"]["so_far"]["loss"]) == done
-    assert f"{number}: stopped in epoch {epoch} after {done} of {ITERATIONS} iterations. Go on with" in run.log()
-    assert_equal_runs(run.finish(), whole["fine-tuning"][0])
-    print(f"\nfine-tuning: {number} in {hook}, goes on exactly")
+    return stopped.value.code
 
 
 def test_ctrl_c_on_a_terminal_reaches_loader_processes_too(fresh, whole):

@@ -119,8 +119,9 @@ def fine_tuning() -> None:
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
     trainer = get_trainer_from_args(
-        "701", "3d_fullres", 0, "nnUNetTrainerGenesisScratch", continue_training=True, device=torch.device("cpu")
-    )
+        "701", "3d_fullres", 0, "nnUNetTrainerGenesisScratch", continue_training=True,
+        device=torch.device(os.environ.get("GENESIS_TEST_DEVICE", "cpu")),
+    )  # fmt: skip
     maybe_load_checkpoint(trainer, True, False)
     trainer.run_training()
 

@@ -20,7 +20,7 @@ def test_every_variable_is_read_with_its_type():
     texts |= {"unit_variance": "1", "seed": "0"}
     found = Settings.from_environment({PREFIX + name: text for name, text in texts.items()})
     assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1, 1.0, "bf16", "adamw", 1, 0)
-    types = [str, int, int, float, int, int, float, str, str, int]
+    types = [str, int, int, float, int, int, float, str, str, int, int]
     assert [type(value) for value in dataclasses.astuple(found)] == types
 
 
