@@ -14,7 +14,7 @@ from nnunet_genesis.comparison.surface import find_reference
 
 def overlay_figure(
     runs: Sequence[Run], dice: pd.DataFrame, baseline: str, images: Path, references: Sequence[Path]
-) -> tuple[str, str] | None:
+) -> tuple[bytes, str] | None:
     """A figure and what it shows; ``None`` where images or predictions are missing.
 
     The cases are chosen by the Dice (mean of classes) of the first trainer besides the baseline, at its largest

@@ -1,6 +1,5 @@
-"""The report's figures, as PNG data URIs: the page needs no other file and no network."""
+"""The report's figures, as PNG files."""
 
-import base64
 import io
 from collections.abc import Sequence
 
@@ -22,14 +21,14 @@ def short(trainer: str) -> str:
     )
 
 
-def to_uri(figure: Figure) -> str:
-    """PNG data URI; the same figure gives the same bytes."""
+def to_png(figure: Figure) -> bytes:
+    """The bytes of a PNG file, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
-def label_efficiency(rows: pd.DataFrame) -> str | None:
+def label_efficiency(rows: pd.DataFrame) -> bytes | None:
     """Mean Dice of the classes over training images, one line a trainer; ``None`` with fewer than two sizes."""
     rows = rows[(rows["label"] == MEAN) & (rows["metric"] == "Dice") & (rows["train"] > 0)]
     groups = [(key, part) for key, part in rows.groupby(KEYS[:2], sort=False) if part["train"].nunique() > 1]
@@ -47,10 +46,10 @@ def label_efficiency(rows: pd.DataFrame) -> str | None:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)", title=_plain(", ".join(key)))
         axes.legend()
-    return to_uri(figure)
+    return to_png(figure)
 
 
-def training_curves(curves: pd.DataFrame, order: Sequence[str]) -> str | None:
+def training_curves(curves: pd.DataFrame, order: Sequence[str]) -> bytes | None:
     """Smoothed pseudo-Dice over iterations, the mean of the folds that have the epoch; one panel a size."""
     if curves.empty:
         return None
@@ -75,10 +74,10 @@ def training_curves(curves: pd.DataFrame, order: Sequence[str]) -> str | None:
             xlabel="training iterations", ylabel="pseudo-Dice (smoothed)", title=_plain(f"{key[2]} cases ({key[0]})")
         )
         axes.legend()
-    return to_uri(figure)
+    return to_png(figure)
 
 
-def overlays(rows: Sequence[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]]) -> str:
+def overlays(rows: Sequence[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]]) -> bytes:
     """Slices with the outlines of segmentations.
 
     Args:
@@ -97,7 +96,7 @@ def overlays(rows: Sequence[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]
                 colour = COLOURS[1 + int(label) % (len(COLOURS) - 1)]
                 axes.contour(labels == label, [0.5], colors=[colour], linewidths=1.2)
             axes.set_title(name if axes is not line[0] else f"{title}\n{name}", fontsize=9, parse_math=False)
-    return to_uri(figure)
+    return to_png(figure)
 
 
 def _plain(text: str) -> str:

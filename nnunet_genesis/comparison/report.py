@@ -1,5 +1,6 @@
 """One report of all runs of some data sets: ``report.html`` (self-contained) and ``report.csv``."""
 
+import base64
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ class DatasetReport:
     tolerance: float
     labels: dict[str, str]
     remarks: list[str]
-    figures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    figures: list[tuple[str, str, bytes]] = dataclasses.field(default_factory=list)  # name, caption, PNG
 
     def sections(self) -> list[tuple[str, list[dict[str, Any]]]]:
         """Rows by plans, configuration and size."""
@@ -50,7 +51,7 @@ def write_report(
     tolerance: float | None = None,
     export: Path | None = None,
 ) -> Path:
-    """Write ``out/report.html`` and ``out/report.csv``.
+    """Write ``out/report.html`` and ``out/report.csv``, and the figures as ``out/DatasetXXX_NAME_*.png`` too.
 
     Args:
         datasets: names or ids; with ``results``, none means all that are there.
@@ -75,12 +76,14 @@ def write_report(
     reports = [_dataset(base / name, baseline, tolerance, export) for name in names]
     out.mkdir(parents=True, exist_ok=True)
     csv = pd.concat([_csv(report) for report in reports], ignore_index=True)
-    for file, text in (
-        (out / "report.csv", csv.to_csv(index=False, float_format="%.6g")),
-        (out / "report.html", _html(reports)),
-    ):
-        with atomic_path(file) as temporary:
-            Path(temporary).write_text(text, encoding="utf-8")
+    files = {
+        "report.csv": csv.to_csv(index=False, float_format="%.6g").encode(),
+        "report.html": _html(reports).encode(),
+    }
+    files |= {f"{report.name}_{name}.png": png for report in reports for name, _, png in report.figures}
+    for file, content in files.items():
+        with atomic_path(out / file) as temporary:
+            Path(temporary).write_bytes(content)
     return out / "report.html"
 
 
@@ -148,16 +151,16 @@ def _nsd_table(runs: Sequence[Run], tolerance: float, references: Sequence[Path]
     return table(rows)
 
 
-def _add_figures(report: DatasetReport, curve: pd.DataFrame, overlay: tuple[str, str] | None) -> None:
+def _add_figures(report: DatasetReport, curve: pd.DataFrame, overlay: tuple[bytes, str] | None) -> None:
     order = list(report.rows["trainer"].unique())
     if efficiency := figures.label_efficiency(report.rows):
-        report.figures.append(("Dice over labelled training images, with 95 % intervals", efficiency))
+        caption = "Dice over labelled training images, with 95 % intervals"
+        report.figures.append(("label_efficiency", caption, efficiency))
     if curved := figures.training_curves(curve, order):
-        report.figures.append(
-            ("Training: smoothed pseudo-Dice over iterations (thin: folds; thick: their mean)", curved)
-        )
+        caption = "Training: smoothed pseudo-Dice over iterations (thin: folds; thick: their mean)"
+        report.figures.append(("training_curves", caption, curved))
     if overlay:
-        report.figures.append((f"Best, median and worst case, {overlay[1]}", overlay[0]))
+        report.figures.append(("overlay", f"Best, median and worst case, {overlay[1]}", overlay[0]))
     else:
         report.remarks.append("No overlay figure: images or predictions aren't there.")
 
@@ -176,8 +179,13 @@ def _html(reports: Sequence[DatasetReport]) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_without_control_characters
     )
-    environment.filters.update(short=figures.short, number=_number, p=_p)
+    environment.filters.update(short=figures.short, number=_number, p=_p, uri=_uri)
     return environment.get_template("report.html.jinja").render(reports=reports, statistics=statistics, isnan=np.isnan)
+
+
+def _uri(png: bytes) -> str:
+    """The page needs no other file and no network."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _without_control_characters(value: Any) -> Any:

@@ -117,6 +117,7 @@ def test_the_name_of_a_file(tmp_path, monkeypatch, capsys):
 
 def test_the_trainers_log(file, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_genesis_weights", str(file))
+    monkeypatch.setenv("nnUNet_genesis_unit_variance", "0")  # it would need images
     plans = small_plans() | {"continue_training": False}
     trainer = nnUNetTrainerGenesis(plans, "3d_fullres", 0, dict(DATASET), torch.device("cpu"))
     monkeypatch.setattr(nnUNetTrainerGenesis.__mro__[1], "on_train_start", lambda self: None)

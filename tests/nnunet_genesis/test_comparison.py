@@ -66,4 +66,7 @@ def test_the_report_is_rebuilt_from_the_committed_summaries(tmp_path):
             dice = [[metrics["Dice"] for metrics in case["metrics"].values()] for case in cases]
             assert float(row["mean"]) == pytest.approx(statistics.fmean(map(statistics.fmean, dice)), rel=1e-4)
             assert float(row["low"]) < float(row["mean"]) < float(row["high"])
+    (figure,) = tmp_path.glob("*.png")
+    assert figure.name == "Dataset004_Hippocampus_training_curves.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert "http" not in (tmp_path / "report.html").read_text().replace("http://www.w3.org", "")
