@@ -24,7 +24,6 @@ class Odd:
         reason: pattern of the reason why it is left out; empty: it is accepted, or ignored if ``clean`` is None.
         clean: the clean copy that its preprocessed data must equal (the correction, put as a volume).
         after: done to its folder after discovery, before reading.
-        skip: why it can't be tried here, if so.
     """
 
     name: str
@@ -32,4 +31,3 @@ class Odd:
     reason: str = ""
     clean: Callable[[Healthy], Healthy] | None = None
     after: Callable[[Path], object] | None = None
-    skip: str = ""
