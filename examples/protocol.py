@@ -73,6 +73,7 @@ class Protocol:
         raw = self.out / "nnUNet_raw" / self.dataset
         link_or_clear(self.source, raw.parent)
         prepare = ["nnUNetv2_plan_and_preprocess", "-d", self.id, "-c", CONFIGURATION, "-np", str(cores())]
+        prepare += ["-overwrite_target_spacing", *map(str, self.args.spacing)] if self.args.spacing else []
         group = ["--group_by", self.args.group_by] if self.args.group_by else []
         split = ["nnUNetv2_genesis_split", "-d", self.id, "--cases", *map(str, self.args.cases), "--seed",
                  str(self.args.seed), "--folds", str(max(self.args.folds) + 1), *group]  # fmt: skip
@@ -171,12 +172,12 @@ class Protocol:
         if self.small:
             found += write_small_plans(self.preprocessed, self.plans, SMALL_VOXELS, SMALL_BATCH, self.args.patch)
         found += [("folds", list(range(5)), self.args.folds), ("arms", list(ARMS), self.args.arms)]
-        found += [("pretraining", "restoration", self.args.variant)]
+        found += [("pretraining", "restoration", self.args.variant), ("target spacing in mm", None, self.args.spacing)]
         return [row for row in found if row[1] != row[2]]
 
     def refuse_other_settings(self) -> None:
         """Results under ``-o`` must all be made alike."""
-        names = ("budget", "seed", "group_by", "patch", "variant")
+        names = ("budget", "seed", "group_by", "patch", "variant", "spacing")
         settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
         file = self.out / "protocol.json"
         if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != settings:

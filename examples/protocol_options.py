@@ -64,6 +64,7 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     add("--group_by", help=r"pattern that names the patient in a case's name, e.g. 'patient\d+'")
     add("--variant", choices=sorted(VARIANTS), default="restoration", help="of pretraining [default: restoration]")
     add("--patch", type=int, nargs=3, metavar="N", help="with --budget cpu: patch size, z y x")
+    add("--spacing", type=float, nargs=3, metavar="MM", help="coarser target spacing, z y x [default: as planned]")
     for item in fields(Budget):
         add(f"--{item.name}", type=type(item.default), help=item.metadata["what"])
     add("--device", choices=["cuda", "cpu", "mps"], help="[default: cuda; cpu with --budget cpu]")

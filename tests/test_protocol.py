@@ -88,6 +88,13 @@ def test_the_differences_from_the_published_protocol_are_all_named(world):
     assert full.differences() == []
 
 
+def test_a_coarser_spacing_is_planned_and_named(world):
+    own = protocol.Protocol(options(world, "--spacing", "5", "2.5", "2.5"), world["nnUNet_raw"] / NAME)
+    plan = list(own.set_up()[0].command)
+    assert plan[plan.index("-overwrite_target_spacing") + 1 :][:3] == ["5.0", "2.5", "2.5"]
+    assert ("target spacing in mm", None, [5, 2.5, 2.5]) in own.differences()
+
+
 def test_other_settings_in_the_same_folder_are_refused(world):
     protocol.Protocol(options(world), world["nnUNet_raw"] / NAME).refuse_other_settings()
     protocol.Protocol(options(world, "--cases", "2"), world["nnUNet_raw"] / NAME).refuse_other_settings()
