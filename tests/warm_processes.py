@@ -7,9 +7,10 @@ else: they inherit no state of the process that starts them, and have its enviro
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +47,27 @@ if sys.platform != "win32":
         context = WarmContext()
         context.set_forkserver_preload(MODULES)
         return context
+
+    def start_command(command: Callable[[], None], arguments: list[str], output: Path, **environment: str) -> Any:
+        """Start what an installed script calls, in such a process; it leads a session, and prints to ``output``."""
+        output.touch()
+        process = warm_context().Process(target=_call, args=(command, arguments, output, environment))
+        process.start()
+        return process
+
+
+def _call(command: Callable[[], None], arguments: list[str], output: Path, environment: dict[str, str]) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in a program of its own
+    os.environ.update(environment)
+    os.setsid()
+    with output.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    import torch  # here: tests that need none of it don't wait for it
+
+    torch.set_num_threads(1)  # sums depend on it; OMP_NUM_THREADS was read when torch was imported
+    sys.argv = [command.__name__, *arguments]
+    command()
 
 
 @contextmanager
