@@ -31,12 +31,13 @@ TARGETS = [(name, plans) for name in CASES for plans in PLANNERS]
 
 @pytest.fixture(scope="module")
 def planned(data: Path, nnunet_folders: dict[str, Path]) -> dict[str, Path]:
-    """nnU-Net's plans for all data sets; one case each preprocessed, by the default plans and by ResEncM's."""
+    """nnU-Net's default plans and ResEncM's for all data sets; one case each preprocessed, for both."""
     for name in CASES:
         folder = plan(data, nnunet_folders, name)
         for plans_name in PLANNERS:
-            preprocess_few(data, nnunet_folders, name, plans_name)
             plans, _ = read(folder, plans_name)
+            if not (folder / plans["configurations"]["3d_fullres"]["data_identifier"]).is_dir():  # both share theirs
+                preprocess_few(data, nnunet_folders, name, plans_name)
             plans["configurations"]["3d_fullres"].update(patch_size=PATCH, batch_size=2)
             (folder / f"{plans_name}.json").write_text(json.dumps(plans))
     return nnunet_folders
