@@ -27,6 +27,7 @@ PLAIN, RESIDUAL = PLANNERS
 PATCH = [16, 64, 64]  # in place of the planned one, which takes a GPU; the network stays as planned
 SMALL = "Dataset004_Hippocampus"
 TARGETS = [(name, plans) for name in CASES for plans in PLANNERS]
+STARTED = [("Dataset027_ACDC", PLAIN), (SMALL, RESIDUAL)]  # one of each kind, with flat kernels and without
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,16 @@ def test_own_weights_fit_every_plan_of_their_kind(planned, own, monkeypatch, nam
     report = check(trainer, own[plans_name], planned, name, plans_name)
     assert report["coverage"] == {"encoder": 1, "decoder": 1}
     assert bool(report["warnings"]) == (name not in ALIKE[plans_name])
+
+
+@pytest.mark.parametrize(
+    ("name", "plans_name"),
+    [pytest.param(*target, marks=[pytest.mark.soak] * (target not in STARTED)) for target in TARGETS],
+)
+def test_training_starts_with_own_weights(own, monkeypatch, name, plans_name):
+    trainer = trainer_for(name, plans_name, own[plans_name], monkeypatch)
     start_training(trainer)
+    assert str(own[plans_name]) in Path(trainer.log_file).read_text()
 
 
 def start_training(trainer: Any) -> None:
