@@ -21,10 +21,10 @@ $(SETUP): pyproject.toml
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Long runs of faults; with atheris where there is a wheel of it for this Python.
+# Long runs of faults, and repetitions of other tests; with atheris where there is a wheel of it for this Python.
 soak: $(SETUP)
 	-$(BIN)/python -m pip install --quiet --editable '.[soak]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

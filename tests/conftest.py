@@ -11,7 +11,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 
+from tests.warm_processes import warm
+
 DATA = Path(os.environ.get("GENESIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_processes() -> Iterator[None]:
+    """Forked processes in place of fresh ones; a module of tests of the processes themselves overrides it."""
+    with warm():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,16 @@ from typing import Any
 
 from pretraining.__main__ import pretrain
 
-FOLDERS = tuple(os.environ[f"nnUNet_{name}"] for name in ("preprocessed", "results"))
-
 
 def only_rank_0_writes(event: str, arguments: tuple[Any, ...]) -> None:
     writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if writes and os.environ.get("RANK", "0") != "0" and str(arguments[0]).startswith(FOLDERS):
-        raise RuntimeError(f"rank {os.environ['RANK']} writes {arguments[0]}")
+    folders = tuple(os.environ[f"nnUNet_{name}"] for name in ("preprocessed", "results"))
+    if writes and _rank() != "0" and str(arguments[0]).startswith(folders):
+        raise RuntimeError(f"rank {_rank()} writes {arguments[0]}")
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
 
 
 def kill_rank_1_in_its_second_epoch() -> None:
@@ -42,10 +45,15 @@ def stop_rank_1_in_its_second_epoch() -> None:
     Trainer.finish_step = finish_step
 
 
-if __name__ == "__main__":
+def watched() -> None:
+    """The command, with what the environment asks for."""
     sys.addaudithook(only_rank_0_writes)
     if os.environ.get("GENESIS_TEST_KILL") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         kill_rank_1_in_its_second_epoch()
     if os.environ.get("GENESIS_TEST_STOP"):
         stop_rank_1_in_its_second_epoch()
     pretrain()
+
+
+if __name__ == "__main__":
+    watched()

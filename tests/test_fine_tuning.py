@@ -1,9 +1,6 @@
 """Fine-tuning through nnU-Net's own entry points: training, resuming, validation, prediction, cascade, regions."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from nnunet_genesis.sharing import export_stock
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
 from pretraining.run import pretrain
+from tests.predicting import predict, predict_in_a_process
 from tests.tiny_world import make_raw_dataset, plan_and_preprocess
 
 CPU = torch.device("cpu")
@@ -133,11 +131,10 @@ def test_predict_evaluate_and_predict_without_this_package(world, tmp_path):
     train("801", "nnUNetTrainerGenesisScratch") if not results(world, "nnUNetTrainerGenesisScratch").exists() else None
     images = world["nnUNet_raw"] / "Dataset801_Plain" / "imagesTr"
     ours, stock = tmp_path / "our predictions", tmp_path / "stock predictions"
-    flags = ["-d", "801", "-c", "3d_fullres", "-f", "0", "-device", "cpu", "--disable_tta"]
-    trainer = ["-tr", "nnUNetTrainerGenesisScratch"]
-    predict(images, ours, [*flags, *trainer])
+    flags = ["-d", "801", "-c", "3d_fullres", "-f", "0"]
+    predict(images, ours, *flags, "-tr", "nnUNetTrainerGenesisScratch")
     export_stock(results(world, "nnUNetTrainerGenesisScratch").parent)
-    predict(images, stock, flags, without_package=True)
+    predict_in_a_process(images, stock, *flags, without_package=True)
     for file in sorted(ours.glob("*.nii.gz")):
         one, other = (SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(d / file.name))) for d in (ours, stock))
         np.testing.assert_array_equal(one, other)
@@ -206,12 +203,3 @@ def make_trainer(name: str):
     trainer = get_trainer_from_args("801", "3d_fullres", 1, name, device=CPU)
     trainer.initialize()
     return trainer
-
-
-def predict(images: Path, output: Path, flags: list[str], without_package: bool = False) -> None:
-    """nnUNetv2_predict, in a process of its own; ``without_package``: where this package can't be imported."""
-    hide = "sys.modules['nnunet_genesis'] = sys.modules['pretraining'] = None; " if without_package else ""
-    code = f"import sys; {hide}from nnunetv2.inference.predict_from_raw_data import predict_entry_point as p; p()"
-    environment = {k: v for k, v in os.environ.items() if not (without_package and k == "nnUNet_extTrainer")}
-    command = [sys.executable, "-c", code, "-i", str(images), "-o", str(output), *flags]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

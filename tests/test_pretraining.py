@@ -1,10 +1,6 @@
 """Pretraining end to end on tiny scans: what it writes, that it is reproducible, resumable and distributed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
+from pretraining.__main__ import pretrain as command
 from pretraining.options import RestorationOptions
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
@@ -22,6 +19,7 @@ from pretraining.restoration import CORRUPTIONS
 from pretraining.run import pretrain
 from pretraining.trainer import nnUNetTrainerRestoration
 from tests.tiny_world import make_case, shrink, write_image
+from tests.warm_processes import start_command
 
 CPU = torch.device("cpu")
 FORMATS = {"precision": "fp32", "memory_format": "contiguous"}  # left to itself, each run would measure
@@ -102,19 +100,19 @@ def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_killed_and_resumed_equals_uninterrupted(world):
+def test_killed_and_resumed_equals_uninterrupted(world, tmp_path):
     options = {"epochs": 4, "iterations": 3, "seed": 7, **FORMATS}
     whole = torch.load(pretrain("701", "3d_fullres", fold=2, device=CPU, **options), weights_only=True)
     folder = _folder(world, "701", fold=3)
-    command = [sys.executable, "-m", "pretraining", "701", "3d_fullres", "-f", "3", "-device", "cpu"]
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    environment = os.environ | {"nnUNet_n_proc_DA": "2"}
-    with subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, env=environment) as process:
-        while not (folder / "checkpoint_latest.pth").is_file():
-            assert process.poll() is None, "ended before the first checkpoint"
-            time.sleep(0.01)
-        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        process.send_signal(signal.SIGKILL)
+    arguments = ["701", "3d_fullres", "-f", "3", "-device", "cpu", *flags]
+    process = start_command(command, arguments, tmp_path / "output.txt", nnUNet_n_proc_DA="2")
+    while not (folder / "checkpoint_latest.pth").is_file():
+        assert process.is_alive(), (tmp_path / "output.txt").read_text()
+        time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.join()
     assert len(workers) >= 3  # two for training, one for validation
     _assert_all_end(workers)
     final = pretrain("701", "3d_fullres", fold=3, device=CPU, continue_training=True)

@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,16 @@ import torch
 from nnunetv2.run.run_training import find_free_network_port, get_trainer_from_args
 
 from nnunet_genesis.interruption import RESUME_STATUS, SIGNALS, Interrupted
+from pretraining.__main__ import pretrain
+from tests.distributed_rank import watched
 from tests.faults.training_runs import Run, assert_equal_runs, runs
 from tests.tiny_world import prepare_scans
+from tests.warm_processes import start_command
 
 KINDS = ("pretraining", "fine-tuning")
 EPOCHS, ITERATIONS = 3, 4
 FLAGS = f"-device cpu --epochs {EPOCHS} --iterations {ITERATIONS} --seed 3 --precision fp32 --memory_format contiguous"
-COMMAND = [sys.executable, "-m", "pretraining", "701", "3d_fullres", *FLAGS.split()]
+ARGUMENTS = ["701", "3d_fullres", *FLAGS.split()]
 
 
 @pytest.fixture(scope="module")
@@ -150,19 +151,19 @@ def stop_in(run: Run, monkeypatch, number: str, hook: str, call: int, device: st
     return stopped.value.code
 
 
-def test_ctrl_c_on_a_terminal_reaches_loader_processes_too(fresh, whole):
-    environment = os.environ | {"nnUNet_n_proc_DA": "2"}
-    options = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen(COMMAND, start_new_session=True, **options) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while len(workers := children.read_text().split()) < 2:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=300)
-    assert process.returncode == RESUME_STATUS, output + errors
-    assert "SIGINT: stopping after this iteration" in errors
-    assert "Traceback" not in errors
+def test_ctrl_c_on_a_terminal_reaches_loader_processes_too(fresh, whole, tmp_path):
+    output = tmp_path / "output.txt"
+    process = start_command(pretrain, ARGUMENTS, output, nnUNet_n_proc_DA="2")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(workers := children.read_text().split()) < 2:
+        assert process.is_alive(), output.read_text()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(300)
+    process.kill()
+    assert process.exitcode == RESUME_STATUS, output.read_text()
+    assert "SIGINT: stopping after this iteration" in output.read_text()
+    assert "Traceback" not in output.read_text()
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert_equal_runs(fresh["pretraining"].finish(), whole["pretraining"][0])
     print("\npretraining: Ctrl-C for it and its loader processes, goes on exactly")
@@ -183,29 +184,33 @@ def test_loader_processes_of_nnunet_end_with_a_killed_run(fresh):
     print(f"\nfine-tuning without a seed: killed, {len(workers)} loader processes of nnU-Net's ended too")
 
 
-@pytest.mark.parametrize("start", ["srun", "-num_gpus"])
-def test_a_signal_to_one_process_of_two_stops_both_after_the_same_iteration(fresh, whole, monkeypatch, start):
-    command, run = [*COMMAND, "--batch_size", "2"], fresh["pretraining"]
-    if start == "srun":  # rank 1 sends itself a signal
-        command[2] = "tests.distributed_rank"
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "WORLD_SIZE": "2"}
-        more = meeting | {"GENESIS_TEST_STOP": "1"}
-        environments = [os.environ | more | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        processes = [subprocess.Popen(command, env=environment) for environment in environments]
-    else:
-        processes = [subprocess.Popen([*command, "-num_gpus", "2"])]
-        while not (run.folder() / "checkpoint_latest.pth").is_file():
-            assert processes[0].poll() is None
-            time.sleep(0.02)
-        processes[0].send_signal(signal.SIGTERM)
-    try:
-        assert [process.wait(timeout=300) for process in processes] == [RESUME_STATUS] * len(processes)
-    finally:
-        for process in processes:
-            process.kill()
-    assert len(run.checkpoint("latest")["so_far"]["loss"]) in ((2,) if start == "srun" else range(ITERATIONS + 1))
-    if start == "srun":
-        log, expected = run.finish()["logging"], whole["pretraining"][0]["logging"]
-        for key in ("train_losses", "val_losses"):
-            assert log[key] == pytest.approx(expected[key], abs=1e-5)  # see test_distributed
-    print(f"\npretraining: SIGTERM to one process of two ({start}), both stop after the same iteration")
+def test_a_signal_to_one_task_of_two_stops_both_after_the_same_iteration(fresh, whole, tmp_path):
+    """Rank 1 sends itself a signal; the two go on as one process."""
+    run = fresh["pretraining"]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "WORLD_SIZE": "2"}
+    arguments, output = [*ARGUMENTS, "--batch_size", "2"], tmp_path / "output.txt"
+    more = meeting | {"GENESIS_TEST_STOP": "1"}
+    processes = [start_command(watched, arguments, output, RANK=rank, LOCAL_RANK=rank, **more) for rank in "01"]
+    for process in processes:
+        process.join(300)
+        process.kill()
+    assert [process.exitcode for process in processes] == [RESUME_STATUS] * 2, output.read_text()
+    assert len(run.checkpoint("latest")["so_far"]["loss"]) == 2
+    log, expected = run.finish()["logging"], whole["pretraining"][0]["logging"]
+    for key in ("train_losses", "val_losses"):
+        assert log[key] == pytest.approx(expected[key], abs=1e-5)  # see test_distributed
+    print("\npretraining: SIGTERM to one task of two, both stop after the same iteration")
+
+
+def test_a_signal_to_the_command_that_started_two_processes_stops_both(fresh, tmp_path):
+    run, output = fresh["pretraining"], tmp_path / "output.txt"
+    process = start_command(pretrain, [*ARGUMENTS, "--batch_size", "2", "-num_gpus", "2"], output)
+    while not (run.folder() / "checkpoint_latest.pth").is_file():
+        assert process.is_alive(), output.read_text()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(300)
+    process.kill()
+    assert process.exitcode == RESUME_STATUS, output.read_text()
+    assert len(run.checkpoint("latest")["so_far"]["loss"]) in range(ITERATIONS + 1)
+    print("\npretraining: SIGTERM to a command of two processes, both stop after the same iteration")

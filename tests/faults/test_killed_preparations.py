@@ -4,19 +4,18 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pretraining.__main__ import prepare
 from pretraining.prepare import prepare_dataset
 from tests.faults.preparations import assert_same, contents, make_world, without_processes
 from tests.pretraining.synthetic_scans import World
+from tests.warm_processes import start_command
 
-PREPARE = "from pretraining.__main__ import prepare; prepare()"
 KILLS = 20
 
 
@@ -25,18 +24,22 @@ class Killed(BaseException):
 
 
 class Renames:
-    """Counts renames, by which all that counts comes into being; dies at one of them, and lets none happen after."""
+    """Counts a data set's renames, by which all that counts comes into being; dies at one, and lets none happen after.
 
-    def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None) -> None:
-        self.count, self.at = 0, at
+    Those of others don't count: numba renames what it compiles, once.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, base: Path, at: int | None = None) -> None:
+        self.count, self.base, self.at = 0, base, at
         patch.setattr(os, "replace", self._counted(os.replace))
 
     def _counted(self, replace: Callable) -> Callable:
-        def counted(*arguments: object) -> None:
-            self.count += 1
-            if self.at is not None and self.count >= self.at:
-                raise Killed
-            replace(*arguments)
+        def counted(source: str | Path, target: str | Path) -> None:
+            if self.base in Path(target).parents:
+                self.count += 1
+                if self.at is not None and self.count >= self.at:
+                    raise Killed
+            replace(source, target)
 
         return counted
 
@@ -46,14 +49,14 @@ def test_killed_before_each_of_its_renames(tmp_path, monkeypatch):
     without_processes(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setenv("nnUNet_preprocessed", str(whole.base.parent))
-        counted = Renames(patch)
+        counted = Renames(patch, whole.base)
         prepare_dataset(whole.options())
     expected = contents(whole.base)
     assert counted.count > 20
     start = contents(killed.base)
     for at in range(1, counted.count + 1):
         with monkeypatch.context() as patch, contextlib.suppress(Killed):
-            Renames(patch, at)
+            Renames(patch, killed.base, at)
             prepare_dataset(killed.options())
             pytest.fail("was not killed")
         prepare_dataset(killed.options())
@@ -79,9 +82,9 @@ def test_killed_processes(tmp_path, monkeypatch):
         "a case is half renamed, or just finished": lambda: any(killed.data.glob("*.b2nd")),
     }
     for moment in moments.values():
-        _run(killed, kill=lambda moment=moment: _until(moment))
+        _run(killed, kill=lambda moment=moment: _until(moment), processes=1)
     (killed.base / "genesis_manifest.csv.tmp123").write_text("source,ca")  # killed while it wrote
-    _run(killed)
+    _run(killed, processes=1)
     assert_same(contents(killed.base), contents(whole.base))
     print(f"survived: a process group killed when {' and when '.join(moments)}")
 
@@ -113,19 +116,19 @@ def _two(root: Path, patch: pytest.MonkeyPatch) -> tuple[World, World]:
     return worlds[0], worlds[1]
 
 
-def _run(world: World, kill: Callable[[], object] | None = None) -> bool:
+def _run(world: World, kill: Callable[[], object] | None = None, processes: int = 2) -> bool:
     """Prepare in a process group of its own, which is killed when ``kill`` returns; whether it came to its end."""
-    command = [sys.executable, "-c", PREPARE, "-i", str(world.root / "scans"), "-d", "701", "-n", "CT", "-np", "2"]
-    environment = {**os.environ, "nnUNet_preprocessed": str(world.base.parent)}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    arguments = ["-i", str(world.root / "scans"), "-d", "701", "-n", "CT", "-np", str(processes)]
+    process = start_command(prepare, arguments, world.root / "output.txt", nnUNet_preprocessed=str(world.base.parent))
     if kill:
         kill()
-        ended = process.poll() is not None
+        ended = not process.is_alive()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
         return ended
-    assert process.wait() == 3  # some are left out
+    process.join()
+    assert process.exitcode == 3, (world.root / "output.txt").read_text()  # some are left out
     return True
 
 

@@ -24,6 +24,11 @@ from tests.faults.preparations import without_processes
 from tests.pretraining.synthetic_scans import World, manifest, use_folders, write_scan
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm_processes() -> None:
+    """Processes are started afresh: they are what is tested."""
+
+
 def scan(case: str) -> Scan:
     return Scan(case, "nifti", ((f"{case}.nii",),), f"{case}.nii", case, None, (512, 512, 1000), (1, 1, 1))
 

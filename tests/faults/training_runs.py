@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from nnunet_genesis.cli import trainers_folder
+from tests.warm_processes import warm_context
 
 SAME_LOGS = ("train_losses", "val_losses", "lrs", "r2", "ssim", "mean_fg_dice", "ema_fg_dice")
-# Imported once, in the process that all runs are forked from.
-fork = multiprocessing.get_context("forkserver")
-fork.set_forkserver_preload(["pretraining.run", "pretraining.__main__", "nnunetv2.run.run_training"])
+processes = warm_context()
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Run:
 
     def start(self, **environment: str) -> Any:
         """Begin or go on, in a process of its own."""
-        process = fork.Process(target=_run, args=(self.work, self.environment | environment, self.options))
+        process = processes.Process(target=_run, args=(self.work, self.environment | environment, self.options))
         process.start()
         return process
 

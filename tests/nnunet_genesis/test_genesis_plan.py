@@ -20,6 +20,7 @@ from nnunet_genesis.architectures.planning import plan_genesis_unet3d, summary
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.sharing import export_stock
 from pretraining.run import pretrain
+from tests.predicting import predict, predict_in_a_process
 from tests.tiny_world import make_raw_dataset, write_image
 
 CPU = torch.device("cpu")
@@ -175,8 +176,10 @@ def test_weights_of_another_network_are_refused(narrow, tmp_path):
         plan_genesis_unet3d(ID, tmp_path / "plain.pth")
 
 
-@pytest.mark.parametrize("trainer", ["nnUNetTrainer", "nnUNetTrainerGenesisFull"])
-def test_training_and_prediction_run_with_nnunets_commands(narrow, monkeypatch, tmp_path, trainer):
+@pytest.mark.parametrize(
+    ("trainer", "command"), [("nnUNetTrainer", predict_in_a_process), ("nnUNetTrainerGenesisFull", predict)]
+)
+def test_training_and_prediction_run_with_nnunets_commands(narrow, monkeypatch, tmp_path, trainer, command):
     variables = {"extTrainer": str(cli.trainers_folder()), "genesis_weights": str(narrow["weights"])}
     for name, value in (variables | {"genesis_epochs": "1", "genesis_iterations": "2"}).items():
         monkeypatch.setenv(f"nnUNet_{name}", value)
@@ -190,7 +193,8 @@ def test_training_and_prediction_run_with_nnunets_commands(narrow, monkeypatch, 
         assert report["coverage"] == {"encoder": 1.0, "decoder": 1.0}
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "case_0000.nii.gz").symlink_to(narrow["nnUNet_raw"] / NAME / "imagesTr" / "case0_0000.nii.gz")
-    predict(tmp_path / "in", tmp_path / "out", trainer)
+    flags = ["-d", ID, "-c", "3d_fullres", "-p", "Narrow", "-tr", trainer, "-f", "0"]
+    command(tmp_path / "in", tmp_path / "out", *flags)
     assert (tmp_path / "out" / "case.nii.gz").is_file()
     with pytest.raises(GenesisError, match="stock nnU-Net can't build it"):
         export_stock(folder, tmp_path / "stock")
@@ -203,14 +207,6 @@ def one_short_epoch(self, plans, configuration, fold, dataset_json, device=CPU) 
     """nnU-Net's trainer for one epoch of two iterations."""
     super(type(self), self).__init__(plans, configuration, fold, dataset_json, device)
     self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
-
-
-def predict(images: Path, output: Path, trainer: str) -> None:
-    """nnUNetv2_predict in a process of its own."""
-    code = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point as p; p()"
-    flags = ["-d", ID, "-c", "3d_fullres", "-p", "Narrow", "-tr", trainer, "-f", "0", "-device", "cpu", "--disable_tta"]
-    command = [sys.executable, "-c", code, "-i", str(images), "-o", str(output), *flags]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_real_hippocampi(data, nnunet_folders, tmp_path):
@@ -261,11 +257,13 @@ def test_help_does_not_import_torch():
     assert "usage: nnUNetv2_genesis_plan" in done.stdout
 
 
-def test_the_command_plans_and_says_what_is_next(world):
-    done = command("-d", ID, "-gpu_memory_target", "4", "-overwrite_target_spacing", "1.5", "1.5", "1.5",
-                   "-overwrite_plans_name", "Coarse")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert f"nnUNetv2_train {ID} 3d_fullres 0 -p Coarse -tr nnUNetTrainerGenesisFull" in done.stdout
+def test_the_command_plans_and_says_what_is_next(world, monkeypatch, capsys):
+    flags = "-gpu_memory_target 4 -overwrite_target_spacing 1.5 1.5 1.5 -overwrite_plans_name Coarse"
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_genesis_plan", "-d", ID, *flags.split()])
+    with pytest.raises(SystemExit) as stop:
+        cli.plan()
+    assert stop.value.code == 0
+    assert f"nnUNetv2_train {ID} 3d_fullres 0 -p Coarse -tr nnUNetTrainerGenesisFull" in capsys.readouterr().out
     plan = json.loads((world["plans"].parent / "Coarse.json").read_text())["configurations"]["3d_fullres"]
     assert plan["spacing"] == [1.5, 1.5, 1.5]
 
