@@ -12,7 +12,7 @@ from nnunet_genesis.comparison.results import Run
 from nnunet_genesis.comparison.surface import FILE
 from nnunet_genesis.folders import SUBSETS, read_json
 
-KEPT = ("num_iterations_per_epoch", "num_epochs", "initial_lr", "batch_size")  # of debug.json
+KEPT = ("iterations", "num_iterations_per_epoch", "num_epochs", "initial_lr", "batch_size")  # of debug.json
 
 
 def export_results(name: str, runs: Sequence[Run], subsets_file: Path, target: Path) -> None:

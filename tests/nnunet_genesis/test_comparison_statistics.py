@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_genesis.comparison.curves import curves_table
+from nnunet_genesis.comparison.curves import curves_table, reached, smooth
 from nnunet_genesis.comparison.results import find_runs
 from nnunet_genesis.comparison.statistics import compare, holm, mean_interval, wilcoxon_p
 from nnunet_genesis.comparison.subsets import SubsetMap
@@ -113,3 +113,27 @@ def test_a_run_of_unknown_length_is_not_drawn_with_a_guessed_one(tmp_path):
     assert set(curves["trainer"]) == {SCRATCH}
     assert curves["iteration"].tolist() == [10, 20]
     assert (known / "debug.json").exists()
+
+
+def test_a_run_that_was_continued_within_an_epoch_has_its_whole_length(tmp_path):
+    run = write_run(tmp_path, SCRATCH, 0, {"a": (0.5, 0.5)}, curve=(0.1, 0.2))
+    (run / "debug.json").write_text('{"iterations": "10", "num_iterations_per_epoch": "3"}')
+    assert curves_table(find_runs(tmp_path, SubsetMap())[0])["iteration"].tolist() == [10, 20]
+
+
+def test_curves_are_smoothed_without_a_lag():
+    assert smooth([0.1, 0.5, 0.2]) == [0.1, 0.5, 0.2]  # short: as it is
+    assert smooth([0.3, float("nan"), 0.5]) == [0.3, 0.3, 0.5]
+    step = smooth([0.0] * 20 + [1.0] * 20)  # 40 epochs: over 5
+    assert step[:18] == [0] * 18
+    assert step[18:22] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert step[22:] == [1] * 18
+
+
+def test_when_the_baselines_last_value_is_reached_by_hand(tmp_path):
+    for fold, curve in ((0, (0.1, 0.5, 0.9)), (1, (0.2, 0.7, 0.6))):
+        write_run(tmp_path, SCRATCH, fold, {"a": (0.5, 0.5)}, curve=(0.1, 0.3, 0.7))
+        write_run(tmp_path, GENESIS, fold, {"a": (0.5, 0.5)}, curve=curve)
+    row = reached(curves_table(find_runs(tmp_path, SubsetMap())[0]), SCRATCH).iloc[0]
+    assert (row["trainer"], row["runs"], row["reached"]) == (GENESIS, 2, 2)
+    assert (row["iteration"], row["baseline_iterations"]) == (25, 30)  # the median of 30 and 20
