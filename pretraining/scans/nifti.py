@@ -19,6 +19,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_MOST = 1032  # times that gzip can shrink data
 _CHUNK = 1 << 20
 _HEADER = nibabel.Nifti1Header.sizeof_hdr
+_FIRST_VOXEL = nibabel.Nifti1Header.single_vox_offset  # behind the header and four bytes that tell of extensions
 
 
 def check_nifti_header(path: Path) -> int:
@@ -41,9 +42,10 @@ def check_nifti_header(path: Path) -> int:
         raise ScanError("the gzip data are damaged or truncated") from e
     header = _parse(head)
     _check_fields(header)
-    if not math.isfinite(header["vox_offset"]):
-        raise ScanError("its NIfTI header does not say where the voxels begin")
-    needed = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    begin = float(header["vox_offset"])
+    if not begin >= _FIRST_VOXEL or math.isinf(begin):
+        raise ScanError(f"its NIfTI header has the voxels begin at byte {begin:g}; at least {_FIRST_VOXEL} is needed")
+    needed = int(begin) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
     size = path.stat().st_size
     if zipped and size * _DEFLATE_MOST < needed:
         raise ScanError(f"the gzip data are damaged or truncated: {size} bytes can't hold the {needed} of its header")

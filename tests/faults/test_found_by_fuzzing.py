@@ -1,5 +1,6 @@
 """Inputs that fuzzing found: each once ended in another error than a message."""
 
+import gzip
 import json
 
 import nibabel
@@ -34,11 +35,13 @@ def test_nifti_of_another_magic(tmp_path, magic, caplog):
     print(f"survived: NIfTI with the magic {magic!r}")
 
 
-@pytest.mark.parametrize("begin", [np.nan, np.inf, -np.inf])
-def test_nifti_whose_voxels_begin_nowhere(tmp_path, begin):
-    (tmp_path / "a.nii").write_bytes(nifti(vox_offset=begin))
-    with pytest.raises(ScanError, match="where the voxels begin"):
-        read_image_file(tmp_path / "a.nii")
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("begin", [np.nan, np.inf, -np.inf, -1e9, -420, 0, 100, 348])
+def test_nifti_whose_voxels_begin_nowhere_or_in_the_header(tmp_path, name, begin):
+    data = nifti(vox_offset=begin)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    with pytest.raises(ScanError, match="voxels begin at byte"):
+        read_image_file(tmp_path / name)
     print(f"survived: NIfTI whose voxels begin at {begin}")
 
 
