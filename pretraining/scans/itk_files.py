@@ -96,10 +96,10 @@ def _verify_nrrd(path: Path) -> None:
 
 
 def _verify_metaimage(path: Path) -> None:
-    fields, data_file = _metaimage_header(path)
+    fields, data_file, begin = _metaimage_header(path)
     if data_file.upper() != "LOCAL" and ("%" in data_file or data_file.upper().startswith("LIST")):
         raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
-    raw = _local_data(path) if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
+    raw = path.read_bytes()[begin:] if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
     size = math.prod(_numbers(fields, "DimSize"))
     needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
     zipped = fields.get("CompressedData", "False").lower() in ("true", "1", "t")
@@ -128,16 +128,19 @@ def _data_beside(path: Path, name: str) -> bytes:
     return (path.parent / name).read_bytes()
 
 
-def _metaimage_header(path: Path) -> tuple[dict[str, str], str]:
+def _metaimage_header(path: Path) -> tuple[dict[str, str], str, int]:
+    """The fields, the name of the data file, and the byte behind the header."""
     fields: dict[str, str] = {}
+    begin = 0
     with path.open("rb") as file:
         # ElementDataFile is the last line of the header by definition of the format.
         for line in file.read(_HEADER).split(b"\n"):
+            begin += len(line) + 1
             key, _, value = line.decode("utf-8", "replace").partition("=")
             fields[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile":
                 _check_metaimage(fields)
-                return fields, value.strip()
+                return fields, value.strip(), begin
     raise ScanError("not a MetaImage file, or its header does not name the data")
 
 
@@ -159,11 +162,6 @@ def _numbers(fields: dict[str, str], key: str) -> list[int]:
         return [int(n) for n in fields.get(key, "").split()]
     except ValueError:
         return []
-
-
-def _local_data(path: Path) -> bytes:
-    content = path.read_bytes()
-    return content[content.index(b"\n", content.index(b"ElementDataFile")) + 1 :]
 
 
 def _explain(error: RuntimeError) -> str:

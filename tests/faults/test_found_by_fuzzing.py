@@ -53,6 +53,23 @@ def test_metaimage_whose_data_file_has_a_null(tmp_path):
     print("survived: MetaImage whose data file has a null in its name")
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_metaimage_that_ends_with_its_header(tmp_path, end):
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 5 6 7\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"
+    (tmp_path / "a.mha").write_bytes(f"{header}ElementDataFile = LOCAL{end}".encode())
+    with pytest.raises(ScanError):
+        read_image_file(tmp_path / "a.mha")
+    print("survived: MetaImage that ends with its header")
+
+
+def test_metaimage_whose_voxels_begin_behind_the_last_line_of_its_header(tmp_path):
+    header = "ObjectType = Image\nComment = no ElementDataFile\nNDims = 3\nDimSize = 5 6 7\nElementSpacing = 1 1 1\n"
+    header += "ElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    (tmp_path / "a.mha").write_bytes(header.encode() + bytes(range(200)))  # of 210
+    with pytest.raises(ScanError, match="truncated: 200 bytes of voxels, the header needs 210"):
+        read_image_file(tmp_path / "a.mha")
+
+
 def test_import_of_plans_whose_normalisation_is_no_text():
     content = dict(TARGETS["import nnunet_v2"].seeds()[0])
     plans = json.loads(json.dumps(content["init_args"]["plans"]))
