@@ -119,5 +119,10 @@ def _check_fields(header: nibabel.Nifti1Header) -> None:
     spacing = [float(s) for s in header["pixdim"][1:4]]
     if not all(math.isfinite(s) and s > 0 for s in spacing):
         raise ScanError(f"voxel spacing {tuple(spacing)} mm (x, y, z) is not positive and finite")
-    if not np.isfinite(header.get_best_affine()).all():
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as SimpleITK: many files have 0 there
+    try:
+        affine = header.get_best_affine()
+    except ValueError as e:  # a quaternion longer than 1
+        raise ScanError("its NIfTI header has no valid direction of the axes") from e
+    if not np.isfinite(affine).all():
         raise ScanError("its header has a position or direction that is not a finite number")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -22,7 +23,7 @@ def nifti(**fields: object) -> bytes:
     data, header = bytearray(image.to_bytes()), image.header
     for name, value in fields.items():
         dtype, offset = header.structarr.dtype.fields[name]
-        data[offset : offset + dtype.itemsize] = np.array(value, dtype).tobytes()
+        data[offset : offset + dtype.itemsize] = np.array(value, dtype.base).tobytes()
     return bytes(data)
 
 
@@ -43,6 +44,27 @@ def test_nifti_whose_voxels_begin_nowhere_or_in_the_header(tmp_path, name, begin
     with pytest.raises(ScanError, match="voxels begin at byte"):
         read_image_file(tmp_path / name)
     print(f"survived: NIfTI whose voxels begin at {begin}")
+
+
+@pytest.mark.parametrize("handedness", [0, 2.5, np.nan])
+def test_nifti_whose_handedness_is_neither_1_nor_minus_1_is_right_handed(tmp_path, handedness):
+    expected, direction = read_image_file(written(tmp_path / "good.nii", nifti(qform_code=1, sform_code=0)))
+    pixdim = [handedness, 1, 1, 1, 0, 0, 0, 0]
+    found, properties = read_image_file(written(tmp_path / "a.nii", nifti(qform_code=1, sform_code=0, pixdim=pixdim)))
+    np.testing.assert_array_equal(found, expected)
+    assert properties == direction
+    print(f"survived: NIfTI with {handedness} for its handedness, as 1")
+
+
+def test_nifti_with_an_impossible_quaternion(tmp_path):
+    with pytest.raises(ScanError, match="no valid direction"):
+        read_image_file(written(tmp_path / "a.nii", nifti(qform_code=1, sform_code=0, quatern_b=3)))
+    print("survived: NIfTI with a quaternion of length 3")
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
 
 
 def test_metaimage_whose_data_file_has_a_null(tmp_path):
