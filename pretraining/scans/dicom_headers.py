@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom.encaps import parse_fragments
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import VR
 
 from pretraining.scans.scan import ScanError
 
@@ -18,6 +21,7 @@ _TAGS = [
     "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
 ]  # fmt: skip
 _PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+_TYPES = frozenset(vr.value for vr in VR)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -78,7 +82,7 @@ def read_slice_header(path: Path) -> SliceHeader | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom's warnings quote the header's values
-                data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+                data = read_partial(file, _at_pixels, force=True, specific_tags=[Tag(name) for name in _TAGS])
                 return _header(path, data, file, marked)
         except Exception as e:  # pydicom raises nearly anything on damaged bytes
             if isinstance(e, ScanError):
@@ -88,9 +92,19 @@ def read_slice_header(path: Path) -> SliceHeader | None:
             raise ScanError("damaged DICOM header") from e
 
 
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    """Whether reading may stop; a type of value that doesn't exist (or none, in implicit encoding) is damage."""
+    if vr is not None and vr.isalpha() and vr.isupper() and vr not in _TYPES:
+        # SimpleITK would try all other encodings, taking gigabytes for an element's length that was never one.
+        raise ScanError("damaged DICOM header")
+    return tag in _PIXEL_DATA
+
+
 def _header(path: Path, data: pydicom.FileDataset, file: BinaryIO, marked: bool) -> SliceHeader | None:
     if _text(data, "SOPClassUID") == _MEDIA_DIRECTORY:
         return None
+    for tag in list(data.file_meta.keys()):  # its iterator would convert the values
+        _at_pixels(tag, data.file_meta.get_item(tag).VR, 0)
     if not data.get("SeriesInstanceUID") and data.get("Modality") is None:
         if not marked:
             return None
