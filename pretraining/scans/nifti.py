@@ -119,7 +119,7 @@ def _check_fields(header: nibabel.Nifti1Header) -> None:
     spacing = [float(s) for s in header["pixdim"][1:4]]
     if not all(math.isfinite(s) and s > 0 for s in spacing):
         raise ScanError(f"voxel spacing {tuple(spacing)} mm (x, y, z) is not positive and finite")
-    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as SimpleITK: many files have 0 there
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # NIfTI-1: 0 counts as 1
     try:
         affine = header.get_best_affine()
     except ValueError as e:  # a quaternion longer than 1
