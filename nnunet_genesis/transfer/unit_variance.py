@@ -1,8 +1,9 @@
 """Loaded kernels, scaled so that what they hand to their instance norm has unit variance.
 
 AdamW leaves pretrained kernels with outputs of a standard deviation of 3 to 13, where nnU-Net's initialisation gives
-0.7 to 0.8 (hippocampus, examples/results/LOG.md). An instance norm hides that from the next layer but divides the kernel's gradient by it, and SGD, at the rate
-of a fresh network, then hardly moves the kernel. The scaled network computes the same, up to the norm's epsilon.
+0.7 to 0.8 (hippocampus, examples/results/LOG.md). An instance norm hides that from the next layer but divides the
+kernel's gradient by it, and SGD, at the rate of a fresh network, then hardly moves the kernel. The scaled network
+computes the same, up to the norm's epsilon.
 Unit variance of each layer's output at the start: Mishkin and Matas, All you need is a good init, ICLR 2016.
 """
 
