@@ -67,6 +67,8 @@ def curves_table(runs: Sequence[Run]) -> pd.DataFrame:
 def reached(curves: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """At which iteration each trainer's curve first reaches the baseline's last value, fold by fold.
 
+    The baseline's own curve is one of them: where it was there long before its end, others are no quicker for it.
+
     Returns:
         One row a plans, configuration, size and trainer: in how many of how many folds, the median iteration of
         those, and the baseline's length.
@@ -78,9 +80,8 @@ def reached(curves: pd.DataFrame, baseline: str) -> pd.DataFrame:
             continue
         goal = by_trainer[baseline].iloc[-1]
         for name, run in by_trainer.items():
-            if name != baseline:
-                there = run.loc[run["pseudo_dice"] >= goal["pseudo_dice"], "iteration"]
-                rows.append([*key[:3], name, there.iloc[0] if len(there) else np.nan, goal["iteration"]])
+            there = run.loc[run["pseudo_dice"] >= goal["pseudo_dice"], "iteration"]
+            rows.append([*key[:3], name, there.iloc[0] if len(there) else np.nan, goal["iteration"]])
     frame = pd.DataFrame(rows, columns=[*KEYS, "trainer", "iteration", "baseline_iterations"])
     summary = {"runs": ("iteration", "size"), "reached": ("iteration", "count"), "iteration": ("iteration", "median"),
                "baseline_iterations": ("baseline_iterations", "median")}  # fmt: skip

@@ -132,8 +132,9 @@ def test_curves_are_smoothed_without_a_lag():
 
 def test_when_the_baselines_last_value_is_reached_by_hand(tmp_path):
     for fold, curve in ((0, (0.1, 0.5, 0.9)), (1, (0.2, 0.7, 0.6))):
-        write_run(tmp_path, SCRATCH, fold, {"a": (0.5, 0.5)}, curve=(0.1, 0.3, 0.7))
+        write_run(tmp_path, SCRATCH, fold, {"a": (0.5, 0.5)}, curve=(0.1, 0.8, 0.7))
         write_run(tmp_path, GENESIS, fold, {"a": (0.5, 0.5)}, curve=curve)
-    row = reached(curves_table(find_runs(tmp_path, SubsetMap())[0]), SCRATCH).iloc[0]
-    assert (row["trainer"], row["runs"], row["reached"]) == (GENESIS, 2, 2)
-    assert (row["iteration"], row["baseline_iterations"]) == (25, 30)  # the median of 30 and 20
+    table = reached(curves_table(find_runs(tmp_path, SubsetMap())[0]), SCRATCH).set_index("trainer")
+    assert table.loc[GENESIS, ["runs", "reached"]].tolist() == [2, 2]
+    assert table.loc[GENESIS, ["iteration", "baseline_iterations"]].tolist() == [25, 30]  # the median of 30 and 20
+    assert table.loc[SCRATCH, "iteration"] == 20  # it passed its own last value before the end
