@@ -13,12 +13,10 @@ COLOURS = ("#555555", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")
 
 
 def short(trainer: str) -> str:
-    """A trainer's name without what all share."""
-    return (
-        trainer.removeprefix("nnUNetTrainer").removeprefix("Genesis")
-        or trainer.removeprefix("nnUNetTrainer")
-        or trainer
-    )
+    """A trainer's name without what all share; never with an underscore first, which matplotlib's legends leave out."""
+    name = trainer.removeprefix("nnUNetTrainer").lstrip("_") or trainer
+    rest = name.removeprefix("Genesis")
+    return rest if rest[:1].isalnum() else name
 
 
 def to_png(figure: Figure) -> bytes:

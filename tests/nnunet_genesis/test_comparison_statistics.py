@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from nnunet_genesis.comparison.curves import curves_table, reached, smooth
+from nnunet_genesis.comparison.figures import short
 from nnunet_genesis.comparison.results import find_runs
 from nnunet_genesis.comparison.statistics import compare, holm, mean_interval, wilcoxon_p
 from nnunet_genesis.comparison.subsets import SubsetMap
@@ -138,3 +139,17 @@ def test_when_the_baselines_last_value_is_reached_by_hand(tmp_path):
     assert table.loc[GENESIS, ["runs", "reached"]].tolist() == [2, 2]
     assert table.loc[GENESIS, ["iteration", "baseline_iterations"]].tolist() == [25, 30]  # the median of 30 and 20
     assert table.loc[SCRATCH, "iteration"] == 20  # it passed its own last value before the end
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name"),
+    [
+        ("nnUNetTrainer", "nnUNetTrainer"),
+        ("nnUNetTrainer_250epochs", "250epochs"),
+        ("nnUNetTrainerGenesis", "Genesis"),
+        ("nnUNetTrainerGenesisFull", "Full"),
+        ("nnUNetTrainerGenesis_masking", "Genesis_masking"),
+    ],
+)
+def test_short_names_never_start_with_an_underscore_which_legends_leave_out(trainer, name):
+    assert short(trainer) == name
