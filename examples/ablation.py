@@ -2,8 +2,9 @@
 
     python examples/ablation.py DATA -o OUT --budget cpu --folds 0 --cases 4 ...    (protocol.py's options)
 
-Each variant is pretrained and fine-tuned (encoder) in OUT/VARIANT; they share the preprocessed data. The report, in
-OUT/report, compares them with restoration as published. Run it again to go on.
+Each variant is pretrained and fine-tuned in OUT/VARIANT (--arms scratch genesis full; by itself genesis, the encoder);
+they share the preprocessed data. The report, in OUT/report, compares them with scratch, or without it with restoration
+as published. Run it again to go on.
 """
 
 import shutil
@@ -11,17 +12,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from protocol_options import ARMS, arguments
 from variants import VARIANTS
 
-TRAINER = "nnUNetTrainerGenesis"
+SCRATCH = ARMS["scratch"]
 
 
 def main() -> None:
     """Run the variants one after the other, then the report."""
-    if "-o" not in sys.argv[2:] or {"--variant", "--arms"} & set(sys.argv):
-        sys.exit(f"ERROR: expected DATA -o OUT and protocol.py's options but --variant and --arms.\n\n{__doc__}")
-    at = sys.argv.index("-o") + 1
-    out = Path(sys.argv[at]).resolve()
+    args = arguments(__doc__)
+    if args.variant != "restoration":
+        sys.exit("ERROR: --variant: all of them are run here; leave it out, or use examples/protocol.py for one.")
+    arms = args.arms if "--arms" in sys.argv else ["genesis"]
+    out = args.o.resolve()
     for variant in VARIANTS:
         folder = out / variant
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,22 +32,24 @@ def main() -> None:
             (out / name).mkdir(exist_ok=True)
             if not (folder / name).exists():
                 (folder / name).symlink_to(out / name, target_is_directory=True)
-        options = [*sys.argv[1:at], str(folder), *sys.argv[at + 1 :]]
-        script = Path(__file__).with_name("protocol.py")
-        command = [sys.executable, str(script), *options, "--variant", variant, "--arms", "genesis"]
+        mine = [arm for arm in arms if arm != "scratch" or variant == "restoration"]  # no pretraining, so run once
+        options = ["-o", str(folder), "--variant", variant, "--arms", *mine]  # the last ones count
+        command = [sys.executable, str(Path(__file__).with_name("protocol.py")), *sys.argv[1:], *options]
         if status := subprocess.run(command).returncode:
             sys.exit(status)
         collect(folder / "results", out / "results", variant)
+    baseline = SCRATCH if "scratch" in arms else f"{ARMS[arms[0]]}_restoration"
     report = str(Path(sys.executable).with_name("nnUNetv2_genesis_report"))
-    options = ["--results", str(out / "results"), "-o", str(out / "report"), "--baseline", f"{TRAINER}_restoration"]
+    options = ["--results", str(out / "results"), "-o", str(out / "report"), "--baseline", baseline]
     sys.exit(subprocess.run([report, *options]).returncode)
 
 
 def collect(source: Path, target: Path, variant: str) -> None:
     """Copy a variant's results to where the report finds them all, each under a trainer's name of its own."""
     for dataset in (folder for folder in source.iterdir() if folder.is_dir()):
-        for folder in dataset.glob(f"{TRAINER}__*"):
-            name = folder.name.replace(TRAINER, f"{TRAINER}_{variant}", 1)
+        for folder in dataset.glob("nnUNetTrainerGenesis*__*"):
+            trainer, _, rest = folder.name.partition("__")
+            name = folder.name if trainer == SCRATCH else f"{trainer}_{variant}__{rest}"
             shutil.copytree(folder, target / dataset.name / name, dirs_exist_ok=True)
         shutil.copy(dataset / "genesis_splits.json", target / dataset.name)
 

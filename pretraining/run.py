@@ -28,6 +28,7 @@ from pretraining.distributed import (
     world_size,
 )
 from pretraining.options import RestorationOptions
+from pretraining.preparation.lock import refuse_while_prepared
 from pretraining.trainer import nnUNetTrainerRestoration
 
 BEGUN = "genesis_begun"  # in the results folder of a run that hasn't ended
@@ -186,6 +187,7 @@ def _check(
         raise GenesisError(
             f"{plans_file}: no configuration {configuration!r}; found {', '.join(configurations)}. Choose one of them."
         )
+    refuse_while_prepared(base)
     if device.type == "cuda" and torch.cuda.device_count() < gpus:
         raise GenesisError(
             f"-device cuda: {platform.node()} would need {gpus} GPU(s), found {torch.cuda.device_count()} GPU(s). Use "

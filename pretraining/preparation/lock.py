@@ -44,11 +44,25 @@ def locked(base: Path, part_id: int | None, num_parts: int) -> Iterator[None]:
         yield
 
 
+def refuse_while_prepared(base: Path) -> None:
+    """Refuse a data set of which some scans aren't there yet.
+
+    Raises:
+        GenesisError: another process prepares it.
+    """
+    if not (base / LOCK).is_file():
+        return
+    with (base / LOCK).open() as stream:
+        free = _lock(stream, shared=True)
+    if held := _held_parts(base) or ([] if free else [base / LOCK]):
+        raise _taken(base, held)
+
+
 def _held_parts(base: Path) -> list[Path]:
     held = []
     for file in sorted((base / CACHE).glob("part_*.lock")):
-        with file.open("a+") as stream:
-            if not _lock(stream):
+        with file.open() as stream:
+            if not _lock(stream, shared=True):
                 held.append(file)
     return held
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nnunet_genesis.errors import GenesisError
-from pretraining.preparation.lock import LOCK, locked
+from pretraining.preparation.lock import LOCK, locked, refuse_while_prepared
 from pretraining.prepare import prepare_dataset
+from pretraining.run import pretrain
 from tests.pretraining.synthetic_scans import World, use_folders, write_scan
 
 HOLD = """
@@ -55,6 +57,15 @@ def test_parts_go_on_at_the_same_time_but_not_with_the_whole_or_twice(world):
     with locked(world.base, None, 1):
         pass
     print("survived: two parts at the same time, one of them twice, and a merge before they had ended")
+
+
+@pytest.mark.parametrize("part", [(None, 1), (0, 2)])
+def test_pretraining_is_refused_while_scans_are_being_prepared(world, part):
+    prepare_dataset(world.options())
+    with locked(world.base, *part), pytest.raises(GenesisError, match=f"is being prepared .*process {os.getpid()} on"):
+        pretrain(world.base.name, "3d_fullres", device=torch.device("cpu"))
+    refuse_while_prepared(world.base)
+    print("survived: a pretraining on scans of which some weren't there yet")
 
 
 def test_lock_of_a_killed_process_is_free(world):
