@@ -133,4 +133,22 @@ def finish(*loaders: Any) -> None:
     """End the loaders' processes."""
     for loader in loaders:
         if hasattr(loader, "_finish"):
-            loader._finish()
+            with _quiet(loader):
+                loader._finish()
+
+
+@contextlib.contextmanager
+def _quiet(loader: Any) -> Iterator[None]:
+    """Within the block errors of the loader's thread aren't shown: a process that ends may take a batch with it."""
+    names = ("pin_memory_thread", "results_loop_thread")  # of batchgenerators' two augmenters
+    own, show = [getattr(loader, name) for name in names if hasattr(loader, name)], threading.excepthook
+
+    def hook(error: threading.ExceptHookArgs) -> None:
+        if error.thread not in own:
+            show(error)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = show

@@ -1,5 +1,7 @@
 """nnU-Net's own batches by number: the same whatever was made before, for any number of workers, at any speed."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +69,35 @@ def test_workers_and_start_make_no_difference(make, workers):
     found = [next(batches) for _ in range(4)]
     finish(batches)
     assert all(equal(*pair) for pair in zip(expected, found, strict=True))
+
+
+class Ending:
+    """As batchgenerators' augmenter where a worker ends in the middle of a batch: its thread raises in ``_finish``."""
+
+    def __init__(self):
+        self.ends = threading.Event()
+        self.pin_memory_thread = threading.Thread(target=self.receive)
+        self.pin_memory_thread.start()
+
+    def receive(self):
+        self.ends.wait()
+        raise EOFError
+
+    def _finish(self):
+        other = Ending.__new__(Ending)
+        other.ends = self.ends
+        stranger = threading.Thread(target=other.receive)
+        stranger.start()
+        self.ends.set()
+        stranger.join()
+        self.pin_memory_thread.join()
+
+
+def test_what_the_loaders_thread_meets_while_it_ends_is_not_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    hook, loader = threading.excepthook, Ending()
+    finish(loader)
+    assert len(shown) == 1  # of a thread that isn't the loader's
+    assert shown[0].thread is not loader.pin_memory_thread
+    assert threading.excepthook is hook
