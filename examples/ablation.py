@@ -2,9 +2,9 @@
 
     python examples/ablation.py DATA -o OUT --budget cpu --folds 0 --cases 4 ...    (protocol.py's options)
 
-Each variant is pretrained and fine-tuned in OUT/VARIANT (--arms scratch genesis full; by itself genesis, the encoder);
-they share the preprocessed data. The report, in OUT/report, compares them with scratch, or without it with restoration
-as published. Run it again to go on.
+Each variant is pretrained and fine-tuned in OUT/VARIANT (scratch only once); they share the preprocessed data. The
+report, in OUT/report, compares them with scratch, or with restoration if --arms leaves scratch out. Run it
+again to go on.
 """
 
 import shutil
@@ -23,8 +23,7 @@ def main() -> None:
     args = arguments(__doc__)
     if args.variant != "restoration":
         sys.exit("ERROR: --variant: all of them are run here; leave it out, or use examples/protocol.py for one.")
-    arms = args.arms if "--arms" in sys.argv else ["genesis"]
-    out = args.o.resolve()
+    arms, out = args.arms, args.o.resolve()
     for variant in VARIANTS:
         folder = out / variant
         folder.mkdir(parents=True, exist_ok=True)

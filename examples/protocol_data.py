@@ -40,12 +40,13 @@ def download(task: str, folder: Path) -> Path:
 
 
 def _unpack(content: tarfile.TarFile, folder: Path) -> None:
-    """Unpack files and folders that stay inside; extractall's filter="data" isn't in Debian 12's Python, 3.11.2."""
+    """Unpack files and folders that stay inside; tarfile's own filter for that isn't in Debian 12's Python, 3.11.2."""
     members = content.getmembers()
     for member in members:
         if not (member.isreg() or member.isdir()) or not (folder / member.name).resolve().is_relative_to(folder):
             raise tarfile.ExtractError(f"{member.name} is a link, a device or outside of its folder")
-    content.extractall(folder, members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    content.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+    content.extractall(folder, members)
 
 
 def dataset_name(folder: Path) -> str:

@@ -45,7 +45,7 @@ def locked(base: Path, part_id: int | None, num_parts: int) -> Iterator[None]:
 
 
 def refuse_while_prepared(base: Path) -> None:
-    """Refuse a data set of which some scans aren't there yet.
+    """Refuse a data set of which some scans aren't there yet; on Windows, which has no shared locks, it can't tell.
 
     Raises:
         GenesisError: another process prepares it.
