@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 
-from tests.warm_processes import warm
+from tests.integration.warm_processes import warm
 
 DATA = Path(os.environ.get("GENESIS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -8,7 +8,7 @@ from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
 from tests.benchmarks.timing import quiet
 from tests.conftest import DATA
-from tests.tiny_world import make_case, write_image
+from tests.integration.tiny_world import make_case, write_image
 
 DATASET, CONFIGURATION, BATCH = "701", "3d_fullres", 4
 

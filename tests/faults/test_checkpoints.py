@@ -10,7 +10,7 @@ import pytest
 
 from nnunet_genesis.checkpoint_files import LATEST, PREVIOUS
 from tests.faults.training_runs import Run, assert_equal_runs, runs
-from tests.tiny_world import prepare_scans
+from tests.integration.tiny_world import prepare_scans
 
 KINDS = ("pretraining", "fine-tuning")
 LENGTH = (4, 2)

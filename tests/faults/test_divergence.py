@@ -13,7 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunet_genesis.checkpoint_files import LATEST
 from pretraining.monitoring import COLLAPSED_R2
 from tests.faults.training_runs import Run, assert_equal_runs, runs
-from tests.tiny_world import prepare_scans
+from tests.integration.tiny_world import prepare_scans
 
 KINDS = ("pretraining", "fine-tuning")
 LENGTH = (2, 24)

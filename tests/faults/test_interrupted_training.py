@@ -17,10 +17,10 @@ from nnunetv2.run.run_training import find_free_network_port, get_trainer_from_a
 
 from nnunet_genesis.interruption import RESUME_STATUS, SIGNALS, Interrupted
 from pretraining.__main__ import pretrain
-from tests.distributed_rank import watched
 from tests.faults.training_runs import Run, assert_equal_runs, runs
-from tests.tiny_world import prepare_scans
-from tests.warm_processes import start_command
+from tests.integration.distributed_rank import watched
+from tests.integration.tiny_world import prepare_scans
+from tests.integration.warm_processes import start_command
 
 KINDS = ("pretraining", "fine-tuning")
 EPOCHS, ITERATIONS = 3, 4

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nnunet_genesis.cli import trainers_folder
-from tests.warm_processes import warm_context
+from tests.integration.warm_processes import warm_context
 
 SAME_LOGS = ("train_losses", "val_losses", "lrs", "r2", "ssim", "mean_fg_dice", "ema_fg_dice")
 processes = warm_context()

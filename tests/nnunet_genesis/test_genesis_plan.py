@@ -20,8 +20,8 @@ from nnunet_genesis.architectures.planning import plan_genesis_unet3d, summary
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.sharing import export_stock
 from pretraining.run import pretrain
-from tests.predicting import predict, predict_in_a_process
-from tests.tiny_world import make_raw_dataset, write_image
+from tests.integration.predicting import predict, predict_in_a_process
+from tests.integration.tiny_world import make_raw_dataset, write_image
 
 CPU = torch.device("cpu")
 ID, NAME = "805", "Dataset805_Genesis"

@@ -16,9 +16,9 @@ from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.comparison.subsets import add_subsets
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration
-from tests.tiny_world import make_raw_dataset, plan_and_preprocess
+from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import protocol
 from protocol_data import dataset_name, link_or_clear
 from protocol_jobs import Job, run_jobs

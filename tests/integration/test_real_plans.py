@@ -19,8 +19,8 @@ from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import import_weights
 from pretraining.run import pretrain
+from tests.integration.real_plans import CASES, PLANNERS, plan, preprocess_few, random_values, read
 from tests.nnunet_genesis.foreign_files import keras_shapes, random_state, unet3d_shapes, v1_shapes
-from tests.real_plans import CASES, PLANNERS, plan, preprocess_few, random_values, read
 
 CPU = torch.device("cpu")
 PLAIN, RESIDUAL = PLANNERS

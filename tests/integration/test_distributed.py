@@ -16,9 +16,9 @@ from nnunetv2.run.run_training import find_free_network_port
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.run import pretrain
-from tests.distributed_rank import watched
-from tests.tiny_world import prepare_scans
-from tests.warm_processes import start_command
+from tests.integration.distributed_rank import watched
+from tests.integration.tiny_world import prepare_scans
+from tests.integration.warm_processes import start_command
 
 CPU = torch.device("cpu")
 EPOCHS, ITERATIONS, RATE = 2, 3, 1e-3
@@ -26,7 +26,7 @@ BATCH = 5  # doesn't divide evenly over 2 or 4
 OPTIONS = {"epochs": EPOCHS, "iterations": ITERATIONS, "batch_size": BATCH, "peak_lr": RATE, "precision": "fp32"}
 FLAGS = f"-device cpu --epochs {EPOCHS} --iterations {ITERATIONS} --batch_size {BATCH} --lr {RATE} --precision fp32"
 ARGUMENTS = ["701", "3d_fullres", *FLAGS.split()]
-RANK = ["-m", "tests.distributed_rank", *ARGUMENTS]
+RANK = ["-m", "tests.integration.distributed_rank", *ARGUMENTS]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
@@ -48,7 +48,7 @@ def results(world, tmp_path, monkeypatch) -> Path:
     """An empty results folder for the processes that a test starts."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return tmp_path
 
 

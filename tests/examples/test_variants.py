@@ -10,9 +10,9 @@ import torch
 import pretraining.run
 from nnunet_genesis import checkpoint
 from pretraining.options import RestorationOptions
-from tests.tiny_world import make_raw_dataset, plan_and_preprocess
+from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 from variants import CUBES, VARIANTS, Masking, pretraining_command
 
 NAME, CPU = "Dataset812_Variants", torch.device("cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIND_TRAINERS = """
 import nnunet_genesis, pretraining.run
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find

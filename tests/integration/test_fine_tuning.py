@@ -15,8 +15,8 @@ from nnunet_genesis.sharing import export_stock
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
 from pretraining.run import pretrain
-from tests.predicting import predict, predict_in_a_process
-from tests.tiny_world import make_raw_dataset, plan_and_preprocess
+from tests.integration.predicting import predict, predict_in_a_process
+from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
 
 CPU = torch.device("cpu")
 PLAIN = {"background": 0, "outer": 1, "inner": 2}

@@ -18,8 +18,8 @@ from pretraining.prepare import prepare_dataset
 from pretraining.restoration import CORRUPTIONS
 from pretraining.run import pretrain
 from pretraining.trainer import nnUNetTrainerRestoration
-from tests.tiny_world import make_case, shrink, write_image
-from tests.warm_processes import start_command
+from tests.integration.tiny_world import make_case, shrink, write_image
+from tests.integration.warm_processes import start_command
 
 CPU = torch.device("cpu")
 FORMATS = {"precision": "fp32", "memory_format": "contiguous"}  # left to itself, each run would measure

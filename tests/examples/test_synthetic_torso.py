@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import synthetic_torso
 from synthetic_torso import LABELS, Torso, make_torso
 
