@@ -49,7 +49,7 @@ def export() -> None:
     args = parser.parse_args()
 
     def command() -> None:
-        from nnunet_genesis.sharing import export_stock
+        from nnunet_genesis.checkpoint.stock_export import export_stock
 
         print(export_stock(args.model_folder, args.o))
 

@@ -127,8 +127,8 @@ def check_trainers() -> Iterator[Finding]:
 
 def check_settings() -> Iterator[Finding]:
     """Our own variables, and the file of weights."""
+    from nnunet_genesis.checkpoint.untrusted import regular_file
     from nnunet_genesis.settings import PREFIX, Settings
-    from nnunet_genesis.untrusted import regular_file
 
     try:
         weights = Settings.from_environment().weights

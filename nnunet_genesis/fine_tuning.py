@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunet_genesis.checkpoint_files import newest, replacing
+from nnunet_genesis.checkpoint.reading import check_file, restricted, unreadable
+from nnunet_genesis.checkpoint.untrusted import regular_file
+from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.formats import choose_formats, forward_in
 from nnunet_genesis.interruption import StopSignals
@@ -25,8 +27,6 @@ from nnunet_genesis.keyed_loader import (
 )
 from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
-from nnunet_genesis.torch_file import check_file, restricted, unreadable
-from nnunet_genesis.untrusted import regular_file
 
 
 class FineTuningTrainer(ResumableTrainer):

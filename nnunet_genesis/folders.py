@@ -7,8 +7,8 @@ from typing import Any
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+from nnunet_genesis.checkpoint.untrusted import regular_file
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.untrusted import regular_file
 
 SPLITS, SUBSETS = "splits_final.json", "genesis_splits.json"
 

@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 
-from nnunet_genesis.checkpoint_files import FINAL, LATEST, PREVIOUS, clear_unfinished, is_full, not_written, set_aside
+from nnunet_genesis.checkpoint.writing import FINAL, LATEST, PREVIOUS, clear_unfinished, is_full, not_written, set_aside
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.interruption import Interrupted, StopSignals
 from nnunet_genesis.keyed_loader import finish

@@ -12,7 +12,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.run.run_training import find_free_network_port
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.checkpoint_files import FINAL, newest
+from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
 from nnunet_genesis.interruption import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.adaptation_plan import adaptation_plan
-from nnunet_genesis.checkpoint_files import replacing
+from nnunet_genesis.checkpoint.writing import replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.formats import autocast, choose_formats, move, torch_format
 from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, Batches

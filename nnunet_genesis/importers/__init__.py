@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_genesis.checkpoint.untrusted import some_keys
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis, genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.source import Source, read
-from nnunet_genesis.untrusted import some_keys
 
 __all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "import_weights", "read"]
 

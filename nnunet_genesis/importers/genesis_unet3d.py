@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from nnunet_genesis.importers.architecture import GENESIS
+from nnunet_genesis.checkpoint.architecture import GENESIS
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.layout import Layout, layout, place, reverse_axes, shapes
 from nnunet_genesis.importers.record import authors_description, hounsfield

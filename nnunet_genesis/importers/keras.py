@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from nnunet_genesis.checkpoint.untrusted import tensor_problem
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers.genesis_unet3d import HEAD, LEVELS, architecture, description, other_heads
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.layout import Layout, layout, place, reverse_axes, shapes
 from nnunet_genesis.importers.source import Source, Tensors
-from nnunet_genesis.untrusted import tensor_problem
 
 NORM_EPS = 1e-3  # Keras' default
 _KINDS = {

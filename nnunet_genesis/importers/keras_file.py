@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_genesis.checkpoint.untrusted import HDF5
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.untrusted import HDF5
 
 KINDS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 _NODES, _DEPTH = 10_000, 8  # a Keras file of this network has some 200 nodes, 4 deep

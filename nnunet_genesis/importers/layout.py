@@ -36,7 +36,7 @@ def layout(architecture: Mapping[str, Any], inputs: int, outputs: int, file: Pat
     """Names and shapes of the network that ``architecture`` describes; no memory is used for its weights.
 
     Args:
-        architecture: as :func:`nnunet_genesis.importers.architecture.own_words` gives it.
+        architecture: as :func:`nnunet_genesis.checkpoint.architecture.own_words` gives it.
         inputs: input channels.
         outputs: output channels.
         file: for messages.

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nnunet_genesis.adaptation_plan import RES_ENC_L, adaptation_plan
+from nnunet_genesis.checkpoint.architecture import own_words
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.architecture import own_words
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.layout import Layout, place, shapes
 from nnunet_genesis.importers.record import minimal_plans, record

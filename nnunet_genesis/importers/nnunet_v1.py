@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nnunet_genesis.adaptation_plan import OPERATIONS
-from nnunet_genesis.importers.architecture import PLAIN
+from nnunet_genesis.checkpoint.architecture import PLAIN
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.layout import layout, place, reverse_axes, shapes
 from nnunet_genesis.importers.record import authors_description, hounsfield

@@ -7,8 +7,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.checkpoint import CITATIONS
+from nnunet_genesis.checkpoint.architecture import own_words
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.architecture import own_words
 from nnunet_genesis.importers.imported import Imported
 from nnunet_genesis.importers.layout import place, shapes
 from nnunet_genesis.importers.record import record

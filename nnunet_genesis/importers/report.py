@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_genesis.checkpoint.architecture import GENESIS
 from nnunet_genesis.errors import printable
-from nnunet_genesis.importers.architecture import GENESIS
 from nnunet_genesis.importers.imported import Imported
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from nnunet_genesis.importers.architecture import PLAIN
+from nnunet_genesis.checkpoint.architecture import PLAIN
 from tests.nnunet_genesis.networks import network, plans_of
 
 NAME = "Dataset905_Faults"

@@ -81,7 +81,7 @@ def test_hdf5(tmp_path):
 
 def test_a_tensor_with_more_storage_than_the_file(tmp_path):
     """However torch came to allocate it."""
-    from nnunet_genesis.untrusted import check_content
+    from nnunet_genesis.checkpoint.untrusted import check_content
 
     (tmp_path / "c.pth").write_bytes(bytes(100))
     with pytest.raises(GenesisError, match=f"tensors of {HUGE} bytes in a file of 100"), peak_growth() as growth:

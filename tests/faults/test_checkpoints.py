@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_genesis.checkpoint_files import LATEST, PREVIOUS
+from nnunet_genesis.checkpoint.writing import LATEST, PREVIOUS
 from tests.faults.training_runs import Run, assert_equal_runs, runs
 from tests.integration.tiny_world import prepare_scans
 

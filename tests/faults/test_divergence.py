@@ -10,7 +10,7 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_genesis.checkpoint_files import LATEST
+from nnunet_genesis.checkpoint.writing import LATEST
 from pretraining.monitoring import COLLAPSED_R2
 from tests.faults.training_runs import Run, assert_equal_runs, runs
 from tests.integration.tiny_world import prepare_scans

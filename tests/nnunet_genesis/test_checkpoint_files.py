@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_genesis.checkpoint_files import (
+from nnunet_genesis.checkpoint.writing import (
     FINAL,
     LATEST,
     PREVIOUS,

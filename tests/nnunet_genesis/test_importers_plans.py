@@ -16,9 +16,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_genesis import checkpoint, cli, importers
 from nnunet_genesis.adaptation_plan import RES_ENC_L, adaptation_plan
+from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis_unet3d, nnssl, nnunet_v2
-from nnunet_genesis.importers.architecture import GENESIS, PLAIN, RESIDUAL
 from nnunet_genesis.importers.source import Source
 from nnunet_genesis.transfer.network import source_network
 

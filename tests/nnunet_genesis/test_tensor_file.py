@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.architecture import GENESIS, PLAIN, RESIDUAL
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import source_network
 from nnunet_genesis.transfer.operations import apply_moves

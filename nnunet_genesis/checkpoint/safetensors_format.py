@@ -78,7 +78,7 @@ def is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
 
 
-def read(path: Path, device: str = "cpu") -> dict[str, Any]:
+def read(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """The checkpoint in ``path``, with every name that its state dict had; the library checks the header's claims.
 
     Raises:
@@ -92,7 +92,7 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
             "memory or is none of nnunet-genesis: get the original file."
         )
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt", device=str(device)) as file:
             header = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         content = {key: json.loads(header[key]) for key in _KEPT if key in header}

@@ -1,4 +1,4 @@
-"""The checkpoints of a run's folder: written so that a whole one is always there, and found again."""
+"""Checkpoints written so that a whole one is always there, and found again."""
 
 import contextlib
 import errno
@@ -7,12 +7,59 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from nnunet_genesis.checkpoint import atomic_path
+import torch
+
+from nnunet_genesis.checkpoint import safetensors_format
 from nnunet_genesis.errors import GenesisError
 
 FINAL, LATEST, PREVIOUS = (f"checkpoint_{kind}.pth" for kind in ("final", "latest", "previous"))
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
+
+    Whatever stood at ``path`` stays whole until the new file is complete.
+    """
+    temporary = f"{os.fspath(path)}.tmp{os.getpid()}"
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(os.path.dirname(os.path.abspath(path)))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def _flush_folder(folder: str) -> None:
+    """The new name too must survive a power cut; Windows can't open folders."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write ``checkpoint`` to ``path`` atomically; ``*.safetensors``: weights and record only, each tensor once.
+
+    Raises:
+        GenesisError: the content is no plain data.
+    """
+    with atomic_path(path) as temporary:
+        if os.fspath(path).endswith(safetensors_format.SUFFIX):
+            safetensors_format.write(checkpoint, temporary)
+        else:
+            try:
+                torch.save(checkpoint, temporary)
+            except RecursionError as error:
+                raise GenesisError(f"{path}: not written: its content is nested too deep for a checkpoint.") from error
 
 
 @contextlib.contextmanager

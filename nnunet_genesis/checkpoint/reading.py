@@ -1,29 +1,34 @@
-"""The Genesis checkpoint: its schema, and the atomic write."""
+"""Checkpoints read without running code in them; the only ``torch.load`` in the project."""
 
 import contextlib
 import dataclasses
 import os
-import platform
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from nnunet_genesis import __version__, tensor_file, torch_file
+from nnunet_genesis.checkpoint import safetensors_format
+from nnunet_genesis.checkpoint.record import SCHEMA_VERSION
+from nnunet_genesis.checkpoint.untrusted import (
+    HDF5,
+    ZIP,
+    check_archive,
+    check_content,
+    check_legacy,
+    first_problem,
+    plain,
+    regular_file,
+    sha256,
+    some_keys,
+)
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.untrusted import check_content, first_problem, plain, regular_file, sha256, some_keys
+from nnunet_genesis.numpy_scalars import numpy_scalars
 
-SCHEMA_VERSION = 1
-
-CITATIONS = [
-    "Zhou Z, Sodha V, Pang J, Gotway MB, Liang J. Models Genesis. Medical Image Analysis 67 (2021) 101840. "
-    "doi:10.1016/j.media.2020.101840",
-    "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for deep "
-    "learning-based biomedical image segmentation. Nature Methods 18 (2021) 203-211. doi:10.1038/s41592-020-01008-z",
-]
-
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's own, and stronger than weights_only=False
+_GZIP, _TAR = "a gzip archive", (257, "a tar archive")
 _REQUIRED = ("schema_version", "plans", "configuration")
 
 
@@ -44,73 +49,19 @@ class GenesisWeights:
     sha256: str = ""
 
 
-def software_versions() -> dict[str, str]:
-    """Versions that a checkpoint records, by package."""
-    packages = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
-    return {
-        "nnunet-genesis": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
-
-    Whatever stood at ``path`` stays whole until the new file is complete.
-    """
-    temporary = f"{os.fspath(path)}.tmp{os.getpid()}"
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(os.path.dirname(os.path.abspath(path)))
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-
-
-def _flush_folder(folder: str) -> None:
-    """The new name too must survive a power cut; Windows can't open folders."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write ``checkpoint`` to ``path`` atomically; ``*.safetensors``: weights and record only, each tensor once.
-
-    Raises:
-        GenesisError: the content is no plain data.
-    """
-    with atomic_path(path) as temporary:
-        if os.fspath(path).endswith(tensor_file.SUFFIX):
-            tensor_file.write(checkpoint, temporary)
-        else:
-            try:
-                torch.save(checkpoint, temporary)
-            except RecursionError as error:
-                raise GenesisError(f"{path}: not written: its content is nested too deep for a checkpoint.") from error
-
-
 def load(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code in it; torch's formats, old and new, and our safetensors.
 
     nnU-Net's own checkpoints hold numpy scalars in their logs; exactly those types are allowed besides tensors and
-    plain containers. Tensors may claim more than they hold: :mod:`nnunet_genesis.untrusted` checks them.
+    plain containers. Tensors may claim more than they hold: :mod:`nnunet_genesis.checkpoint.untrusted` checks them.
 
     Raises:
         GenesisError: the file is missing, unreadable, no checkpoint, or holds anything else.
     """
     path = regular_file(path)
     try:
-        reader = tensor_file if tensor_file.is_safetensors(path) else torch_file
-        checkpoint = reader.read(path, map_location)
+        read = safetensors_format.read if safetensors_format.is_safetensors(path) else _read_torch
+        checkpoint = read(path, map_location)
     except PermissionError as error:
         raise GenesisError(f"{path}: no permission to read it. Check the file's owner and mode.") from error
     check_content(checkpoint, path)
@@ -169,3 +120,70 @@ def _check_weights(weights: dict[str, Any], path: str | os.PathLike[str]) -> Non
             f"{path}: expected 3D kernels, found a 2D one, {list(weights[flat].shape)}, in {flat!r}. Genesis weights "
             "are 3D: use those of a 3d_fullres or 3d_lowres configuration."
         )
+
+
+def _read_torch(path: Path, map_location: str | torch.device = "cpu") -> Any:
+    """Content of the file: tensors, plain data, and numpy's floats as in nnU-Net's logs.
+
+    Raises:
+        GenesisError: the file is damaged, no checkpoint, or holds anything else.
+        PermissionError: it may not be read.
+    """
+    try:
+        check_file(path)
+        with restricted():
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except (GenesisError, PermissionError):
+        raise
+    except Exception as error:  # torch raises a dozen types for a file that isn't a checkpoint
+        raise GenesisError(unreadable(path, error)) from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse what would crash torch or fill the memory; see :mod:`nnunet_genesis.checkpoint.untrusted`.
+
+    Raises:
+        GenesisError: it is such a file, or Keras'.
+        zipfile.BadZipFile: it is damaged.
+    """
+    with open(path, "rb") as file:
+        start = file.read(len(HDF5))
+        file.seek(_TAR[0])
+        packed = _GZIP if start.startswith(b"\x1f\x8b") else _TAR[1] if file.read(5) == b"ustar" else None
+    if packed:
+        raise GenesisError(f"{path}: expected a checkpoint, found {packed}. Unpack it, and give the file inside.")
+    if start == HDF5:
+        raise GenesisError(
+            f"{path}: expected a checkpoint, found an HDF5 file (Keras'). Convert it first: nnUNetv2_genesis_import "
+            "FILE -o genesis.pth."
+        )
+    (check_archive if start.startswith(ZIP) else check_legacy)(path)
+
+
+@contextlib.contextmanager
+def restricted() -> Iterator[None]:
+    """Within the block every ``torch.load`` builds tensors and plain data alone, even with ``weights_only=False``."""
+    before = os.environ.get(_FORCE)
+    os.environ[_FORCE] = "1"
+    try:
+        with torch.serialization.safe_globals(numpy_scalars()):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_FORCE]
+        else:
+            os.environ[_FORCE] = before
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """What torch's ``error`` means, and what to do."""
+    # "Unsupported operand": the bytes aren't even a pickle that torch knows.
+    if isinstance(error, UnpicklingError) and "Unsupported operand" not in str(error):
+        return (
+            f"{path}: refused. It holds Python objects besides tensors and plain data, which could run code when "
+            "loaded. Expected a checkpoint_*.pth of nnUNetv2_genesis_pretrain or of nnU-Net."
+        )
+    return (
+        f"{path}: can't be read as a checkpoint ({type(error).__name__}); it is damaged, truncated or of another "
+        "format. Copy it again, or use another checkpoint."
+    )
