@@ -194,7 +194,7 @@ def report() -> None:
     parser.add_argument("--baseline", default="nnUNetTrainerGenesisScratch", metavar="TRAINER",
                         help="what the others are tested against [default: nnUNetTrainerGenesisScratch]")  # fmt: skip
     parser.add_argument("--nsd_tolerance", type=float, default=None, metavar="MM",
-                        help="[default: the median edge of the planned voxels]")  # fmt: skip
+                        help="0 or more [default: the median edge of the planned voxels]")  # fmt: skip
     parser.add_argument("--export", type=Path, default=None, metavar="FOLDER",
                         help="also write what the report is made from, without images, to be shared")  # fmt: skip
     args = parser.parse_args()

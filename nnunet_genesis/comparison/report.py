@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ def write_report(
         The HTML file.
 
     Raises:
-        GenesisError: no results are found, or a file can't be used.
+        GenesisError: no results are found, a file can't be used, or the tolerance is negative or not finite.
     """
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise GenesisError(f"--nsd_tolerance {tolerance:g}: expected 0 or more, in mm. Correct the command.")
     base = results or nnunet_folder("nnUNet_results")
     names = [_name(dataset, base) for dataset in datasets] or sorted(f.name for f in base.glob("Dataset[0-9]*"))
     if not names:
@@ -102,7 +105,8 @@ def _dataset(folder: Path, baseline: str, tolerance: float | None, export: Path 
             f"{folder}: expected TRAINER__PLANS__CONFIG/fold_N/validation/summary.json, found none. Train first "
             f"(nnUNetv2_train … -tr {baseline}), or correct -d, nnUNet_results or --results."
         )
-    tolerance = tolerance or float(np.median(spacing_of(runs[0])))
+    if tolerance is None:
+        tolerance = float(np.median(spacing_of(runs[0])))
     dice, raw = dice_table(runs), _folder("nnUNet_raw", folder.name)
     references = [raw / "labelsTr", _folder("nnUNet_preprocessed", folder.name) / "gt_segmentations"]
     nsd = _nsd_table(runs, tolerance, references, remarks)
@@ -179,7 +183,7 @@ def _html(reports: Sequence[DatasetReport]) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_without_control_characters
     )
-    environment.filters.update(short=figures.short, number=_number, p=_p, uri=_uri)
+    environment.filters.update(short=figures.short, number=_number, method=_method, p=_p, uri=_uri)
     return environment.get_template("report.html.jinja").render(reports=reports, statistics=statistics, isnan=np.isnan)
 
 
@@ -194,6 +198,11 @@ def _without_control_characters(value: Any) -> Any:
 
 def _number(value: float, signed: bool = False) -> str:
     return "–" if pd.isna(value) else f"{value:+.4f}" if signed else f"{value:.4f}"
+
+
+def _method(name: str) -> str:
+    """What the page says of an interval that isn't BCa."""
+    return "" if name in ("BCa", "none") else f" ({name})"
 
 
 def _p(value: float) -> str:

@@ -14,14 +14,20 @@ from nnunet_genesis.comparison.subsets import group_of
 RESAMPLES, SEED = 9999, 0
 
 
-def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Mean with its 95 % bootstrap interval: BCa, or percentiles where BCa isn't defined; NaN below 2 values."""
+def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float, str]:
+    """Calculate a mean with its 95 % bootstrap interval.
+
+    Returns:
+        Mean, lower and upper limit, and how they were taken: ``"BCa"``; ``"percentiles"``, where scipy's BCa is NaN
+        (the values differ by no more than their rounding); ``"all equal"``, where nothing is drawn; ``"none"`` (NaN)
+        below two values.
+    """
     values = np.asarray(values, float)
     mean = float(values.mean()) if len(values) else float("nan")
     if len(values) < 2:
-        return mean, float("nan"), float("nan")
+        return mean, float("nan"), float("nan"), "none"
     if np.ptp(values) == 0:
-        return mean, mean, mean
+        return mean, mean, mean, "all equal"
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the degenerate BCa that is replaced here
@@ -29,7 +35,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, f
             limits = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method=method, rng=rng).confidence_interval
         if np.isfinite(limits).all():
             break
-    return mean, float(limits.low), float(limits.high)
+    return mean, float(limits.low), float(limits.high), "BCa" if method == "BCa" else "percentiles"
 
 
 def wilcoxon_p(differences: Sequence[float] | np.ndarray) -> float:
@@ -81,12 +87,12 @@ def _arms(wide: pd.DataFrame, baseline: str, group_by: str | None) -> list[dict[
     for trainer in sorted(wide.columns, key=lambda name: (name != baseline, name)):
         values = by_unit(wide[trainer])
         row: dict[str, Any] = {"trainer": trainer, "n": len(values), "p": float("nan"), "unpaired": 0}
-        row |= dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
+        row |= dict(zip(("mean", "low", "high", "interval"), mean_interval(values), strict=True))
         if trainer != baseline and baseline in wide:
             difference = by_unit(wide[trainer] - wide[baseline])
             unpaired = int((wide[trainer].isna() != wide[baseline].isna()).sum())
             row |= {"pairs": len(difference), "unpaired": unpaired, "p": wilcoxon_p(difference)}
-            names = ("difference", "difference_low", "difference_high")
+            names = ("difference", "difference_low", "difference_high", "difference_interval")
             row |= dict(zip(names, mean_interval(difference), strict=True))
         rows.append(row)
     return rows

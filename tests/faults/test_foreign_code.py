@@ -33,8 +33,8 @@ from pretraining.scans.find import find_scans
 from pretraining.scans.reading import read_scan
 from tests.faults.payloads import FORMATS, write_all
 from tests.faults.small_world import DATASET, NAME, small_plans, write_small_world
+from tests.nnunet_genesis.comparison.synthetic_results import SCRATCH, write_run
 from tests.nnunet_genesis.networks import network, save
-from tests.nnunet_genesis.synthetic_results import SCRATCH, write_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import protocol_data

@@ -13,8 +13,8 @@ from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from tests.faults.small_world import DATASET, NAME, small_plans, write_small_world
+from tests.nnunet_genesis.comparison.synthetic_results import GENESIS, SCRATCH, write_run
 from tests.nnunet_genesis.networks import network, record_of, save
-from tests.nnunet_genesis.synthetic_results import GENESIS, SCRATCH, write_run
 
 # A cleared screen, a window title, a link, a text turned round, a line of its own, carriage return, a bell, C1, markup.
 HOSTILE = (

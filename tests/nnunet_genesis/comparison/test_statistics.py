@@ -10,7 +10,7 @@ from nnunet_genesis.comparison.results import find_runs
 from nnunet_genesis.comparison.statistics import compare, holm, mean_interval, wilcoxon_p
 from nnunet_genesis.comparison.subsets import SubsetMap
 from nnunet_genesis.comparison.surface import nsd
-from tests.nnunet_genesis.synthetic_results import GENESIS, SCRATCH, write_run
+from tests.nnunet_genesis.comparison.synthetic_results import GENESIS, SCRATCH, write_run
 
 
 def test_wilcoxon_of_five_equal_signs_is_one_in_sixteen():
@@ -26,16 +26,26 @@ def test_holm_multiplies_by_the_tests_left_and_never_falls():
 
 def test_interval_holds_the_mean_and_is_seeded():
     values = np.random.default_rng(0).normal(5, 1, 40)
-    mean, low, high = mean_interval(values)
+    mean, low, high, method = mean_interval(values)
     assert mean == pytest.approx(values.mean())
     assert low < mean < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 40**0.5, rel=0.15)
-    assert mean_interval(values) == (mean, low, high)
+    assert mean_interval(values) == (mean, low, high, method)
 
 
-def test_interval_of_equal_values_and_of_one_value():
-    assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
-    assert np.isnan(mean_interval([0.5])[1:]).all()
+@pytest.mark.parametrize(
+    ("values", "method"),
+    [
+        ([0.5, 0.6, 0.8], "BCa"),
+        ([0.3] * 5 + [0.1 + 0.2], "percentiles"),  # scipy's BCa is NaN: the spread is one of rounding
+        ([0.5, 0.5], "all equal"),
+        ([0.5], "none"),
+    ],
+)
+def test_an_interval_says_how_it_was_taken(values, method):
+    mean, low, high, found = mean_interval(values)
+    assert found == method
+    assert np.isnan([low, high]).all() if method == "none" else low <= mean <= high
 
 
 def table(values: dict[str, dict[str, float]]) -> pd.DataFrame:

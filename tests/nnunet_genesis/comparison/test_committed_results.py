@@ -11,7 +11,7 @@ from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.comparison.subsets import add_subsets
 from nnunet_genesis.errors import GenesisError
 
-RESULTS = Path(__file__).resolve().parents[2] / "examples" / "results" / "hippocampus"
+RESULTS = Path(__file__).resolve().parents[3] / "examples" / "results" / "hippocampus"
 
 
 def splits(folder: Path) -> list[dict]:

@@ -10,7 +10,7 @@ import SimpleITK
 
 from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.errors import GenesisError
-from tests.nnunet_genesis.synthetic_results import GENESIS, SCRATCH, write_run
+from tests.nnunet_genesis.comparison.synthetic_results import GENESIS, SCRATCH, write_run
 
 NAME = "Dataset801_Test"
 EVIL = "<script>alert(1)</script>"
@@ -90,6 +90,31 @@ def test_nsd_of_another_tolerance_is_not_taken(results, tmp_path):
     page = write_report([], tmp_path / "two", results=tmp_path / "export", tolerance=9).read_text()
     assert "none is stored for a tolerance of 9 mm" in page
     assert "NSD" not in set(pd.read_csv(tmp_path / "two/report.csv")["metric"])
+
+
+def test_a_tolerance_of_nothing_is_taken_at_its_word(results, tmp_path):
+    add_images(results)
+    write_report([NAME], tmp_path / "one", tolerance=0.0)
+    rows = pd.read_csv(tmp_path / "one/report.csv").set_index(["metric", "trainer", "class_name"])
+    assert set(rows["nsd_tolerance_mm"]) == {0}
+    write_report([NAME], tmp_path / "two", tolerance=0.5)  # less than a voxel: the same
+    same = pd.read_csv(tmp_path / "two/report.csv").set_index(["metric", "trainer", "class_name"])
+    assert rows["mean"].equals(same["mean"])
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
+def test_a_tolerance_that_is_none_is_refused(results, tmp_path, tolerance):
+    with pytest.raises(GenesisError, match=r"--nsd_tolerance .*: expected 0 or more"):
+        write_report([NAME], tmp_path, tolerance=tolerance)
+
+
+def test_a_row_says_where_its_interval_is_not_bca(results, tmp_path):
+    cases = {"case0": (0.5, 0.7), "case1": (0.5, 0.8), "case2": (0.5, 0.6)}
+    write_run(results / "Dataset804_Equal", SCRATCH, 0, cases)
+    page = write_report(["804"], tmp_path).read_text()
+    assert "0.5000 … 0.5000 (all equal)" in page
+    rows = pd.read_csv(tmp_path / "report.csv").set_index("class_name")
+    assert rows.loc[["organ", "tumour"], "interval"].tolist() == ["all equal", "BCa"]
 
 
 def test_without_results_it_says_what_to_do(results, tmp_path):
