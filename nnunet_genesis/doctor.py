@@ -127,7 +127,7 @@ def check_trainers() -> Iterator[Finding]:
 
 def check_settings() -> Iterator[Finding]:
     """Our own variables, and the file of weights."""
-    from nnunet_genesis.checkpoint.untrusted import regular_file
+    from nnunet_genesis.files import regular_file
     from nnunet_genesis.settings import PREFIX, Settings
 
     try:

@@ -12,19 +12,13 @@ import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_genesis.checkpoint.reading import check_file, restricted, unreadable
-from nnunet_genesis.checkpoint.untrusted import regular_file
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import regular_file
+from nnunet_genesis.folders import environment
 from nnunet_genesis.formats import choose_formats, forward_in
 from nnunet_genesis.interruption import StopSignals
-from nnunet_genesis.keyed_loader import (
-    TRAINING,
-    VALIDATION,
-    KeyedBatches,
-    end_forked_with_parent,
-    no_loader_processes,
-    start,
-)
+from nnunet_genesis.keyed_loader import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
 from nnunet_genesis.resumable import ResumableTrainer
 from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
 
@@ -79,7 +73,7 @@ class FineTuningTrainer(ResumableTrainer):
 
     def _batches(self, seed: int) -> list[Callable[[int], dict]]:
         """Training's and validation's batches by number, made in this process."""
-        with no_loader_processes():
+        with environment(nnUNet_n_proc_DA="0"):
             loaders = super().get_dataloaders()
         return [
             KeyedBatches(loader.data_loader, seed, stream, self.local_rank).batch

@@ -1,16 +1,28 @@
-"""nnU-Net's folders, and data sets in them, with messages for people."""
+"""nnU-Net's folders, data sets in them, with messages for people, and the environment that names them."""
 
-import json
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_genesis.checkpoint.untrusted import regular_file
 from nnunet_genesis.errors import GenesisError
 
 SPLITS, SUBSETS = "splits_final.json", "genesis_splits.json"
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set environment variables within the block; restore them, or their absence, after it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -39,17 +51,3 @@ def dataset_name(dataset: str, given: str | None = None) -> str:
         return str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
         raise GenesisError(f"{given or f'-d {dataset}'}: {error}") from error
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        GenesisError: it is missing, no file or no JSON.
-    """
-    try:
-        return json.loads(regular_file(file, "a JSON file").read_text(encoding="utf-8"))
-    except PermissionError as error:
-        raise GenesisError(f"{file}: no permission to read it. Check the file's owner and mode.") from error
-    except (ValueError, RecursionError) as error:
-        raise GenesisError(f"{file}: expected JSON, found something else ({error}). Restore or remove it.") from error

@@ -16,7 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.errors import GenesisError, printable
-from nnunet_genesis.folders import dataset_name, nnunet_folder, read_json
+from nnunet_genesis.files import read_json
+from nnunet_genesis.folders import dataset_name, nnunet_folder
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import Network, source_network, target_network

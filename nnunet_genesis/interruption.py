@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: what a scheduler sends before it takes the machine, and Ctrl-C."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -85,6 +86,18 @@ def pass_signals_on(processes: Sequence[int]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it does, however that ends: a killed run can't end its workers."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _end(number: int) -> None:

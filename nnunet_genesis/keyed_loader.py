@@ -6,8 +6,6 @@ its own, keyed by (seed, stream, …, k), so that a resumed run goes on where it
 
 import contextlib
 import copy
-import multiprocessing
-import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +17,8 @@ import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+from nnunet_genesis.interruption import end_with_parent
 
 TRAINING, VALIDATION = 0, 1  # second part of a loader's random key
 
@@ -62,7 +62,7 @@ class _Numbered:
         """Called in each forked worker. OpenMP's threads don't survive a fork: a parallel region would hang."""
         self.number += thread_id
         torch.set_num_threads(1)
-        _end_with_parent()
+        end_with_parent()
 
     def __next__(self) -> dict:
         self.number += self.workers
@@ -97,36 +97,12 @@ def _choose_nothing_by_time(transform: Any) -> None:
         _choose_nothing_by_time(inner)
 
 
-@contextlib.contextmanager
-def no_loader_processes() -> Iterator[None]:
-    """nnU-Net's loaders are made in this process within the block."""
-    name = "nnUNet_n_proc_DA"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        os.environ.update({} if before is None else {name: before})
-
-
 def end_forked_with_parent(owner: object) -> None:
     """Processes forked from now on, while ``owner`` lives, end when this one does, however it ends.
 
     A killed run can't end its workers: nnU-Net's would poll their queues for ever.
     """
-    util.register_after_fork(owner, lambda _: _end_with_parent())
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    util.register_after_fork(owner, lambda _: end_with_parent())
 
 
 def finish(*loaders: Any) -> None:

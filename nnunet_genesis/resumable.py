@@ -11,8 +11,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 
-from nnunet_genesis.checkpoint.writing import FINAL, LATEST, PREVIOUS, clear_unfinished, is_full, not_written, set_aside
+from nnunet_genesis.checkpoint.writing import FINAL, GO_ON, LATEST, PREVIOUS, set_aside
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import disk_in_words, remove_unfinished
 from nnunet_genesis.interruption import Interrupted, StopSignals
 from nnunet_genesis.keyed_loader import finish
 from nnunet_genesis.stability import MOST_IN_A_ROW, longest_run
@@ -68,11 +69,8 @@ class ResumableTrainer(nnUNetTrainer):
         """
         with StopSignals() as self.signals:
             try:
-                super().run_training()
-            except OSError as error:
-                if is_full(error):
-                    raise not_written(error.filename or self.log_file, error) from error
-                raise
+                with disk_in_words(self.output_folder, GO_ON):
+                    super().run_training()
             finally:
                 finish(self.dataloader_train, self.dataloader_val)
         if self.signals.received:
@@ -82,7 +80,7 @@ class ResumableTrainer(nnUNetTrainer):
         """nnU-Net's; from then on a signal waits for the iteration to end."""
         super().on_train_start()
         if self.local_rank == 0:
-            clear_unfinished(Path(self.output_folder))
+            remove_unfinished(Path(self.output_folder))
             if self.next_batch == 0 and (kept := set_aside(Path(self.output_folder))):
                 self.print_to_log_file(f"WARNING: a new run; the checkpoint of an earlier one is kept as {kept.name}")
         self.signals.wait()

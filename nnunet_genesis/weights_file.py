@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_genesis.checkpoint.untrusted import regular_file, sha256
+from nnunet_genesis.checkpoint.untrusted import sha256
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import regular_file
 from nnunet_genesis.settings import Settings
 
 ENTRY = 'plans["genesis"]'

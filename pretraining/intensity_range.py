@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_genesis.checkpoint import atomic_path
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import write_json
 
 Range = list[list[float]]  # per channel: [lowest, highest]
 
@@ -96,8 +96,7 @@ def _written(folder: Path, case: str) -> float:
 
 def save_ranges(folder: Path, ranges: Mapping[str, Range]) -> None:
     """Write the ranges of a preprocessed folder's cases."""
-    with atomic_path(_file(folder)) as path:
-        Path(path).write_text(json.dumps(dict(sorted(ranges.items())), indent=1))
+    write_json(dict(sorted(ranges.items())), _file(folder))
 
 
 def _file(folder: Path) -> Path:

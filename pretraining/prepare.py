@@ -18,6 +18,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import disk_in_words, remove_unfinished, write_json
 from nnunet_genesis.folders import nnunet_folder
 from pretraining.preparation import planning
 from pretraining.preparation.cases import preprocess_all
@@ -28,7 +29,6 @@ from pretraining.preparation.lock import CACHE, locked
 from pretraining.preparation.manifest import FILE_NAME as MANIFEST
 from pretraining.preparation.manifest import Row, read_manifest, write_manifest, write_split
 from pretraining.preparation.options import PrepareOptions
-from pretraining.preparation.whole_files import disk_full_in_words, remove_unfinished, write_json
 from pretraining.scans.find import find_scans
 from pretraining.scans.scan import LeftOut, Scan
 
@@ -51,7 +51,7 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     print(f"Looking for scans in {', '.join(map(str, options.inputs))}")
     scans, left_out = find_scans(options.inputs)
     print(f"Found {len(scans)} scans; {len(left_out)} files or series can't be used")
-    with disk_full_in_words(base):
+    with disk_in_words(base, "run the same command again: finished scans are kept."):
         base.mkdir(parents=True, exist_ok=True)
         with locked(base, options.part_id, options.num_parts):
             if options.part_id is not None:

@@ -2,13 +2,12 @@
 
 from nnunet_genesis.checkpoint.reading import GenesisWeights, check, load, load_weights
 from nnunet_genesis.checkpoint.record import CITATIONS, SCHEMA_VERSION, software_versions
-from nnunet_genesis.checkpoint.writing import atomic_path, save
+from nnunet_genesis.checkpoint.writing import save
 
 __all__ = [
     "CITATIONS",
     "SCHEMA_VERSION",
     "GenesisWeights",
-    "atomic_path",
     "check",
     "load",
     "load_weights",

@@ -20,11 +20,12 @@ from nnunet_genesis.checkpoint.untrusted import (
     check_legacy,
     first_problem,
     plain,
-    regular_file,
     sha256,
     some_keys,
 )
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import regular_file
+from nnunet_genesis.folders import environment
 from nnunet_genesis.numpy_scalars import numpy_scalars
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's own, and stronger than weights_only=False
@@ -163,16 +164,8 @@ def check_file(path: Path) -> None:
 @contextlib.contextmanager
 def restricted() -> Iterator[None]:
     """Within the block every ``torch.load`` builds tensors and plain data alone, even with ``weights_only=False``."""
-    before = os.environ.get(_FORCE)
-    os.environ[_FORCE] = "1"
-    try:
-        with torch.serialization.safe_globals(numpy_scalars()):
-            yield
-    finally:
-        if before is None:
-            del os.environ[_FORCE]
-        else:
-            os.environ[_FORCE] = before
+    with environment(**{_FORCE: "1"}), torch.serialization.safe_globals(numpy_scalars()):
+        yield
 
 
 def unreadable(path: Path, error: Exception) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import read_json
+from nnunet_genesis.files import read_json
 
 STOCK_TRAINER = "nnUNetTrainer"
 

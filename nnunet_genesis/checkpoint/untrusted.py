@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.pickled import check_pickle
 
 ZIP, HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
@@ -21,27 +21,6 @@ _DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)  # what 
 
 _ELEMENTS = 10_000_000  # of a file's content, as it would be printed
 _DEPTH = 32  # of nested containers; nnU-Net's plans have 6
-
-
-def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.pth)") -> Path:
-    """``path``, if it is a file: what is no file could give no end of bytes, or none for ever (``/dev/zero``, a pipe).
-
-    Raises:
-        GenesisError: there is no such file, or it is a folder, a device, a pipe or an address.
-    """
-    if "://" in os.fspath(path):
-        raise GenesisError(
-            f"{path}: expected the path of {expected}, found an address. Nothing is downloaded here: fetch the file, "
-            "then give its path."
-        )
-    path = Path(path)
-    try:
-        if path.is_file():
-            return path
-        found = "found a folder" if path.is_dir() else "found a device or a pipe" if path.exists() else "no such file"
-    except (OSError, ValueError) as error:  # e.g. a name of 10,000 letters
-        found = f"no such file ({getattr(error, 'strerror', None) or error})"
-    raise GenesisError(f"{printable(path, 300)}: {found}; expected {expected}. Check the path.")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -1,9 +1,7 @@
 """Checkpoints written so that a whole one is always there, and found again."""
 
 import contextlib
-import errno
 import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,37 +11,10 @@ import torch
 
 from nnunet_genesis.checkpoint import safetensors_format
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import atomic_path, disk_in_words
 
 FINAL, LATEST, PREVIOUS = (f"checkpoint_{kind}.pth" for kind in ("final", "latest", "previous"))
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
-
-    Whatever stood at ``path`` stays whole until the new file is complete.
-    """
-    temporary = f"{os.fspath(path)}.tmp{os.getpid()}"
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(os.path.dirname(os.path.abspath(path)))
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-
-
-def _flush_folder(folder: str) -> None:
-    """The new name too must survive a power cut; Windows can't open folders."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+GO_ON = "go on with the same command and --c. Earlier checkpoints are intact."
 
 
 def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -73,22 +44,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         GenesisError: it can't be written; what stood there is as it was.
     """
     path = Path(path)
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-            if problem := damage(temporary):
-                raise GenesisError(
-                    f"{path}: not written: what was read back is not what was written ({problem}). What stood there "
-                    "is intact. Check the disk, then go on with the same command and --c."
-                )
-            if path.name == LATEST and path.is_file() and not damage(path):
-                _keep(path)
-    except OSError as error:
-        raise not_written(path, error) from error
-    except RuntimeError as error:  # torch's writer, which loses the reason
-        if not any(name in str(error) for name in ("inline_container", "PytorchStreamWriter", "iostream")):
-            raise
-        raise not_written(path, error) from error
+    with disk_in_words(path, GO_ON), atomic_path(path) as temporary:
+        yield temporary
+        if problem := damage(temporary):
+            raise GenesisError(
+                f"{path}: not written: what was read back is not what was written ({problem}). What stood there is "
+                f"intact. Check the disk, then {GO_ON}"
+            )
+        if path.name == LATEST and path.is_file() and not damage(path):
+            _keep(path)
 
 
 def _keep(latest: Path) -> None:
@@ -98,24 +62,6 @@ def _keep(latest: Path) -> None:
         os.replace(link, previous)
     except OSError:  # a file system without links
         os.replace(latest, previous)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether the disk, a quota or a limit of the file's size is why."""
-    return isinstance(error, OSError) and error.errno in _FULL
-
-
-def not_written(path: str | os.PathLike[str], error: BaseException) -> GenesisError:
-    """The message for a file that can't be written."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
-    reason = cause.strerror if isinstance(cause, OSError) else "is the disk full?"
-    free = shutil.disk_usage(Path(path).parent).free // 2**20
-    return GenesisError(
-        f"{path}: not written: {reason} ({free} MiB are free there). Earlier checkpoints are intact. Free some space, "
-        "then go on with the same command and --c."
-    )
 
 
 def damage(path: str | os.PathLike[str]) -> str | None:
@@ -151,12 +97,6 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
             )
         warn(f"WARNING: {file}: {problem}. Trying {others[0].name}: what was trained in between is done again.")
     return None
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed run was writing."""
-    for file in folder.glob("checkpoint_*.pth.tmp*"):
-        file.unlink()
 
 
 def set_aside(folder: Path) -> Path | None:

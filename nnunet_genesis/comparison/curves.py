@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_genesis.comparison.results import KEYS, Run
-from nnunet_genesis.folders import read_json
+from nnunet_genesis.files import read_json
 
 EPOCH = re.compile(r": Epoch (\d+)\s*$")
 PSEUDO_DICE = re.compile(r": Pseudo dice \[(.*)\]")

@@ -10,7 +10,8 @@ from typing import Any
 from nnunet_genesis.comparison.curves import EPOCH, PSEUDO_DICE
 from nnunet_genesis.comparison.results import Run
 from nnunet_genesis.comparison.surface import FILE
-from nnunet_genesis.folders import SUBSETS, read_json
+from nnunet_genesis.files import read_json
+from nnunet_genesis.folders import SUBSETS
 
 KEPT = ("iterations", "num_iterations_per_epoch", "num_epochs", "initial_lr", "batch_size")  # of debug.json
 

@@ -11,7 +11,6 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from nnunet_genesis.checkpoint import atomic_path
 from nnunet_genesis.comparison import curves, figures, statistics
 from nnunet_genesis.comparison.cases import overlay_figure
 from nnunet_genesis.comparison.export import export_results
@@ -19,6 +18,7 @@ from nnunet_genesis.comparison.results import KEYS, MEAN, Run, class_names, dice
 from nnunet_genesis.comparison.subsets import read_map
 from nnunet_genesis.comparison.surface import nsd_of_run
 from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.files import atomic_path
 from nnunet_genesis.folders import SUBSETS, dataset_name, nnunet_folder
 
 BASELINE = "nnUNetTrainerGenesisScratch"

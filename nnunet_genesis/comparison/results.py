@@ -11,7 +11,7 @@ import pandas as pd
 
 from nnunet_genesis.comparison.subsets import ALL, Subset, SubsetMap
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import read_json
+from nnunet_genesis.files import read_json
 
 MEAN = "mean"  # of a case's classes
 KEYS = ["plans", "configuration", "cases"]  # what two arms must share to be compared

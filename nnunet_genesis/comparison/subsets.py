@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnunet_genesis.checkpoint import atomic_path
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import SPLITS, SUBSETS, read_json
+from nnunet_genesis.files import read_json, write_json
+from nnunet_genesis.folders import SPLITS, SUBSETS
 
 ALL = "all"
 Split = dict[str, list[str]]
@@ -201,8 +201,7 @@ def _write(file: Path, content: Any) -> None:
     """Write JSON, unless the file holds just that."""
     if file.exists() and read_json(file) == json.loads(json.dumps(content)):
         return
-    with atomic_path(file) as temporary:
-        Path(temporary).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(content, file)
 
 
 def to_text(subsets: SubsetMap) -> str:

@@ -1,6 +1,5 @@
 """Normalised surface Dice (NSD), per class, kept beside nnU-Net's ``summary.json``."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region, reg
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
-from nnunet_genesis.checkpoint import atomic_path
 from nnunet_genesis.comparison.results import Run
-from nnunet_genesis.folders import read_json
+from nnunet_genesis.files import read_json, write_json
 
 FILE = "genesis_nsd.json"
 
@@ -61,8 +59,7 @@ def nsd_of_run(run: Run, tolerance: float, references: Sequence[Path]) -> dict[s
         return stored["cases"]
     found = _compute(run, tolerance, references)
     if found is not None and os.access(run.validation, os.W_OK):
-        with atomic_path(file) as temporary:
-            Path(temporary).write_text(json.dumps({"tolerance_mm": tolerance, "cases": found}), encoding="utf-8")
+        write_json({"tolerance_mm": tolerance, "cases": found}, file)
     return found
 
 

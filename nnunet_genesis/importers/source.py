@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.checkpoint.untrusted import plain, regular_file, sha256, some_keys, tensor_problem
+from nnunet_genesis.checkpoint.untrusted import plain, sha256, some_keys, tensor_problem
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import regular_file
 from nnunet_genesis.importers import keras_file
 
 __all__ = ["Source", "Tensors", "plain", "read", "tensors"]

@@ -10,13 +10,13 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import write_json
 from pretraining.preparation import planning
 from pretraining.preparation.fingerprint import Analysis, analyse, fingerprint, samples_per_scan
 from pretraining.preparation.lock import CACHE
 from pretraining.preparation.manifest import FILE_NAME as MANIFEST
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import for_each_scan
-from pretraining.preparation.whole_files import write_json
 from pretraining.scans.reading import wrong_channels, wrong_modality
 from pretraining.scans.scan import LeftOut, Scan, ScanError
 

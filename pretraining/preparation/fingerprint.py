@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
-from nnunet_genesis.checkpoint import atomic_path
+from nnunet_genesis.files import atomic_path
 from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import Scan
 

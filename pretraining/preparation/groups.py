@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nnunet_genesis.checkpoint import atomic_path
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import atomic_path
 from pretraining.preparation.manifest import FILE_NAME as MANIFEST
 from pretraining.preparation.manifest import Row
 from pretraining.scans.scan import Scan

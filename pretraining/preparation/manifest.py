@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from nnunet_genesis.checkpoint import atomic_path
+from nnunet_genesis.files import atomic_path, write_json
 
 FILE_NAME = "genesis_manifest.csv"
 
@@ -78,6 +78,5 @@ def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[i
     val = sorted(case for case, group in groups.items() if group in held_out)
     if not val or not train:
         train = val = sorted(groups)
-    with atomic_path(file) as path:
-        Path(path).write_text(json.dumps([{"train": train, "val": val}], indent=1))
+    write_json([{"train": train, "val": val}], file)
     return len(train), len(val)

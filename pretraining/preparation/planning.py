@@ -18,9 +18,9 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.files import write_json
+from nnunet_genesis.folders import dataset_name, environment, nnunet_folder
 from pretraining.preparation.options import PrepareOptions
-from pretraining.preparation.whole_files import write_json
 
 DEFAULT_PLANNER, FINGERPRINT = "ExperimentPlanner", "dataset_fingerprint.json"
 
@@ -109,16 +109,5 @@ def _temporary_folders(base: Path, dataset_json: dict[str, Any]) -> Iterator[Non
         # The planner sets torch's threads to nnUNet_n_proc_DA, which fails on the 0 that training accepts.
         threads = str(max(1, get_allowed_n_proc_DA()))
         folders = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
-        with _environment({**folders, "nnUNet_n_proc_DA": threads}):
+        with environment(**folders, nnUNet_n_proc_DA=threads):
             yield
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -3,7 +3,6 @@
 import math
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +12,8 @@ import SimpleITK
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from pretraining.preparation.whole_files import is_disk_full
+from nnunet_genesis.files import not_writable
+from nnunet_genesis.interruption import end_with_parent
 from pretraining.scans.scan import Scan, ScanError
 
 Result = TypeVar("Result")
@@ -108,14 +108,7 @@ def start_worker() -> None:
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpool_limits(limits=1)
     os.environ["BLOSC_NTHREADS"] = "1"  # nnU-Net asks for 4, which write an array's blocks in any order
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _attempt(work: Callable[[Scan], Result], scan: Scan) -> Result | ScanError:
@@ -124,6 +117,6 @@ def _attempt(work: Callable[[Scan], Result], scan: Scan) -> Result | ScanError:
     except ScanError as error:
         return error
     except Exception as error:  # one scan that nnU-Net itself can't digest must not lose the others
-        if is_disk_full(error):
+        if not_writable(error):
             raise
         return ScanError(f"preprocessing failed: {type(error).__name__}: {error}")

@@ -10,10 +10,10 @@ from batchgenerators.utilities.file_and_folder_operations import load_pickle, wr
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_genesis.files import check_space, move_whole
 from pretraining.intensity_range import Range, measured_range, planned_range
 from pretraining.preparation.lock import CACHE
 from pretraining.preparation.resampling import FastConfiguration
-from pretraining.preparation.whole_files import check_space, move_whole
 from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import Scan, ScanError
 

@@ -8,7 +8,7 @@ import torch
 
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import read_json
+from nnunet_genesis.files import read_json
 from tests.faults.bombs import BOMBS, HUGE, as_archive, as_legacy
 from tests.faults.peak import peak_growth
 

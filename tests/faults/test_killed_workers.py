@@ -88,7 +88,7 @@ def test_full_disk_is_named_and_nothing_half_written_is_taken_for_finished(small
     use_folders(monkeypatch, tmp_path)
     without_processes(monkeypatch)
     world = World(tmp_path, {})
-    full = pytest.raises(GenesisError, match=r"Dataset701_CT: no space is left on its disk.*Free some")
+    full = pytest.raises(GenesisError, match=r"Dataset701_CT.*: not written: No space left.*Free some")
     with full:
         prepare_dataset(world.options())  # while analysing
     assert manifest(world.base) == []  # no scan is blamed for it

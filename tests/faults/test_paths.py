@@ -16,7 +16,7 @@ import torch
 
 from nnunet_genesis import cli
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import read_json
+from nnunet_genesis.files import read_json
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from nnunet_genesis.weights_file import weights_file

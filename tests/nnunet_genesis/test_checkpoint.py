@@ -55,33 +55,6 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["c.pth"]
 
 
-def half_written(file: Path, error: BaseException) -> None:
-    with checkpoint.atomic_path(file) as temporary:
-        Path(temporary).write_text("half")
-        raise error
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk full")])
-def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
-    file = tmp_path / "c.pth"
-    file.write_text("old")
-    with pytest.raises(type(error)):
-        half_written(file, error)
-    assert file.read_text() == "old"
-    assert os.listdir(tmp_path) == ["c.pth"]
-
-
-def test_old_file_is_whole_until_the_new_one_is_complete(tmp_path):
-    file = tmp_path / "c.pth"
-    file.write_text("old")
-    with checkpoint.atomic_path(file) as temporary:
-        Path(temporary).write_text("new")
-        assert Path(temporary).parent == tmp_path
-        assert file.read_text() == "old"
-    assert file.read_text() == "new"
-    assert os.listdir(tmp_path) == ["c.pth"]
-
-
 class Payload:
     """Makes a folder when it is unpickled."""
 

@@ -10,7 +10,6 @@ from nnunet_genesis.checkpoint.writing import (
     FINAL,
     LATEST,
     PREVIOUS,
-    clear_unfinished,
     damage,
     newest,
     replacing,
@@ -99,12 +98,6 @@ def test_a_final_one_is_newer_than_a_latest_left_behind(tmp_path):
     write(tmp_path, LATEST, 4, 10)
     write(tmp_path, FINAL, 5)
     assert epoch(newest(tmp_path, print)) == 5
-
-
-def test_what_a_killed_run_was_writing_is_removed(tmp_path):
-    write(tmp_path, f"{LATEST}.tmp123", 1)
-    clear_unfinished(tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_new_run_never_goes_on_from_an_earlier_ones(tmp_path):
