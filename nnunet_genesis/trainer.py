@@ -39,7 +39,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
 
     Raises:
         SystemExit: with a message for the user, where weights are missing, unreadable or fit too little, a setting is
-            wrong, or the configuration is 2D. :class:`nnunet_genesis.interruption.Interrupted` after a signal.
+            wrong, or the configuration is 2D. :class:`nnunet_genesis.training.signals.Interrupted` after a signal.
     """
 
     parts: tuple[str, ...] = ("encoder",)

@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_genesis.keyed_loader import Batches, keyed_random, start
+from nnunet_genesis.training.batches import Batches, keyed_random, start
 from pretraining.intensity_range import Range, from_unit, to_unit
 from pretraining.restoration import RestorationTransform
 

@@ -15,7 +15,7 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
-from nnunet_genesis.interruption import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
+from nnunet_genesis.training.signals import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
 from pretraining.distributed import (
     from_rank_0,
     gather,

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nnunet_genesis.files import not_writable
-from nnunet_genesis.interruption import end_with_parent
+from nnunet_genesis.training.signals import end_with_parent
 from pretraining.scans.scan import Scan, ScanError
 
 Result = TypeVar("Result")

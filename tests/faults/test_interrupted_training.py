@@ -15,7 +15,7 @@ import pytest
 import torch
 from nnunetv2.run.run_training import find_free_network_port, get_trainer_from_args
 
-from nnunet_genesis.interruption import RESUME_STATUS, SIGNALS, Interrupted
+from nnunet_genesis.training.signals import RESUME_STATUS, SIGNALS, Interrupted
 from pretraining.__main__ import pretrain
 from tests.faults.training_runs import Run, assert_equal_runs, runs
 from tests.integration.distributed_rank import watched

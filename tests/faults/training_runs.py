@@ -92,7 +92,7 @@ def _run(work: Callable[..., None], environment: dict[str, str], options: dict[s
 
 
 def _kill_in(epoch: int) -> None:
-    from nnunet_genesis.resumable import ResumableTrainer
+    from nnunet_genesis.training.base import ResumableTrainer
 
     begin = ResumableTrainer.on_epoch_start
 

@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import gaussian_filter
 
-from nnunet_genesis.keyed_loader import keyed_random
+from nnunet_genesis.training.batches import keyed_random
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
 from pretraining.intensity_range import Range, measured_range, to_unit
 from pretraining.restoration import CORRUPTIONS, RestorationTransform

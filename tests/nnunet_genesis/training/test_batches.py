@@ -10,7 +10,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_genesis.keyed_loader import KeyedBatches, finish, start
+from nnunet_genesis.training.batches import KeyedBatches, finish, start
 
 # batchgenerators ends its workers while its thread may still be reading from one.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

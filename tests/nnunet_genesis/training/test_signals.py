@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from nnunet_genesis.interruption import Interrupted, StopSignals
+from nnunet_genesis.training.signals import Interrupted, StopSignals
 
 
 def test_a_second_signal_ends_at_once():

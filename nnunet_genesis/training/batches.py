@@ -18,7 +18,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunet_genesis.interruption import end_with_parent
+from nnunet_genesis.training.signals import end_with_parent
 
 TRAINING, VALIDATION = 0, 1  # second part of a loader's random key
 

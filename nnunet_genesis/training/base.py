@@ -14,9 +14,9 @@ from torch._dynamo import OptimizedModule
 from nnunet_genesis.checkpoint.writing import FINAL, GO_ON, LATEST, PREVIOUS, set_aside
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, remove_unfinished
-from nnunet_genesis.interruption import Interrupted, StopSignals
-from nnunet_genesis.keyed_loader import finish
 from nnunet_genesis.stability import MOST_IN_A_ROW, longest_run
+from nnunet_genesis.training.batches import finish
+from nnunet_genesis.training.signals import Interrupted, StopSignals
 
 
 class ResumableTrainer(nnUNetTrainer):

@@ -1,0 +1,1 @@
+"""A run of training: what fine-tuning and pretraining share."""
