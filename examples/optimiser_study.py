@@ -15,7 +15,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_genesis.schedule import WarmupPolyLRScheduler
+from nnunet_genesis.training.schedule import WarmupPolyLRScheduler
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import pretraining.run
-from nnunet_genesis.formats import autocast
+from nnunet_genesis.training.precision import autocast
 from pretraining.intensity_range import from_unit
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
 from pretraining.trainer import nnUNetTrainerRestoration

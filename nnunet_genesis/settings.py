@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.formats import CPU_PRECISIONS
+from nnunet_genesis.training.precision import CPU_PRECISIONS
 
 PREFIX = "nnUNet_genesis_"
 OPTIMIZERS = ("sgd", "adamw")

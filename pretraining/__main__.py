@@ -90,7 +90,7 @@ def pretrain() -> None:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
-        from pretraining.distributed import rank, rank_0_speaks
+        from nnunet_genesis.training.distributed import rank, rank_0_speaks
         from pretraining.options import RestorationOptions
         from pretraining.run import pretrain as run_pretraining
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.formats import MEMORY_FORMATS, PRECISIONS
+from nnunet_genesis.training.precision import MEMORY_FORMATS, PRECISIONS
 
 
 @dataclasses.dataclass(frozen=True)

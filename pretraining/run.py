@@ -15,8 +15,7 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import dataset_name, nnunet_folder
-from nnunet_genesis.training.signals import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
-from pretraining.distributed import (
+from nnunet_genesis.training.distributed import (
     from_rank_0,
     gather,
     local_gpu,
@@ -27,6 +26,7 @@ from pretraining.distributed import (
     use_srun,
     world_size,
 )
+from nnunet_genesis.training.signals import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
 from pretraining.options import RestorationOptions
 from pretraining.preparation.lock import refuse_while_prepared
 from pretraining.trainer import nnUNetTrainerRestoration

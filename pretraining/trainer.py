@@ -17,14 +17,14 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.checkpoint.writing import replacing
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.formats import autocast, choose_formats, move, torch_format
-from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.stability import require_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
+from nnunet_genesis.training.distributed import from_rank_0, gather
+from nnunet_genesis.training.precision import autocast, choose_formats, move, torch_format
+from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
-from pretraining.distributed import from_rank_0, gather
 from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
 from pretraining.options import RestorationOptions

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nnunet_genesis.formats import MEMORY_FORMATS, choose_formats
+from nnunet_genesis.training.precision import MEMORY_FORMATS, choose_formats
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration as Trainer
 from tests.benchmarks.timing import quiet

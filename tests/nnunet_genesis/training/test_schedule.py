@@ -4,7 +4,7 @@ import pytest
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from nnunet_genesis.schedule import WarmupPolyLRScheduler, default_warmup
+from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
 
 
 def optimizer() -> torch.optim.Optimizer:

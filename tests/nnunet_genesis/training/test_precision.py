@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_genesis import formats
+from nnunet_genesis.training import precision as formats
 from tests.nnunet_genesis import networks
 
 CPU = torch.device("cpu")
