@@ -106,8 +106,8 @@ def check_space(folder: Path) -> None:
 
 
 def not_writable(error: BaseException) -> bool:
-    """Say whether the disk is why: it, a quota or a limit of the file's size is full, or it is read-only."""
-    return isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS)
+    """Say whether the disk is why: it, a quota or a limit of the file's size is full, or it is closed to writing."""
+    return isinstance(error, OSError) and error.errno in (*_FULL, *_FORBIDDEN, errno.EROFS)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -51,3 +52,15 @@ def dataset_name(dataset: str, given: str | None = None) -> str:
         return str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
         raise GenesisError(f"{given or f'-d {dataset}'}: {error}") from error
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
+    """Return a data set's channels by number; nnU-Net still accepts the older ``modality`` for ``channel_names``.
+
+    Raises:
+        GenesisError: ``dataset.json`` has neither.
+    """
+    for key in ("channel_names", "modality"):
+        if key in dataset_json:
+            return dict(dataset_json[key])
+    raise GenesisError('dataset.json has no channel_names; expected e.g. {"0": "CT"}. Add them.')

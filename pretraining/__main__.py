@@ -19,37 +19,34 @@ def prepare() -> None:
         "as an unlabelled data set in nnUNet_preprocessed. Run it again to go on after an interruption or to add "
         "scans: finished ones are kept.",
         epilog=f"Exit status: 0 all scans prepared; {LEFT_OUT_STATUS} some were left out (see genesis_manifest.csv); "
-        "1 nothing done, with a message; 2 wrong usage.",
+        "1 an error, with a message (nothing done, or genesis_errors.log says which scans it concerns); 2 wrong usage.",
     )
-    parser.add_argument("-i", type=Path, nargs="+", required=True, help="folder(s) of scans, or single files")
-    parser.add_argument("-d", type=int, required=True, help="id of the new data set, e.g. 701")
-    parser.add_argument("-n", required=True, help="name of the new data set, e.g. ChestCT")
-    parser.add_argument("-c", nargs="+", default=["3d_fullres"], help="configuration(s) [default: 3d_fullres]")
-    parser.add_argument("-pl", default=None, help="planner, e.g. nnUNetPlannerResEncM [default: ExperimentPlanner]")
-    parser.add_argument("-gpu_memory_target", type=float, default=None, help="GB the planner may plan for")
-    parser.add_argument("--like", default=None, metavar="DATASET", help="use this data set's plans instead of planning")
-    parser.add_argument("-p", default="nnUNetPlans", help="with --like: name of its plans [default: nnUNetPlans]")
-    parser.add_argument("--modality", choices=["auto", "CT", "MR"], default="auto", help="[default: auto, and says so]")
-    parser.add_argument("--hu_window", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
-                        help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
-    parser.add_argument("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]")
-    parser.add_argument("-np", type=int, default=None, help="processes [default: as many as cores, at most 8]")
-    parser.add_argument("-num_parts", type=int, default=1, help="calls that share the scans [default: 1]")
-    parser.add_argument("-part_id", type=int, default=None, metavar="ID",
-                        help="which of them this one is, from 0; the call without it merges")  # fmt: skip
-    parser.add_argument("--no_pp", action="store_true", help="plan, and preprocess nothing")
-    parser.add_argument("--exact", action="store_true", help="resample with nnU-Net's own functions, bit by bit")
+    add = parser.add_argument
+    add("-i", dest="inputs", type=Path, nargs="+", required=True, help="folder(s) of scans, or single files")
+    add("-d", dest="dataset_id", type=int, required=True, help="id of the new data set, e.g. 701")
+    add("-n", dest="name", required=True, help="name of the new data set, e.g. ChestCT")
+    add("-c", dest="configurations", nargs="+", default=["3d_fullres"], help="configuration(s) [default: 3d_fullres]")
+    add("-pl", dest="planner", help="planner, e.g. nnUNetPlannerResEncM [default: ExperimentPlanner]")
+    add("-gpu_memory_target", type=float, help="GB the planner may plan for")
+    add("--like", metavar="DATASET", help="use this data set's plans instead of planning")
+    add("-p", dest="plans_name", default="nnUNetPlans", help="with --like: name of its plans [default: nnUNetPlans]")
+    add("--modality", choices=["auto", "CT", "MR"], default="auto", help="[default: auto, and says so]")
+    add("--hu_window", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
+    add("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]")
+    add("-np", dest="processes", type=int, default=min(8, multiprocessing.cpu_count()),
+        help="processes [default: as many as cores, at most 8]")  # fmt: skip
+    add("-num_parts", type=int, default=1, help="calls that share the scans [default: 1]")
+    add("-part_id", type=int, metavar="ID", help="which of them this one is, from 0; the call without it merges")
+    add("--no_pp", action="store_true", help="plan, and preprocess nothing")
+    add("--exact", action="store_true", help="resample with nnU-Net's own functions, bit by bit")
     args = parser.parse_args()
 
     def command() -> int:
         from pretraining.prepare import PrepareOptions, prepare_dataset
 
-        options = PrepareOptions(
-            tuple(args.i), args.d, args.n, tuple(args.c), args.pl, args.gpu_memory_target, args.like, args.p,
-            args.modality, tuple(args.hu_window) if args.hu_window else None, args.val_fraction,
-            args.np or min(8, multiprocessing.cpu_count()), args.num_parts, args.part_id, args.no_pp, args.exact,
-        )  # fmt: skip
-        return LEFT_OUT_STATUS if prepare_dataset(options) else 0
+        left_out = prepare_dataset(PrepareOptions(**vars(args)))
+        return 1 if any(item.trace for item in left_out) else LEFT_OUT_STATUS if left_out else 0
 
     run(command)
 

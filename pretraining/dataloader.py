@@ -84,8 +84,7 @@ class RestorationDataLoader(nnUNetDataLoader):
         image, _, _, properties = self._data.load_case(case)
         lower, upper = self.get_bbox(image.shape[1:], self.get_do_oversample(position), properties["class_locations"])
         box = [list(edges) for edges in zip(lower, upper, strict=True)]  # acvl-utils takes no tuples
-        patch = torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()
-        return to_unit(patch, self.ranges[case])  # not in place: it may be a read-only map of the file
+        return torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()
 
     def _warn(self, case: str) -> None:
         if case not in self.warned:
@@ -102,11 +101,12 @@ class RestorationDataLoader(nnUNetDataLoader):
                 # + 1: SeedSequence pads a key with zeros, so position 0 would repeat the stream that chose the cases.
                 with keyed_random(*self.key, number, position + 1):
                     patch = self._patch(position, case)
-                    if not math.isfinite(patch.sum()):
+                    if not math.isfinite(patch.sum()):  # before infinity is clipped to the range
                         self._warn(case)
                         data[slot] = target[slot] = math.nan  # the trainer will skip the step
                         continue
-                    pair = corrupt(image=patch)
+                    # Not in place: it may be a read-only map of the file.
+                    pair = corrupt(image=to_unit(patch, self.ranges[case]))
                 from_unit(pair["image"], self.ranges[case], out=data[slot])
                 target[slot] = pair["target"]
         return {"data": data, "target": target, "keys": mine}

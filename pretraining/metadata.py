@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_genesis.checkpoint import CITATIONS, SCHEMA_VERSION, software_versions
+from nnunet_genesis.folders import channel_names
 from nnunet_genesis.transfer.network import axis_order
 from pretraining.restoration import RestorationTransform
 
@@ -40,7 +41,7 @@ def describe(trainer: "nnUNetTrainerRestoration") -> dict[str, Any]:
         },
         "data": {
             "dataset_name": plans.dataset_name,
-            "channel_names": dict(trainer.dataset_json["channel_names"]),
+            "channel_names": channel_names(trainer.dataset_json),
             "number_of_cases": dict(trainer.number_of_cases),
             "fold": trainer.fold,
         },

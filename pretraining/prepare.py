@@ -14,11 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import disk_in_words, remove_unfinished, write_json
+from nnunet_genesis.files import disk_in_words, read_json, remove_unfinished, write_json
 from nnunet_genesis.folders import nnunet_folder
 from pretraining.preparation import planning
 from pretraining.preparation.cases import preprocess_all
@@ -27,7 +26,7 @@ from pretraining.preparation.fingerprint import samples_per_scan
 from pretraining.preparation.groups import with_keyed_groups
 from pretraining.preparation.lock import CACHE, locked
 from pretraining.preparation.manifest import FILE_NAME as MANIFEST
-from pretraining.preparation.manifest import Row, read_manifest, write_manifest, write_split
+from pretraining.preparation.manifest import Row, log_errors, read_manifest, write_manifest, write_split
 from pretraining.preparation.options import PrepareOptions
 from pretraining.scans.find import find_scans
 from pretraining.scans.scan import LeftOut, Scan
@@ -55,8 +54,11 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
         base.mkdir(parents=True, exist_ok=True)
         with locked(base, options.part_id, options.num_parts):
             if options.part_id is not None:
-                return _prepare_part(options, base, scans)
-            return _prepare_whole(options, base, scans, left_out)
+                left_out = _prepare_part(options, base, scans)
+            else:
+                left_out = _prepare_whole(options, base, scans, left_out)
+            log_errors(base, left_out)
+    return left_out
 
 
 def _prepare_whole(options: PrepareOptions, base: Path, scans: list[Scan], left_out: list[LeftOut]) -> list[LeftOut]:
@@ -105,7 +107,7 @@ def _base_folder(options: PrepareOptions) -> Path:
     if others:
         raise GenesisError(f"-d {options.dataset_id}: {root} has {others[0]} already. Choose another id, or that name.")
     base = root / options.dataset_name
-    if base.is_dir() and (base / "dataset.json").is_file() and "genesis" not in load_json(str(base / "dataset.json")):
+    if base.is_dir() and (base / "dataset.json").is_file() and "genesis" not in read_json(base / "dataset.json"):
         raise GenesisError(f"{base}: is a data set that nnunet-genesis did not make. Choose another id (-d) or name.")
     return base
 

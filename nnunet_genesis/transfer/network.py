@@ -9,6 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import channel_names
 
 Shape = tuple[int, ...]
 
@@ -79,8 +80,7 @@ def target_network(
     """
     manager = PlansManager(dict(plans))
     spacing = manager.get_configuration(configuration).spacing
-    channel_names = dataset_json.get("channel_names") or dataset_json["modality"]  # older data sets
-    return _network(manager, configuration, channel_names, shapes, spacing, axis_order(plans))
+    return _network(manager, configuration, channel_names(dataset_json), shapes, spacing, axis_order(plans))
 
 
 def source_network(weights: GenesisWeights) -> Network:

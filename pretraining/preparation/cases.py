@@ -11,8 +11,8 @@ from pretraining.intensity_range import planned_range, save_ranges, stored_range
 from pretraining.preparation.manifest import Row
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import for_each_scan
-from pretraining.preparation.preprocess import is_finished, preprocess
-from pretraining.scans.scan import LeftOut, Scan, ScanError
+from pretraining.preparation.preprocess import is_finished, preprocess, remark_on
+from pretraining.scans.scan import LeftOut, Scan
 
 
 def preprocess_all(
@@ -46,8 +46,8 @@ def preprocess_all(
         print(f"{len(done)} scans are finished already")
     try:
         for scan, result in for_each_scan(work, todo, options.processes, "Preprocessing"):
-            if isinstance(result, ScanError):
-                left_out.append(LeftOut(scan.source, str(result)))
+            if isinstance(result, LeftOut):
+                left_out.append(result)
                 continue
             done.append(scan)
             for name, case_range in result.items():
@@ -56,10 +56,11 @@ def preprocess_all(
         for name, folder in folders.items():
             if ranges[name] and options.part_id is None:  # parts would overwrite each other's
                 save_ranges(folder, ranges[name])
-    return [_row(scan, dataset_json["genesis"]["modality"]) for scan in done], left_out
+    folder = next(iter(folders.values()))
+    return [_row(scan, dataset_json["genesis"]["modality"], remark_on(folder, scan.case)) for scan in done], left_out
 
 
-def _row(scan: Scan, modality: str) -> Row:
+def _row(scan: Scan, modality: str, remark: str) -> Row:
     shape = "x".join(str(length) for length in scan.shape)
     spacing = "x".join(f"{length:.4g}" for length in scan.spacing)
-    return Row(scan.source, scan.case, "prepared", "", scan.modality or modality, shape, spacing, scan.group)
+    return Row(scan.source, scan.case, "prepared", "", scan.modality or modality, shape, spacing, scan.group, remark)

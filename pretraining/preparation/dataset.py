@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import write_json
+from nnunet_genesis.files import read_json, write_json
+from nnunet_genesis.folders import channel_names
 from pretraining.preparation import planning
 from pretraining.preparation.fingerprint import Analysis, analyse, fingerprint, samples_per_scan
 from pretraining.preparation.lock import CACHE
@@ -18,7 +18,7 @@ from pretraining.preparation.manifest import FILE_NAME as MANIFEST
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import for_each_scan
 from pretraining.scans.reading import wrong_channels, wrong_modality
-from pretraining.scans.scan import LeftOut, Scan, ScanError
+from pretraining.scans.scan import LeftOut, Scan
 
 
 def plan_dataset(
@@ -56,7 +56,7 @@ def known_plans(options: PrepareOptions, base: Path, scans: int) -> tuple[dict[s
     """Plans and dataset.json that an earlier run made or that ``--like`` gives, if either; writes nothing."""
     plans_file, dataset_json = base / f"{planning.planned_name(options)}.json", _existing_dataset_json(options, base)
     if plans_file.is_file() and dataset_json:
-        plans = load_json(str(plans_file))
+        plans = read_json(plans_file)
     elif options.like:
         plans, dataset_json = planning.plans_like(options), _dataset_json_like(options, scans)
     else:
@@ -69,7 +69,7 @@ def _existing_dataset_json(options: PrepareOptions, base: Path) -> dict[str, Any
     file = base / "dataset.json"
     if not file.is_file():
         return None
-    dataset_json = load_json(str(file))
+    dataset_json = read_json(file)
     _check_unchanged(options, base, dataset_json["genesis"])
     return dataset_json
 
@@ -103,8 +103,8 @@ def analyse_scans(
     work = partial(analyse, asked=options.asked_modality, samples=samples, cache=cache)
     found: dict[str, tuple[Scan, Analysis]] = {}
     for scan, result in for_each_scan(work, scans, options.processes, "Analysing"):
-        if isinstance(result, ScanError):
-            left_out.append(LeftOut(scan.source, str(result)))
+        if isinstance(result, LeftOut):
+            left_out.append(result)
         else:
             found[scan.case] = (scan, result)
     return found
@@ -145,9 +145,9 @@ def _dataset_json(options: PrepareOptions, analyses: dict[str, Analysis]) -> dic
 
 def _dataset_json_like(options: PrepareOptions, scans: int) -> dict[str, Any]:
     folder = planning.like_folder(options)
-    names = load_json(str(folder / "dataset.json"))["channel_names"]
+    names = channel_names(read_json(folder / "dataset.json"))
     plans_file = folder / f"{options.plans_name}.json"
-    plans = load_json(str(plans_file))
+    plans = read_json(plans_file)
     _check_configurations(options, plans, plans_file)
     schemes = PlansManager(plans).get_configuration(options.configurations[0]).normalization_schemes
     modality = "CT" if schemes[0] == "CTNormalization" else "MR"

@@ -75,7 +75,7 @@ def samples_per_scan(scans: int) -> int:
     return int(np.clip(20_000_000 // max(1, scans), 10_000, 1_000_000))
 
 
-def fingerprint(analyses: Sequence[Analysis], hu_window: tuple[float, float] | None) -> dict[str, Any]:
+def fingerprint(analyses: Sequence[Analysis], hu_window: Sequence[float] | None) -> dict[str, Any]:
     """``dataset_fingerprint.json`` as nnU-Net's extractor writes it.
 
     With ``hu_window`` the clipping percentiles are the window, and mean and standard deviation are taken after
@@ -92,10 +92,11 @@ def fingerprint(analyses: Sequence[Analysis], hu_window: tuple[float, float] | N
     }
 
 
-def _statistics(values: np.ndarray, window: tuple[float, float] | None) -> dict[str, float]:
+def _statistics(values: np.ndarray, window: Sequence[float] | None) -> dict[str, float]:
     low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
     if window:
-        (low, high), values = window, np.clip(values, *window)
+        low, high = window
+        values = np.clip(values, low, high)
     statistics = {
         "mean": np.mean(values, dtype=np.float64),
         "median": median,

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from nnunet_genesis.files import atomic_path, write_json
+from pretraining.scans.scan import ERROR_LOG, LeftOut
 
 FILE_NAME = "genesis_manifest.csv"
 
@@ -25,6 +26,7 @@ class Row:
         shape: voxels z × y × x, before preprocessing.
         spacing: mm z × y × x.
         group: scans of one patient share it; a keyed hash (:mod:`pretraining.preparation.groups`).
+        remark: what is worth a look, although the scan is used.
     """
 
     source: str
@@ -35,6 +37,7 @@ class Row:
     shape: str = ""
     spacing: str = ""
     group: str = ""
+    remark: str = ""
 
 
 def read_manifest(base: Path) -> list[Row]:
@@ -52,6 +55,18 @@ def write_manifest(base: Path, rows: Iterable[Row]) -> None:
         writer = csv.writer(stream)
         writer.writerow([field.name for field in fields(Row)])
         writer.writerows(astuple(row) for row in sorted(rows, key=lambda row: (row.source, row.case)))
+
+
+def log_errors(base: Path, left_out: Iterable[LeftOut]) -> None:
+    """Append the tracebacks of internal errors to the log beside the manifest, which names it."""
+    errors = [item for item in left_out if item.trace]
+    if errors:
+        with (base / ERROR_LOG).open("a", encoding="utf-8") as log:
+            log.writelines(f"{item.source}\n{item.trace}\n" for item in errors)
+        print(
+            f"{len(errors)} of them by internal errors of nnunet-genesis, not by any fault of theirs. Please report "
+            f"{base / ERROR_LOG}; look through it before: it names files."
+        )
 
 
 def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What a preparation was asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,16 @@ class PrepareOptions:
         exact: resample with nnU-Net's own functions, bit by bit.
     """
 
-    inputs: tuple[Path, ...]
+    inputs: Sequence[Path]
     dataset_id: int
     name: str
-    configurations: tuple[str, ...] = ("3d_fullres",)
+    configurations: Sequence[str] = ("3d_fullres",)
     planner: str | None = None
     gpu_memory_target: float | None = None
     like: str | None = None
     plans_name: str = "nnUNetPlans"
     modality: str = "auto"
-    hu_window: tuple[float, float] | None = None
+    hu_window: Sequence[float] | None = None
     val_fraction: float = 0.1
     processes: int = 2
     num_parts: int = 1

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import nnunetv2
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import write_json
+from nnunet_genesis.files import read_json, write_json
 from nnunet_genesis.folders import dataset_name, environment, nnunet_folder
 from pretraining.preparation.options import PrepareOptions
 
@@ -78,7 +78,7 @@ def like_folder(options: PrepareOptions) -> Path:
 
 def plans_like(options: PrepareOptions) -> dict[str, Any]:
     """The other data set's plans, for the new one."""
-    plans = load_json(str(like_folder(options) / f"{options.plans_name}.json"))
+    plans = read_json(like_folder(options) / f"{options.plans_name}.json")
     plans["dataset_name"] = options.dataset_name
     plans.pop("genesis", None)
     return plans
@@ -87,7 +87,7 @@ def plans_like(options: PrepareOptions) -> dict[str, Any]:
 def write_plans_like(options: PrepareOptions, base: Path, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
     """Write these plans, the other data set's fingerprint and our ``dataset.json`` to ``base``."""
     source = like_folder(options)
-    write_json(load_json(str(source / FINGERPRINT)), base / FINGERPRINT, sort_keys=True)
+    write_json(read_json(source / FINGERPRINT), base / FINGERPRINT, sort_keys=True)
     write_json(dataset_json, base / "dataset.json")
     write_json(plans, base / f"{options.plans_name}.json")
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nnunet_genesis.files import not_writable
 from nnunet_genesis.training.signals import end_with_parent
-from pretraining.scans.scan import Scan, ScanError
+from pretraining.scans.scan import LeftOut, Scan
 
 Result = TypeVar("Result")
 
@@ -24,7 +24,7 @@ _PROCESS = 0.5  # GB, without a scan
 
 def for_each_scan(
     work: Callable[[Scan], Result], scans: Sequence[Scan], processes: int, title: str
-) -> Iterator[tuple[Scan, Result | ScanError]]:
+) -> Iterator[tuple[Scan, Result | LeftOut]]:
     """Call ``work`` on every scan; yield each scan with its result or the reason why there is none, as they finish.
 
     A scan whose process is killed, most likely because memory ran out, is tried again alone when all others are done.
@@ -46,21 +46,24 @@ def for_each_scan(
         for scan in killed:
             for _, result in _in_processes(work, [scan], 1):
                 progress.update()
-                yield scan, _needs_more(scan) if isinstance(result, BrokenProcessPool) else result
+                if isinstance(result, BrokenProcessPool):
+                    reason = f"its process was killed twice, the second time alone. Most likely {_needs_more(scan)}"
+                    more = ". If there is enough, a library crashes on this scan: convert it to another format"
+                    result = LeftOut(scan.source, reason + more)
+                yield scan, result
 
 
-def _needs_more(scan: Scan) -> ScanError:
+def _needs_more(scan: Scan) -> str:
     needed = _PROCESS + _PEAK * 4 * math.prod(scan.shape) * len(scan.channels) / 1e9
-    return ScanError(
-        f"its process was killed twice, the second time alone. Most likely memory ran out: it needs about {needed:.1f} "
-        "GB. Free some memory, or use a larger machine, and run the same command again. If there is enough, a library "
-        "crashes on this scan: convert it to another format"
+    return (
+        f"memory ran out: it needs about {needed:.1f} GB. Free some memory, or use a larger machine, and run the same "
+        "command again"
     )
 
 
 def _in_processes(
     work: Callable[[Scan], Result], scans: Sequence[Scan], processes: int
-) -> Iterator[tuple[Scan, Result | ScanError | BrokenProcessPool]]:
+) -> Iterator[tuple[Scan, Result | LeftOut | BrokenProcessPool]]:
     """As :func:`for_each_scan`, each scan once; a pool of one process each, so that it is known whose scan it had."""
     waiting = iter(scans)
     running: dict[Future, tuple[Scan, ProcessPoolExecutor]] = {}
@@ -73,10 +76,10 @@ def _in_processes(
             return
         try:
             pool = pool or _pool()
-            running[pool.submit(_attempt, work, scan)] = scan, pool
+            running[pool.submit(attempt, work, scan)] = scan, pool
         except BrokenProcessPool:  # killed while it had nothing to do
             pool = _pool()
-            running[pool.submit(_attempt, work, scan)] = scan, pool
+            running[pool.submit(attempt, work, scan)] = scan, pool
 
     try:
         for _ in range(min(processes, len(scans))):
@@ -92,7 +95,7 @@ def _in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-def _result(future: Future) -> Result | ScanError | BrokenProcessPool:
+def _result(future: Future) -> Result | LeftOut | BrokenProcessPool:
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -111,12 +114,13 @@ def start_worker() -> None:
     end_with_parent()
 
 
-def _attempt(work: Callable[[Scan], Result], scan: Scan) -> Result | ScanError:
+def attempt(work: Callable[[Scan], Result], scan: Scan) -> Result | LeftOut:
+    """Call ``work`` on a scan; one that can't be digested must not lose the others."""
     try:
         return work(scan)
-    except ScanError as error:
-        return error
-    except Exception as error:  # one scan that nnU-Net itself can't digest must not lose the others
+    except MemoryError:
+        return LeftOut(scan.source, _needs_more(scan))
+    except Exception as error:
         if not_writable(error):
             raise
-        return ScanError(f"preprocessing failed: {type(error).__name__}: {error}")
+        return LeftOut.because(scan.source, error)

@@ -18,6 +18,7 @@ from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import Scan, ScanError
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # the last one is written last: a case is finished when it is there
+_REMARK = "genesis_remark"  # in the case's properties, for the manifest of a later run
 _MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20 MB, read anew for every patch
 
 
@@ -26,12 +27,12 @@ class ScanPlans(PlansManager):
 
     def __init__(self, plans: dict[str, Any], reader: ScanReader, exact: bool = False):
         super().__init__(plans)
-        self._reader, self._exact = reader, exact
+        self.reader, self._exact = reader, exact
 
     @property
     def image_reader_writer_class(self) -> Any:
         """Makes the reader; nnU-Net calls it without arguments."""
-        return lambda: self._reader
+        return lambda: self.reader
 
     def get_configuration(self, configuration_name: str) -> ConfigurationManager:
         """A configuration of the plans."""
@@ -90,7 +91,7 @@ def _preprocess_case(
             check_space(partial)  # blosc2 doesn't say that the disk is full
             raise
         _check_shape(blosc2.open(urlpath=str(partial / f"{scan.case}.b2nd"), mode="r").shape[1:])
-        _thin_locations(partial / f"{scan.case}.pkl")
+        _complete_properties(partial / f"{scan.case}.pkl", manager.reader.remark)
         for ending in ENDINGS:
             move_whole(partial / f"{scan.case}{ending}", folder / f"{scan.case}{ending}")
 
@@ -113,8 +114,13 @@ def _check_shape(shape: Sequence[int]) -> None:
         )
 
 
-def _thin_locations(file: Path) -> None:
-    properties = load_pickle(str(file))
+def remark_on(folder: Path, case: str) -> str:
+    """What the manifest remarks on a finished case, or ""."""
+    return str(load_pickle(str(folder / f"{case}.pkl")).get(_REMARK, ""))
+
+
+def _complete_properties(file: Path, remark: str) -> None:
+    properties = load_pickle(str(file)) | ({_REMARK: remark} if remark else {})
     # They are in random order: the first ones are a random sample.
     properties["class_locations"] = {k: v[:_MOST_LOCATIONS] for k, v in properties["class_locations"].items()}
     write_pickle(properties, str(file))

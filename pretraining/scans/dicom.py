@@ -50,8 +50,8 @@ class SeriesCollector:
         for series, headers in self._series.items():
             try:
                 scans.append(_scan(series, headers, self._folders[series]))
-            except ScanError as e:
-                left_out.append(LeftOut(self._folders[series], str(e)))
+            except Exception as e:
+                left_out.append(LeftOut.because(self._folders[series], e))
         return scans, left_out
 
 

@@ -14,7 +14,7 @@ from pretraining.scans.dicom import SeriesCollector, digest
 from pretraining.scans.dicom_headers import read_slice_header
 from pretraining.scans.image_files import ending_of, is_nifti, read_geometry
 from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
-from pretraining.scans.words import reason_of, relative_name
+from pretraining.scans.words import relative_name
 
 __all__ = ["LeftOut", "Scan", "ScanError", "find_scans"]
 
@@ -66,7 +66,7 @@ class _Finder:
             try:
                 self._sort_in(path, base, images)
             except Exception as e:
-                self.left_out.append(LeftOut(source, reason_of(e)))
+                self.left_out.append(LeftOut.because(source, e))
         for case in _cases(images):
             self._add_image(case, base)
 
@@ -103,7 +103,7 @@ class _Finder:
         try:
             self._scans.append(_image_scan(list(channels.items()), source, base))
         except Exception as e:
-            self.left_out.append(LeftOut(source, reason_of(e)))
+            self.left_out.append(LeftOut.because(source, e))
 
     def _files(self, root: Path, base: Path) -> Iterator[Path]:
         """All files below a root, each real file and folder once, in the order of their names."""
@@ -112,7 +112,7 @@ class _Finder:
             return
 
         def failed(error: OSError) -> None:
-            self.left_out.append(LeftOut(relative_name(Path(error.filename), base), reason_of(error)))
+            self.left_out.append(LeftOut.because(relative_name(Path(error.filename), base), error))
 
         for folder, folders, names in os.walk(root, followlinks=True, onerror=failed):
             if not folders and not names:

@@ -12,6 +12,8 @@ from pretraining.scans.hounsfield import check_hounsfield
 from pretraining.scans.image_files import check_values, read_image_file
 from pretraining.scans.scan import Scan, ScanError
 
+_NO_BODY = "no body was told from a background: the whole image counts as body"
+
 
 def read_scan(scan: Scan) -> tuple[np.ndarray, dict]:
     """Read all channels of a scan.
@@ -49,13 +51,14 @@ class ScanReader(BaseReaderWriter):
 
     Attributes:
         found_modality: "CT" or "MR", of the scan whose body was found last.
+        remark: what a person should know of that body, or "".
     """
 
     supported_file_endings: list[str] = []  # noqa: RUF012 - the base class declares it this way
 
     def __init__(self, asked: str | None = None, expected: str | None = None, channels: int | None = None) -> None:
         self.asked, self.expected, self.channels = asked, expected, channels
-        self.found_modality = ""
+        self.found_modality = self.remark = ""
         self._last: tuple[Scan, np.ndarray, dict] | None = None
 
     def read_images(self, image_fnames: Scan) -> tuple[np.ndarray, dict]:
@@ -86,7 +89,9 @@ class ScanReader(BaseReaderWriter):
         if len(image) != (self.channels or len(image)):
             raise ScanError(wrong_channels(len(image), self.channels or 0))
         self.found_modality = found
-        return body_mask(image, properties["spacing"], found)[None], properties
+        body = body_mask(image, properties["spacing"], found)
+        self.remark = _NO_BODY if body.all() else ""
+        return body[None], properties
 
     def write_seg(self, seg: np.ndarray, output_fname: str, properties: dict) -> None:
         """Not supported: scans are only read."""

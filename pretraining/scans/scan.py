@@ -1,11 +1,13 @@
 """What a scan is: plain data that every other module of this package passes around."""
 
+import traceback
 from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_genesis.errors import GenesisError
 
 Triple = tuple[float, float, float]
+ERROR_LOG = "genesis_errors.log"  # beside the manifest
 
 
 class ScanError(GenesisError):
@@ -45,10 +47,24 @@ class LeftOut:
     Attributes:
         source: posix path relative to its input root.
         reason: one sentence a person understands.
+        trace: the traceback of an error that is ours, not the scan's; else "".
     """
 
     source: str
     reason: str
+    trace: str = ""
+
+    @classmethod
+    def because(cls, source: str, error: Exception) -> "LeftOut":
+        """Name the reason that an exception gives; what nobody has foreseen is an internal error."""
+        if isinstance(error, ScanError):
+            return cls(source, str(error))
+        if isinstance(error, PermissionError):
+            return cls(source, "no permission to read it")
+        if isinstance(error, OSError):
+            return cls(source, f"can't be read: {error.strerror or type(error).__name__}")
+        trace = "".join(traceback.format_exception(error, chain=False))
+        return cls(source, f"internal error ({type(error).__name__}), see {ERROR_LOG}", trace)
 
 
 @dataclass(frozen=True)

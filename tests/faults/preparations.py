@@ -9,8 +9,8 @@ import SimpleITK
 from pretraining.preparation import cases, dataset
 from pretraining.preparation.groups import KEY
 from pretraining.preparation.lock import LOCK
-from pretraining.preparation.pool import Result, _attempt
-from pretraining.scans.scan import Scan, ScanError
+from pretraining.preparation.pool import Result, attempt
+from pretraining.scans.scan import LeftOut, Scan
 from tests.faults.healthy import Healthy, write_dicom
 from tests.pretraining.synthetic_scans import World, truncate, use_folders, write_scan
 
@@ -55,9 +55,9 @@ def without_processes(patch: pytest.MonkeyPatch) -> None:
 
     def for_each_scan(
         work: Callable[[Scan], Result], scans: Sequence[Scan], processes: int, title: str
-    ) -> Iterator[tuple[Scan, Result | ScanError]]:
+    ) -> Iterator[tuple[Scan, Result | LeftOut]]:
         for scan in scans:
-            yield scan, _attempt(work, scan)
+            yield scan, attempt(work, scan)
 
     for module in (cases, dataset):
         patch.setattr(module, "for_each_scan", for_each_scan)

@@ -18,7 +18,7 @@ from pretraining.preparation.pool import for_each_scan
 from pretraining.preparation.preprocess import preprocess
 from pretraining.prepare import prepare_dataset
 from pretraining.scans.find import find_scans
-from pretraining.scans.scan import Scan, ScanError
+from pretraining.scans.scan import LeftOut, Scan
 from tests.faults.killing_work import die, fill_disk, wait_to_be_killed
 from tests.faults.preparations import without_processes
 from tests.pretraining.synthetic_scans import World, manifest, use_folders, write_scan
@@ -39,9 +39,9 @@ def test_scan_whose_process_is_killed_is_tried_again_alone(tmp_path, capfd):
     assert {case: result for case, result in results.items() if case != "twice"} == {
         case: f"worked on {case}" for case in ("a", "b", "once", "c")
     }
-    assert isinstance(results["twice"], ScanError)
-    assert "killed twice" in str(results["twice"])
-    assert "memory ran out: it needs about 5.7 GB" in str(results["twice"])
+    assert isinstance(results["twice"], LeftOut)
+    assert "killed twice" in results["twice"].reason
+    assert "memory ran out: it needs about 5.7 GB" in results["twice"].reason
     assert {s.case: len((tmp_path / s.case).read_text().split()) for s in scans} == {
         "a": 1, "twice": 2, "b": 1, "once": 2, "c": 1,
     }  # fmt: skip

@@ -229,3 +229,12 @@ def _add_folds_of_all_cases(base: Path) -> None:
 def _assert_equal_weights(one: dict, other: dict) -> None:
     for name, value in one["network_weights"].items():
         assert torch.equal(value, other["network_weights"][name]), name
+
+
+def test_data_set_that_names_its_channels_modality(world):
+    file = world["nnUNet_preprocessed"] / "Dataset701_One" / "dataset.json"
+    before = file.read_text()
+    file.write_text(before.replace('"channel_names"', '"modality"'))
+    final = pretrain("701", "3d_fullres", fold=4, device=CPU, epochs=1, iterations=1, **FORMATS)
+    file.write_text(before)
+    assert torch.load(final, weights_only=True)["genesis"]["data"]["channel_names"] == {"0": "MR"}

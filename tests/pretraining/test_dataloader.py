@@ -4,6 +4,7 @@ set.
 
 import contextlib
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,24 @@ def test_measured_ranges_can_be_given(make, volumes):
     loader = make()
     loader.ranges = {case: measured_range(image) for case, image in volumes.items()}
     assert loader.batch(0)["data"].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_patch_with_a_value_that_is_not_finite_is_not_finite_as_a_whole(make, volumes, folder, tmp_path, value, capsys):
+    image = volumes["c"].copy()
+    image[0, 4, 14:26, 7] = value  # every patch of the case meets it
+    shutil.copytree(folder, tmp_path / "poisoned")
+    for file in (tmp_path / "poisoned").glob("c*"):
+        file.unlink()
+    seg = np.zeros((1, *image.shape[1:]), np.int16)
+    seg[:, :, 16:24] = 1
+    properties = {"class_locations": {1: np.argwhere(seg == 1)}}
+    nnUNetDatasetBlosc2.save_case(image, seg, properties, str(tmp_path / "poisoned" / "c"), image.shape, image.shape)
+    loader = make(period=15)
+    loader._data = nnUNetDatasetBlosc2(str(tmp_path / "poisoned"))
+    batch = loader.batch(5)
+    assert batch["keys"] == ["c", "a"]
+    for name in ("data", "target"):
+        assert batch[name][0].isnan().all()
+        assert batch[name][1].isfinite().all()
+    assert "WARNING: c: holds NaN or infinity" in capsys.readouterr().out

@@ -251,3 +251,40 @@ def _assert_same_files(one: Path, other: Path, but: Sequence[str] = ()) -> None:
 def _content(path: Path) -> bytes:
     # blosc2's threads write the blocks of an array in any order.
     return blosc2.open(str(path), mode="r")[:].tobytes() if path.suffix == ".b2nd" else path.read_bytes()
+
+
+def test_like_a_data_set_that_names_its_channels_modality(world):
+    dataset = world.json("dataset.json")
+    dataset["modality"] = dataset.pop("channel_names")  # as nnU-Net did at first, and still accepts
+    (world.base / "dataset.json").write_text(json.dumps(dataset))
+    write_scan(world.root / "other" / "x.nii.gz", 11)
+    options = world.options(inputs=(world.root / "other",), dataset_id=702, like="701")
+    assert prepare_dataset(options) == []
+    made = json.loads((world.base.with_name("Dataset702_CT") / "dataset.json").read_text())
+    assert made["channel_names"] == {"0": "CT"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("nnUNetPlans.json", {}),
+        ("dataset.json", {}),
+        *(
+            (name, {"dataset_id": 702, "like": "701"})
+            for name in ("nnUNetPlans.json", "dataset.json", "dataset_fingerprint.json")
+        ),
+    ],
+)
+def test_cut_file_is_named_and_nothing_is_written(world, name, changes):
+    truncate(world.base / name)
+    with pytest.raises(GenesisError, match=f"{name}: expected JSON, found"):
+        prepare_dataset(world.options(**changes))
+    assert not list((world.root / "preprocessed").glob("Dataset702_*/*.json"))
+
+
+@pytest.mark.parametrize("processes", ["0", "-1"])
+def test_number_of_processes_below_1_is_refused(world, monkeypatch, processes):
+    scans = str(world.root / "scans")
+    monkeypatch.setattr(sys, "argv", ["prepare", "-i", scans, "-d", "701", "-n", "CT", "-np", processes])
+    with pytest.raises(SystemExit, match=f"-np {processes}: expected at least 1"):
+        prepare()

@@ -1,18 +1,28 @@
 """Preparation from nothing: windows, MR, refusals, the held-out set."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import blosc2
 import numpy as np
 import pytest
+import SimpleITK
 
 from nnunet_genesis.errors import GenesisError
+from pretraining.__main__ import prepare
 from pretraining.intensity_range import measured_range
+from pretraining.preparation import preprocess
 from pretraining.preparation.fingerprint import analyse
 from pretraining.preparation.manifest import Row, write_split
 from pretraining.prepare import prepare_dataset
+from pretraining.scans import find, reading
 from pretraining.scans.find import find_scans
+from tests.faults.preparations import without_processes
 from tests.pretraining.synthetic_scans import World, manifest, preprocessed, truncate, use_folders, write_scan
 
 
@@ -132,3 +142,94 @@ def test_asked_modality_counts_after_a_run_that_guessed_another(empty):
     (scan,), _ = find_scans([file])
     assert analyse(scan, None, 10_000, empty.root).modality == "MR"
     assert analyse(scan, "CT", 10_000, empty.root).modality == "CT"
+
+
+def test_manifest_says_where_no_body_was_found(empty, monkeypatch):
+    write_scan(empty.root / "scans" / "0.nii.gz")
+    crop = write_scan(empty.root / "scans" / "crop.nii.gz", 1)
+    image = SimpleITK.ReadImage(str(crop))
+    SimpleITK.WriteImage(image[14:26, 14:26, 8:16], str(crop))  # from within the body
+    for _ in range(2):  # the second call finds both finished
+        assert prepare_dataset(empty.options(modality="CT")) == []
+        remarks = {row["source"]: row["remark"] for row in manifest(empty.base)}
+        assert remarks["0.nii.gz"] == ""
+        assert "the whole image counts as body" in remarks["crop.nii.gz"]
+
+
+def test_manifest_of_an_older_version_is_read(empty):
+    write_scan(empty.root / "scans" / "0.nii.gz")
+    prepare_dataset(empty.options())
+    file = empty.base / "genesis_manifest.csv"
+    file.write_text("".join(f"{line.rpartition(',')[0]}\r\n" for line in file.read_text().splitlines()))
+    write_scan(empty.root / "scans" / "1.nii.gz", 1)
+    assert prepare_dataset(empty.options()) == []
+    assert [row["status"] for row in manifest(empty.base)] == ["prepared", "prepared"]
+
+
+@pytest.mark.parametrize("at", ["analysing", "preprocessing", "finding"])
+def test_error_of_our_own_is_shown_as_one_and_the_others_are_prepared(empty, monkeypatch, capsys, at):
+    for seed in range(2):
+        write_scan(empty.root / "scans" / f"{seed}.nii.gz", seed)
+    (empty.root / "scans" / "2.nii.gz").write_text("not an image")
+    without_processes(monkeypatch)
+    module, name = {
+        "analysing": (reading, "body_mask"),
+        "preprocessing": (preprocess, "_complete_properties"),
+        "finding": (find, "_difference"),
+    }[at]
+    calls = []
+
+    def fail(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise TypeError("unsupported operand")
+        return original(*arguments)
+
+    original = getattr(module, name)
+    monkeypatch.setattr(module, name, fail)
+    arguments = ["prepare", "-i", str(empty.root / "scans"), "-d", "701", "-n", "CT", "-np", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        prepare()
+    assert stop.value.code == 1
+    rows = {row["source"]: (row["status"], row["reason"]) for row in manifest(empty.base)}
+    assert rows["0.nii.gz"] == ("left out", "internal error (TypeError), see genesis_errors.log")
+    assert rows["1.nii.gz"] == ("prepared", "")
+    log = (empty.base / "genesis_errors.log").read_text()
+    assert "0.nii.gz" in log
+    assert "Traceback" in log
+    assert "TypeError: unsupported operand" in log
+    assert "2.nii.gz" not in log
+    assert "genesis_errors.log" in capsys.readouterr().out
+    monkeypatch.setattr(module, name, original)
+    with pytest.raises(SystemExit) as stop:
+        prepare()
+    assert stop.value.code == 3  # only 2.nii.gz
+
+
+@pytest.fixture
+def read_only(empty) -> Iterator[World]:
+    """nnUNet_preprocessed can't be written to, by root either."""
+    folder = str(empty.base.parent)
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]
+    if not hasattr(os, "geteuid") or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield empty
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_read_only_folder_is_named(read_only):
+    write_scan(read_only.root / "scans" / "0.nii.gz")
+    with pytest.raises(GenesisError, match=r"Dataset701_CT: not written: Read-only file system. Make it writable"):
+        prepare_dataset(read_only.options())
+
+
+def test_folder_without_permission_is_named(empty, monkeypatch):
+    write_scan(empty.root / "scans" / "0.nii.gz")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(empty.base))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(GenesisError, match=r"Dataset701_CT: .*Permission denied"):
+        prepare_dataset(empty.options())
