@@ -1,6 +1,7 @@
 """Commands of the fine-tuning side, one function each. Help never imports torch."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +24,19 @@ def run(command: Callable[[], int | None]) -> None:
 
 
 def trainers_folder() -> Path:
-    """The folder that ``nnUNet_extTrainer`` must name."""
+    """Folder of the trainer shim, one of those that ``nnUNet_extTrainer`` must name."""
     return Path(__file__).resolve().parent / "trainers"
 
 
 def trainers() -> None:
-    """``nnUNetv2_genesis_trainers``: print the folder of the trainer shim."""
+    """``nnUNetv2_genesis_trainers``: print what ``nnUNet_extTrainer`` must be: our folder, then those it has now."""
     argparse.ArgumentParser(
         prog="nnUNetv2_genesis_trainers",
-        description="Prints the folder that nnU-Net must search for the Genesis trainers. Use it as: "
-        'export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers)"',
+        description="Prints the folders that nnU-Net must search for trainers: that of the Genesis trainers, and those "
+        'that nnUNet_extTrainer names already. Use it as: export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers)"',
     ).parse_args()
-    print(trainers_folder())
+    named = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)  # as nnU-Net does
+    print(os.pathsep.join(dict.fromkeys([str(trainers_folder()), *filter(str.strip, named)])))
 
 
 def export() -> None:

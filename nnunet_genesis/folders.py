@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import read_json
 
 SPLITS, SUBSETS = "splits_final.json", "genesis_splits.json"
 
@@ -24,6 +27,119 @@ def environment(**variables: str) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """A data set in ``nnUNet_preprocessed`` that has plans.
+
+    Attributes:
+        folder: its folder, ``DatasetXXX_NAME``.
+        plans: content of its plans file.
+        dataset_json: content of its ``dataset.json``.
+    """
+
+    folder: Path
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+
+
+def planned_dataset(dataset: str, plans_name: str, *configurations: str, given: str | None = None) -> PlannedDataset:
+    """Find a planned data set, and check that its files say what nnU-Net needs.
+
+    Args:
+        dataset: its name or id.
+        plans_name: name of the plans.
+        configurations: those that the plans must have.
+        given: how a message about the data set begins, e.g. the option that named it (default: ``Data set 'DATASET'``).
+
+    Raises:
+        GenesisError: there is no such data set, plans or configuration (the message names those that are there), or a
+            file is damaged.
+    """
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset, given or f"Data set {dataset!r}")
+    file = folder / f"{plans_name}.json"
+    if not file.is_file():
+        found = ", ".join(sorted(f.stem for f in folder.glob("*.json") if b'"configurations"' in f.read_bytes()))
+        raise GenesisError(
+            f"{file}: no such plans; found {found or 'none'}. Choose plans with -p, or plan the data set: "
+            f"nnUNetv2_plan_and_preprocess -d {dataset}, or nnUNetv2_genesis_prepare for scans without labels."
+        )
+    return PlannedDataset(folder, read_plans(file, *configurations), read_dataset_json(folder / "dataset.json"))
+
+
+def read_plans(file: Path, *configurations: str) -> dict[str, Any]:
+    """Read nnU-Net's plans, which must have these configurations.
+
+    Raises:
+        GenesisError: the file is missing or damaged, or has no such configuration.
+    """
+    plans = read_json(file)
+    check_plans(plans, file, *configurations)
+    return dict(plans)
+
+
+def check_plans(plans: Any, file: Any, *configurations: str) -> None:
+    """Check that plans are nnU-Net's and describe these configurations.
+
+    Args:
+        plans: content of a plans file.
+        file: where they come from, for the message.
+        configurations: names.
+
+    Raises:
+        GenesisError: they aren't or don't.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # imports torch
+
+    known = plans.get("configurations") if isinstance(plans, dict) else None
+    if not isinstance(known, dict):
+        found = f"a {type(plans).__name__}" if known is None else f"configurations that are a {type(known).__name__}"
+        raise GenesisError(f"{file}: expected nnU-Net's plans, found {found}. Restore the file, or plan anew.")
+    for name in configurations:
+        if name not in known:
+            raise GenesisError(f"{file}: no configuration {name!r}; found {', '.join(known)}. Choose with -c.")
+        try:
+            with warnings.catch_warnings():  # nnU-Net's advice on old plans is given where they are used
+                warnings.simplefilter("ignore")
+                planned = PlansManager(plans).get_configuration(name)
+            sizes = [*planned.patch_size, *planned.spacing, *map(len, planned.network_arch_init_kwargs["strides"])]
+            if not all(isinstance(size, (int, float)) for size in sizes):
+                raise TypeError(f"patch size {planned.patch_size}, spacing {planned.spacing}")
+        except Exception as error:  # nnU-Net takes its own file for granted
+            raise GenesisError(
+                f"{file}: configuration {name!r} can't be read ({type(error).__name__}: {error}). The file is damaged "
+                "or was edited: restore it, or plan anew."
+            ) from error
+
+
+def read_dataset_json(file: Path) -> dict[str, Any]:
+    """Read a data set's ``dataset.json``.
+
+    Raises:
+        GenesisError: it is missing, or lacks the names of channels or labels.
+    """
+    content = read_json(file)
+    try:
+        named = bool(channel_names(content)) and isinstance(content["labels"], dict)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        named = False
+    if not named:
+        raise GenesisError(
+            f"{file}: expected nnU-Net's dataset.json, with channel_names (or modality) and labels, found "
+            f"{', '.join(content) if isinstance(content, dict) else f'a {type(content).__name__}'}. Restore the file."
+        )
+    return dict(content)
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the image channels, by number as text, in order; older data sets call them modality.
+
+    Raises:
+        KeyError, AttributeError, ValueError: it has none, or they aren't numbered.
+    """
+    names = dataset_json.get("channel_names") or dataset_json["modality"]
+    return {key: str(names[key]) for key in sorted(names, key=int)}
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -52,15 +168,3 @@ def dataset_name(dataset: str, given: str | None = None) -> str:
         return str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
         raise GenesisError(f"{given or f'-d {dataset}'}: {error}") from error
-
-
-def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
-    """Return a data set's channels by number; nnU-Net still accepts the older ``modality`` for ``channel_names``.
-
-    Raises:
-        GenesisError: ``dataset.json`` has neither.
-    """
-    for key in ("channel_names", "modality"):
-        if key in dataset_json:
-            return dict(dataset_json[key])
-    raise GenesisError('dataset.json has no channel_names; expected e.g. {"0": "CT"}. Add them.')

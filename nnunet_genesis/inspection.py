@@ -16,8 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.errors import GenesisError, printable
-from nnunet_genesis.files import read_json
-from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.folders import planned_dataset
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import Network, source_network, target_network
@@ -160,12 +159,8 @@ def planned_network(dataset: str, configuration: str, plans_name: str) -> Networ
     Raises:
         GenesisError: there are no such plans or configuration, or it is 2D.
     """
-    plans, dataset_json = _planned(dataset, plans_name)
-    if configuration not in plans["configurations"]:
-        raise GenesisError(
-            f"Plans {plans_name!r} of {plans['dataset_name']} have no configuration {configuration!r}; expected one of "
-            f"{', '.join(plans['configurations'])}. Choose it with -c."
-        )
+    found = planned_dataset(dataset, plans_name, configuration)
+    plans, dataset_json = found.plans, found.dataset_json
     manager = PlansManager(plans)
     planned = manager.get_configuration(configuration)
     if len(planned.patch_size) != 3:
@@ -181,18 +176,6 @@ def planned_network(dataset: str, configuration: str, plans_name: str) -> Networ
         )
     shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
     return target_network(plans, configuration, dataset_json, shapes)
-
-
-def _planned(dataset: str, plans_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset, f"Data set {dataset!r}")
-    file = folder / f"{plans_name}.json"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
-        raise GenesisError(
-            f"{file}: no such plans; found {known}. Plan first (nnUNetv2_plan_experiment -d {dataset}), or choose "
-            "plans with -p."
-        )
-    return read_json(file), read_json(folder / "dataset.json")
 
 
 def command_to_run(weights: Path, dataset: str, configuration: str, plans_name: str) -> str:

@@ -5,6 +5,7 @@ needs nothing from here but the class name.
 """
 
 import os
+import sys
 from collections.abc import Collection
 
 import torch
@@ -14,6 +15,7 @@ from torch import distributed as dist
 from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.fine_tuning import FineTuningTrainer
+from nnunet_genesis.folders import check_plans
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.transfer.load import plan_transfer
@@ -54,6 +56,10 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
+        try:
+            check_plans(plans, f"{type(self).__name__}'s plans", configuration)
+        except GenesisError as error:  # before there is a log
+            sys.exit(f"ERROR: {error}")
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = self._or_stop(Settings.from_environment)
         if len(self.configuration_manager.patch_size) != 3:

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.run.run_training import find_free_network_port
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.folders import PlannedDataset, planned_dataset
 from nnunet_genesis.training.distributed import (
     from_rank_0,
     gather,
@@ -119,13 +118,13 @@ def _run(
     continue_training: bool,
     options: dict[str, Any],
 ) -> Path:
-    base = together(lambda: _check(dataset, configuration, plans_name, device, 1 + local_gpu(), options))
-    plans = load_json(str(base / f"{plans_name}.json"))
+    prepared = together(lambda: _check(dataset, configuration, plans_name, device, 1 + local_gpu(), options))
+    plans = prepared.plans
     restarted = any(gather(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"))
     plans["continue_training"] = continue_training or restarted
     if rank() > 0:
         os.environ["nnUNet_wandb_enabled"] = "0"  # nnU-Net's logger would write on every rank
-    trainer = nnUNetTrainerRestoration(plans, configuration, fold, load_json(str(base / "dataset.json")), device)
+    trainer = nnUNetTrainerRestoration(plans, configuration, fold, prepared.dataset_json, device)
     folder = Path(trainer.output_folder)
     found = from_rank_0(lambda: _begin(trainer, continue_training, restarted))
     if found:
@@ -165,32 +164,16 @@ def _final_checkpoint(dataset: str, configuration: str, plans_name: str, fold: i
     return Path(folder) / "checkpoint_final.pth"
 
 
-def _base_folder(dataset: str) -> Path:
-    return nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset, f"Data set {dataset!r}")
-
-
 def _check(
     dataset: str, configuration: str, plans_name: str, device: torch.device, gpus: int, options: dict[str, Any]
-) -> Path:
+) -> PlannedDataset:
     """Refuse what can't work before anything is written; returns the preprocessed data set."""
     RestorationOptions(**options)
-    base = _base_folder(dataset)
-    plans_file = base / f"{plans_name}.json"
-    if not plans_file.is_file():
-        known = sorted(file.stem for file in base.glob("*.json") if "configurations" in file.read_text())
-        raise GenesisError(
-            f"{plans_file}: no such plans; found {', '.join(known) or 'none'}. Choose with -p, or prepare the data "
-            "set with nnUNetv2_genesis_prepare."
-        )
-    configurations = load_json(str(plans_file))["configurations"]
-    if configuration not in configurations:
-        raise GenesisError(
-            f"{plans_file}: no configuration {configuration!r}; found {', '.join(configurations)}. Choose one of them."
-        )
-    refuse_while_prepared(base)
+    found = planned_dataset(dataset, plans_name, configuration)
+    refuse_while_prepared(found.folder)
     if device.type == "cuda" and torch.cuda.device_count() < gpus:
         raise GenesisError(
             f"-device cuda: {platform.node()} would need {gpus} GPU(s), found {torch.cuda.device_count()} GPU(s). Use "
             "-device cpu, or fewer processes (-num_gpus, torchrun's --nproc-per-node)."
         )
-    return base
+    return found

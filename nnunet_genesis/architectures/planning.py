@@ -15,7 +15,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunet_genesis.architectures.planner import PLANS_NAME, GenesisUNet3DPlanner
 from nnunet_genesis.checkpoint import GenesisWeights, load_weights
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.folders import dataset_name, nnunet_folder, read_dataset_json, read_plans
 
 
 def plan_genesis_unet3d(
@@ -114,12 +114,13 @@ def _dataset_name(dataset: str) -> str:
             f"{file}: no such file; planning needs the raw, labelled data set. Correct -d or nnUNet_raw. (Scans "
             "without labels: nnUNetv2_genesis_prepare --like a planned data set, with -p.)"
         )
+    read_dataset_json(file)
     return name
 
 
 def _refuse_foreign_plans(file: Path) -> None:
     ours = GenesisUNet3DPlanner.__name__
-    planner = load_json(str(file)).get("experiment_planner_used") if file.is_file() else ours
+    planner = read_plans(file).get("experiment_planner_used") if file.is_file() else ours
     if planner != ours:
         raise GenesisError(
             f"{file}: exists already and is {planner}'s; expected no plans, or plans of {ours}. Choose another name "

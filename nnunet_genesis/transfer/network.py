@@ -92,10 +92,8 @@ def source_network(weights: GenesisWeights) -> Network:
     record = weights.metadata
     shapes = {name: tuple(value.shape) for name, value in weights.network_weights.items()}
     try:
-        manager, channel_names = PlansManager(record["plans"]), record["data"]["channel_names"]
-        network = _network(
-            manager, record["configuration"], channel_names, shapes, record["spacing"], record["axis_order"]
-        )
+        manager, names = PlansManager(record["plans"]), channel_names(record["data"])
+        network = _network(manager, record["configuration"], names, shapes, record["spacing"], record["axis_order"])
         _check(network)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise GenesisError(
@@ -109,7 +107,7 @@ def source_network(weights: GenesisWeights) -> Network:
 def _network(
     plans: PlansManager,
     configuration: str,
-    channel_names: Mapping[str, str],
+    names: Mapping[str, str],
     shapes: Mapping[str, Shape],
     spacing: Sequence[float] | None,
     axes: str,
@@ -122,7 +120,7 @@ def _network(
         strides=[[stride] * 3 if isinstance(stride, int) else list(stride) for stride in planned.pool_op_kernel_sizes],
         spacing=None if spacing is None else [float(length) for length in spacing],
         axis_order=axes,
-        channels=[str(channel_names[key]) for key in sorted(channel_names, key=int)],
+        channels=list(names.values()),
         windows=[
             _window(properties[str(channel)]) if scheme == "CTNormalization" else None
             for channel, scheme in enumerate(planned.normalization_schemes)

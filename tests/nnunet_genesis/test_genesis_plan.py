@@ -293,7 +293,7 @@ def test_what_cannot_be_planned_is_said(world, arguments, message):
 
 def test_plans_of_another_planner_are_not_overwritten(world):
     file = world["plans"].parent / "Default.json"
-    file.write_text('{"experiment_planner_used": "ExperimentPlanner"}')
+    file.write_text('{"experiment_planner_used": "ExperimentPlanner", "configurations": {}}')
     with pytest.raises(GenesisError, match=r"Default.json: exists already and is ExperimentPlanner's"):
         plan_genesis_unet3d(ID, plans_name="Default")
-    assert file.read_text() == '{"experiment_planner_used": "ExperimentPlanner"}'
+    assert file.read_text() == '{"experiment_planner_used": "ExperimentPlanner", "configurations": {}}'

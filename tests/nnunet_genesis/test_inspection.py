@@ -114,7 +114,7 @@ def test_a_released_file_is_described_and_the_import_named(tmp_path, monkeypatch
     [
         (["-d", "999"], "Data set '999'"),
         (["-d", "901", "-p", "noPlans"], "noPlans.json: no such plans; found deepPlans, nnUNetPlans"),
-        (["-d", "901", "-c", "3d_lowres"], "have no configuration '3d_lowres'; expected one of 3d_fullres, 2d"),
+        (["-d", "901", "-c", "3d_lowres"], "nnUNetPlans.json: no configuration '3d_lowres'; found 3d_fullres, 2d"),
         (["-d", "901", "-c", "2d"], "Configuration '2d' is 2D"),
     ],
 )
