@@ -51,10 +51,7 @@ def _steady(part: Part, trainer: Any, training: Any, workers: int) -> None:
 
 
 def _train(part: Part, trainer: Any, training: Any, seconds: float, least: int = 2) -> tuple[int, float, float]:
-    """Steps, seconds, and seconds of waiting for batches.
-
-    The device is waited for once in 8 steps, as CUDA's queue of a few hundred kernels would do.
-    """
+    """Steps, seconds, and seconds of this process' waiting for batches, in which the GPU may still have work."""
     part.wait()
     steps, waiting, start = 0, 0.0, time.perf_counter()
     while steps < least or time.perf_counter() - start < seconds:
@@ -63,8 +60,6 @@ def _train(part: Part, trainer: Any, training: Any, seconds: float, least: int =
         waiting += time.perf_counter() - before
         trainer.train_step(batch)
         steps += 1
-        if steps % 8 == 0:
-            part.wait()
     part.wait()
     return steps, time.perf_counter() - start, waiting
 

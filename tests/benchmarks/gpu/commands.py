@@ -34,6 +34,7 @@ class Command:
         self.log = part.folder / "logs" / f"{name}.txt"
         self.log.parent.mkdir(exist_ok=True)
         here = {"nnUNet_results": str(self.results), "nnUNet_compile": "0", "nnUNet_n_proc_DA": "1"}
+        here["nnUNet_def_n_proc"] = "2"
         here["nnUNet_extTrainer"] = str(Path(nnunet_genesis.__file__).parent / "trainers")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -19,7 +19,7 @@ def main() -> None:
     """Run the command."""
     if backend := os.environ.get("GENESIS_GPU_BACKEND"):
         begin = dist.init_process_group
-        dist.init_process_group = lambda *_, **options: begin(backend, **options)
+        dist.init_process_group = lambda *_, **options: begin(**{**options, "backend": backend})
     if os.environ["RANK"] == "1" and (event := os.environ.get("GENESIS_GPU_EVENT")):
         _happens(event)
     pretrain()

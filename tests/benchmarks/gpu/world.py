@@ -24,7 +24,7 @@ SPACING = 1.5  # mm
 BODY, BONE = -500, 300  # HU: the labels are voxels above these
 HELD_OUT = 2
 SMALL_EDGE = 72  # voxels an axis of the crops in 702
-MOST = 288  # voxels an axis in 701
+MOST = 224  # voxels an axis in 701
 
 
 def main(part: Part) -> None:
