@@ -42,10 +42,10 @@ bench: $(SETUP)
 gpu: $(SETUP)
 	$(BIN)/python -m tests.benchmarks.gpu -o gpu_out $(if $(DATA),--data "$(DATA)")
 
-# Rebuilds examples/results/*/report from the committed summaries; needs no images.
+# Rebuilds examples/results/*/report.html from the committed tables; needs no images.
 report: $(SETUP)
-	for folder in $(sort $(dir $(wildcard examples/results/*/Dataset*))); do \
-		$(BIN)/nnUNetv2_genesis_report --results $$folder -o $${folder}report || exit 1; done
+	for folder in examples/results/*/; do \
+		$(BIN)/nnUNetv2_genesis_report --results $$folder -o $${folder}report.html || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -190,15 +190,15 @@ def report() -> None:
     )
     parser.add_argument("-d", nargs="+", default=[], metavar="DATASET",
                         help="id or name of data set(s); may be left out with --results")  # fmt: skip
-    parser.add_argument("-o", type=Path, required=True, help="folder of the report")
+    parser.add_argument("-o", type=Path, required=True, help="folder of the report; or NAME.html, for the page alone")
     parser.add_argument("--results", type=Path, default=None,
-                        help="folder of DatasetXXX_NAME folders, as of --export [default: nnUNet_results]")  # fmt: skip
+                        help="DatasetXXX_NAME folders, e.g. an --export [default: nnUNet_results]")  # fmt: skip
     parser.add_argument("--baseline", default="nnUNetTrainerGenesisScratch", metavar="TRAINER",
                         help="what the others are tested against [default: nnUNetTrainerGenesisScratch]")  # fmt: skip
     parser.add_argument("--nsd_tolerance", type=float, default=None, metavar="MM",
-                        help="0 or more [default: the median edge of the planned voxels]")  # fmt: skip
+                        help="0 or more [default: as exported, or the median edge of the planned voxels]")  # fmt: skip
     parser.add_argument("--export", type=Path, default=None, metavar="FOLDER",
-                        help="also write what the report is made from, without images, to be shared")  # fmt: skip
+                        help="also write what the report is made from: small tables, without images")  # fmt: skip
     args = parser.parse_args()
     if not args.d and args.results is None:
         parser.error("give -d, or --results")

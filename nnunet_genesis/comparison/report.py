@@ -1,8 +1,9 @@
 """One report of all runs of some data sets: ``report.html`` (self-contained) and ``report.csv``."""
 
-import base64
 import dataclasses
 import math
+import os
+from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,37 +12,50 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from nnunet_genesis.comparison import curves, figures, statistics
-from nnunet_genesis.comparison.cases import overlay_figure
-from nnunet_genesis.comparison.export import export_results
-from nnunet_genesis.comparison.results import KEYS, MEAN, Run, class_names, dice_table, find_runs, spacing_of, table
-from nnunet_genesis.comparison.subsets import read_map
-from nnunet_genesis.comparison.surface import nsd_of_run
+from nnunet_genesis.comparison import figures, statistics
+from nnunet_genesis.comparison.results import KEYS, MEAN, Results, read_results, write_export
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.files import atomic_path
-from nnunet_genesis.folders import SUBSETS, dataset_name, nnunet_folder
+from nnunet_genesis.folders import dataset_name, nnunet_folder
 
 BASELINE = "nnUNetTrainerGenesisScratch"
 
 
 @dataclasses.dataclass
 class DatasetReport:
-    """What the page shows of one data set; ``rows``: of :mod:`statistics`, ``reached``: of :mod:`curves`."""
+    """What the page shows of a data set.
 
-    name: str
+    Attributes:
+        results: the data set's.
+        baseline: the trainer that the others are compared with.
+        rows: of :func:`statistics.compare`.
+        reached: of :func:`statistics.reached`.
+        figures: name, caption, PNG.
+    """
+
+    results: Results
+    baseline: str
     rows: pd.DataFrame
     reached: pd.DataFrame
-    baseline: str
-    group_by: str | None
-    tolerance: float
-    labels: dict[str, str]
-    remarks: list[str]
-    figures: list[tuple[str, str, bytes]] = dataclasses.field(default_factory=list)  # name, caption, PNG
+    figures: list[tuple[str, str, bytes]]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Names of the rows' labels."""
+        return self.results.labels | {MEAN: "mean of classes"}
 
     def sections(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        """Rows by plans, configuration and size."""
+        """Group the rows by plans, configuration and size."""
         grouped = self.rows.groupby(KEYS, sort=False)
         return [(", ".join((*key[:2], f"{key[2]} cases")), part.to_dict("records")) for key, part in grouped]
+
+    def table(self) -> pd.DataFrame:
+        """Tabulate the statistics; rows of mean Dice say when the baseline's last pseudo-Dice was reached."""
+        rows = self.rows.assign(class_name=self.rows["label"].map(self.labels), baseline=self.baseline)
+        reached = self.reached.assign(label=MEAN, metric="Dice").rename(columns={"iteration": "reached_iteration"})
+        merged = rows.merge(reached, how="left", on=[*KEYS, "trainer", "label", "metric"])
+        merged.insert(0, "dataset", self.results.dataset)
+        return merged.assign(nsd_tolerance_mm=self.results.nsd_tolerance_mm)
 
 
 def write_report(
@@ -52,15 +66,15 @@ def write_report(
     tolerance: float | None = None,
     export: Path | None = None,
 ) -> Path:
-    """Write ``out/report.html`` and ``out/report.csv``, and the figures as ``out/DatasetXXX_NAME_*.png`` too.
+    """Write ``out/report.html``, ``out/report.csv`` and the figures as ``out/DatasetXXX_NAME_*.png``.
 
     Args:
         datasets: names or ids; with ``results``, none means all that are there.
-        out: folder, made where missing.
-        results: folder of ``DatasetXXX_NAME`` folders in place of nnUNet_results.
+        out: folder, made where missing; or, where its name ends in ``.html``, the page that is to be written alone.
+        results: folder of ``DatasetXXX_NAME`` folders, nnU-Net's or of an export, in place of nnUNet_results.
         baseline: trainer to compare with.
-        tolerance: of NSD in mm; ``None``: the median edge of the planned voxels.
-        export: folder for a copy of the figures behind the report.
+        tolerance: of NSD in mm; ``None``: as exported, or the median edge of the planned voxels.
+        export: folder for what the report is made from, a few small files a data set.
 
     Returns:
         The HTML file.
@@ -76,18 +90,21 @@ def write_report(
         raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results, or give -d.")
     if export and export.resolve() == base.resolve():
         raise GenesisError(f"--export {export}: expected another folder than the results'. Choose one.")
-    reports = [_dataset(base / name, baseline, tolerance, export) for name in names]
-    out.mkdir(parents=True, exist_ok=True)
-    csv = pd.concat([_csv(report) for report in reports], ignore_index=True)
-    files = {
-        "report.csv": csv.to_csv(index=False, float_format="%.6g").encode(),
-        "report.html": _html(reports).encode(),
-    }
-    files |= {f"{report.name}_{name}.png": png for report in reports for name, _, png in report.figures}
+    reports = [_report(base / name, baseline, tolerance) for name in names]
+    if export:
+        for report in reports:
+            write_export(report.results, export / report.results.dataset)
+    page = out if out.suffix == ".html" else out / "report.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    files = {page: _html(reports).encode()}
+    if page != out:
+        table = pd.concat([report.table() for report in reports], ignore_index=True)
+        files[out / "report.csv"] = table.to_csv(index=False, float_format="%.6g").encode()
+        files |= {out / f"{r.results.dataset}_{name}.png": png for r in reports for name, _, png in r.figures}
     for file, content in files.items():
-        with atomic_path(out / file) as temporary:
+        with atomic_path(file) as temporary:
             Path(temporary).write_bytes(content)
-    return out / "report.html"
+    return page
 
 
 def _name(dataset: str, base: Path) -> str:
@@ -96,104 +113,40 @@ def _name(dataset: str, base: Path) -> str:
     return dataset_name(dataset)
 
 
-def _dataset(folder: Path, baseline: str, tolerance: float | None, export: Path | None) -> DatasetReport:
-    subsets_file = _subsets_file(folder)
-    subsets = read_map(subsets_file)
-    runs, remarks = find_runs(folder, subsets)
-    if not runs:
-        raise GenesisError(
-            f"{folder}: expected TRAINER__PLANS__CONFIG/fold_N/validation/summary.json, found none. Train first "
-            f"(nnUNetv2_train … -tr {baseline}), or correct -d, nnUNet_results or --results."
-        )
-    if tolerance is None:
-        tolerance = float(np.median(spacing_of(runs[0])))
-    dice, raw = dice_table(runs), _folder("nnUNet_raw", folder.name)
-    references = [raw / "labelsTr", _folder("nnUNet_preprocessed", folder.name) / "gt_segmentations"]
-    nsd = _nsd_table(runs, tolerance, references, remarks)
-    cases = dice if nsd.empty else pd.concat([dice, nsd], ignore_index=True)
-    rows, curve = statistics.compare(cases, baseline, subsets.group_by), curves.curves_table(runs)
-    labels = class_names(runs[0].dataset_json)
-    reached = curves.reached(curve, baseline)
-    remarks += [
-        f"{run.folder.parent.name}/{run.folder.name}: not among the training curves; its debug.json isn't there."
-        for run in runs
-        if curves.iterations(run) is None
-    ]
-    report = DatasetReport(folder.name, rows, reached, baseline, subsets.group_by, tolerance, labels, remarks)
+def _report(folder: Path, baseline: str, tolerance: float | None) -> DatasetReport:
+    variables = ("nnUNet_raw", "nnUNet_preprocessed")  # either may be unset: then nothing is found there
+    raw, preprocessed = (Path(os.environ.get(name) or "/nonexistent").absolute() / folder.name for name in variables)
+    references = [raw / "labelsTr", preprocessed / "gt_segmentations"]
+    results = read_results(folder, tolerance, preprocessed, references)
+    measured, curves = results.measured(), statistics.training_curves(results)
+    rows, reached = statistics.compare(measured, baseline, results.group_by), statistics.reached(curves, baseline)
     if baseline not in set(rows["trainer"]):
-        remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
-    _add_figures(report, curve, overlay_figure(runs, dice, baseline, raw / "imagesTr", references))
-    if export:
-        export_results(folder.name, runs, subsets_file, export)
-    return report
-
-
-def _subsets_file(folder: Path) -> Path:
-    """Beside the results (a copy), else beside the splits."""
-    copy = folder / SUBSETS
-    return copy if copy.exists() else _folder("nnUNet_preprocessed", folder.name) / SUBSETS
-
-
-def _folder(variable: str, name: str) -> Path:
-    """A data set's folder in one of nnU-Net's; one that doesn't exist where the variable isn't set."""
-    try:
-        return nnunet_folder(variable).absolute() / name
-    except GenesisError:
-        return Path("/nonexistent") / name
-
-
-def _nsd_table(runs: Sequence[Run], tolerance: float, references: Sequence[Path], remarks: list[str]) -> pd.DataFrame:
-    rows = []
-    for run in runs:
-        found = nsd_of_run(run, tolerance, references)
-        if found is None:
-            remarks.append(
-                f"{run.folder.parent.name}/{run.folder.name}: no NSD; predictions or references aren't there, and none "
-                f"is stored for a tolerance of {tolerance:g} mm."
-            )
-        rows += [(run, case, label, "NSD", v) for case, values in (found or {}).items() for label, v in values.items()]
-    return table(rows)
-
-
-def _add_figures(report: DatasetReport, curve: pd.DataFrame, overlay: tuple[bytes, str] | None) -> None:
-    order = list(report.rows["trainer"].unique())
-    if efficiency := figures.label_efficiency(report.rows):
-        caption = "Dice over labelled training images, with 95 % intervals"
-        report.figures.append(("label_efficiency", caption, efficiency))
-    if curved := figures.training_curves(curve, order):
+        results.remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
+    drawn = []
+    if efficiency := figures.label_efficiency(rows):
+        drawn.append(("label_efficiency", "Dice over labelled training images, with 95 % intervals", efficiency))
+    if curved := figures.training_curves(curves, list(rows["trainer"].unique())):
         caption = "Training: smoothed pseudo-Dice over iterations (thin: folds; thick: their mean)"
-        report.figures.append(("training_curves", caption, curved))
-    if overlay:
-        report.figures.append(("overlay", f"Best, median and worst case, {overlay[1]}", overlay[0]))
+        drawn.append(("training_curves", caption, curved))
+    if overlay := figures.overlays(results.sources, measured, baseline, raw / "imagesTr", references):
+        drawn.append(("overlay", f"Best, median and worst case, {overlay[1]}", overlay[0]))
     else:
-        report.remarks.append("No overlay figure: images or predictions aren't there.")
-
-
-def _csv(report: DatasetReport) -> pd.DataFrame:
-    """The statistics; rows of mean Dice have the iteration at which the baseline's last pseudo-Dice was reached."""
-    rows = report.rows.assign(class_name=report.rows["label"].map(report.labels), baseline=report.baseline)
-    reached = report.reached.assign(label=MEAN, metric="Dice").rename(columns={"iteration": "reached_iteration"})
-    merged = rows.merge(reached, how="left", on=[*KEYS, "trainer", "label", "metric"])
-    merged.insert(0, "dataset", report.name)
-    return merged.assign(nsd_tolerance_mm=report.tolerance)
+        results.remarks.append("No overlay figure: images or predictions aren't there.")
+    return DatasetReport(results, baseline, rows, reached, drawn)
 
 
 def _html(reports: Sequence[DatasetReport]) -> str:
-    loader = jinja2.PackageLoader("nnunet_genesis", "comparison")
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_without_control_characters
+        loader=jinja2.PackageLoader("nnunet_genesis", "comparison"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if isinstance(value, str) else value,
     )
-    environment.filters.update(short=figures.short, number=_number, method=_method, p=_p, uri=_uri)
+    environment.filters.update(
+        base64=lambda png: b64encode(png).decode(), short=figures.short, number=_number, method=_method, p=_p
+    )
     return environment.get_template("report.html.jinja").render(reports=reports, statistics=statistics, isnan=np.isnan)
-
-
-def _uri(png: bytes) -> str:
-    """The page needs no other file and no network."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _without_control_characters(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) else value
 
 
 def _number(value: float, signed: bool = False) -> str:
@@ -201,7 +154,7 @@ def _number(value: float, signed: bool = False) -> str:
 
 
 def _method(name: str) -> str:
-    """What the page says of an interval that isn't BCa."""
+    """Say how an interval was taken that isn't BCa."""
     return "" if name in ("BCa", "none") else f" ({name})"
 
 

@@ -1,4 +1,4 @@
-"""Means with confidence intervals, paired tests, and Holm's correction; everything seeded."""
+"""Means with confidence intervals, paired tests with Holm's correction, curves; everything seeded."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, wilcoxon
 
-from nnunet_genesis.comparison.results import KEYS
+from nnunet_genesis.comparison.results import KEYS, Results
 from nnunet_genesis.comparison.subsets import group_of
 
 RESAMPLES, SEED = 9999, 0
@@ -39,7 +39,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, f
 
 
 def wilcoxon_p(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN without pairs."""
+    """Calculate the two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN without pairs."""
     differences = np.asarray(differences, float)
     if not len(differences):
         return float("nan")
@@ -47,7 +47,7 @@ def wilcoxon_p(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values, in the order given; NaN stays and doesn't count."""
+    """Adjust p-values after Holm, in the order given; NaN stays and doesn't count."""
     p = np.asarray(p_values, float)
     tests = np.flatnonzero(~np.isnan(p))
     order = tests[np.argsort(p[tests], kind="stable")]
@@ -56,11 +56,11 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def compare(cases: pd.DataFrame, baseline: str, group_by: str | None = None) -> pd.DataFrame:
-    """Every trainer's mean, and its paired difference to the baseline.
+def compare(measured: pd.DataFrame, baseline: str, group_by: str | None = None) -> pd.DataFrame:
+    """Calculate every trainer's mean, and its paired difference to the baseline.
 
     Args:
-        cases: as :func:`nnunet_genesis.comparison.results.dice_table` gives it.
+        measured: as :meth:`Results.measured` gives it.
         baseline: the trainer to compare with, at the same plans, configuration, fold, training cases and case.
         group_by: pattern of the patient: values are averaged by patient first, because a patient's images aren't
             independent.
@@ -69,7 +69,7 @@ def compare(cases: pd.DataFrame, baseline: str, group_by: str | None = None) -> 
         One row a plans, configuration, size, class, metric and trainer, in the order of the sizes.
     """
     rows = []
-    for key, part in cases.groupby([*KEYS, "label", "metric"], sort=False):
+    for key, part in measured.groupby([*KEYS, "label", "metric"], sort=False):
         wide = part.pivot_table(index=["fold", "seed", "case"], columns="trainer", values="value")
         common = dict(zip([*KEYS, "label", "metric"], key, strict=True)) | {"train": float(part["train"].mean())}
         rows += [common | row for row in _arms(wide, baseline, group_by)]
@@ -96,3 +96,46 @@ def _arms(wide: pd.DataFrame, baseline: str, group_by: str | None) -> list[dict[
             row |= dict(zip(names, mean_interval(difference), strict=True))
         rows.append(row)
     return rows
+
+
+def smooth(values: pd.Series) -> pd.Series:
+    """Average over a centred tenth of the run; an epoch without a value takes no part.
+
+    Not nnU-Net's average, 0.9 of the last and 0.1 of the new: of 20 epochs, it lags behind by half.
+    """
+    window = 2 * (len(values) // 20) + 1
+    return values.rolling(window, min_periods=1, center=True).mean().ffill()
+
+
+def training_curves(results: Results) -> pd.DataFrame:
+    """Tabulate one row a run and epoch: the runs' columns, iteration (at its end) and smoothed pseudo-Dice.
+
+    Runs of which the iterations of an epoch aren't known are left out.
+    """
+    curves = results.curves.join(results.of_runs(), on="run").dropna(subset="iterations")
+    curves["pseudo_dice"] = curves.groupby("run", sort=False)["pseudo_dice"].transform(smooth)
+    return curves.assign(iteration=(curves["epoch"] + 1) * curves["iterations"])
+
+
+def reached(curves: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Find the iteration at which each trainer's curve first reaches the baseline's last value, fold by fold.
+
+    The baseline's own curve is one of them: where it was there long before its end, others are no quicker for it.
+
+    Returns:
+        One row a plans, configuration, size and trainer: in how many of how many folds, the median iteration of
+        those, and the baseline's length.
+    """
+    rows = []
+    for key, part in curves.groupby([*KEYS, "fold", "seed"], sort=False):
+        by_trainer = {name: run.sort_values("iteration") for name, run in part.groupby("trainer")}
+        if baseline not in by_trainer:
+            continue
+        goal = by_trainer[baseline].iloc[-1]
+        for name, run in by_trainer.items():
+            there = run.loc[run["pseudo_dice"] >= goal["pseudo_dice"], "iteration"]
+            rows.append([*key[:3], name, there.iloc[0] if len(there) else np.nan, goal["iteration"]])
+    frame = pd.DataFrame(rows, columns=[*KEYS, "trainer", "iteration", "baseline_iterations"])
+    summary = {"runs": ("iteration", "size"), "reached": ("iteration", "count"), "iteration": ("iteration", "median"),
+               "baseline_iterations": ("baseline_iterations", "median")}  # fmt: skip
+    return frame.groupby([*KEYS, "trainer"], sort=False, as_index=False).agg(**summary)

@@ -4,11 +4,9 @@ Fold numbers are for ever (results are filed under them), so that folds are only
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nnunetv2.utilities.crossval_split import generate_crossval_split
@@ -65,10 +63,10 @@ def read_map(file: Path) -> SubsetMap:
 
 
 def group_of(case: str, group_by: str | None) -> str:
-    """The patient of a case: the first group of the pattern (or its match at the start of the name); else the case.
+    """Name a case's patient: the first group of the pattern (or its match at the start of the name); else the case.
 
     Raises:
-        GenesisError: the pattern is none, or doesn't match.
+        GenesisError: the pattern is no regular expression, or doesn't match.
     """
     if group_by is None:
         return case
@@ -120,13 +118,13 @@ def add_subsets(
                 raise GenesisError(_contradiction(folder, number))
             found[number] = Subset(fold, size, seed, len(split["train"]))
     result = SubsetMap(dict(sorted(found.items())), group_by)
-    _write(folder / SPLITS, splits)
-    _write(folder / SUBSETS, dataclasses.asdict(result))
+    write_json(splits, folder / SPLITS)
+    write_json(dataclasses.asdict(result), folder / SUBSETS)
     return result
 
 
 def _number(splits: list[Split], split: Split, known: dict[int, Subset], key: tuple[int, int, int]) -> int:
-    """The subset's fold number, from the map or from its content; the next free one where it is new."""
+    """Find the subset's fold number in the map or by its content; the next free one where it is new."""
     for number, subset in known.items():
         if (subset.fold, subset.cases, subset.seed) == key:
             return number
@@ -154,7 +152,7 @@ def _read_splits(file: Path) -> list[Split]:
 
 
 def _cross_validation(folder: Path, group_by: str | None) -> list[Split]:
-    """nnU-Net's own five folds, of patients where cases are grouped; where it makes none, each of 2 to 4 in turn."""
+    """Make nnU-Net's own five folds, of patients where cases are grouped; of 2 to 4, as many folds."""
     ending = read_json(folder / "dataset.json")["file_ending"]
     cases = sorted(file.name[: -len(ending)] for file in (folder / "gt_segmentations").glob(f"*{ending}"))
     groups = sorted({group_of(case, group_by) for case in cases})
@@ -197,15 +195,8 @@ def _contradiction(folder: Path, number: int) -> str:
     )
 
 
-def _write(file: Path, content: Any) -> None:
-    """Write JSON, unless the file holds just that."""
-    if file.exists() and read_json(file) == json.loads(json.dumps(content)):
-        return
-    write_json(content, file)
-
-
 def to_text(subsets: SubsetMap) -> str:
-    """The map for people."""
+    """Write the map for people."""
     unit = "cases" if subsets.group_by is None else "patients"
     rows = [f"{number:>6}  {s.fold:>4}  {s.cases!s:>{len(unit)}}  {s.train:>15}" for number, s in subsets.folds.items()]
     return "\n".join([f"number  fold  {unit}  training images", *rows])

@@ -58,6 +58,23 @@ def test_an_export_gives_the_same_table_without_images_and_paths(results, tmp_pa
     assert rows.loc["Dice", GENESIS, "mean of classes"]["difference"] == pytest.approx(0.1)
     texts = [file.read_text() for file in (tmp_path / "export").rglob("*") if file.is_file()]
     assert not any("/data/" in text or "secret" in text for text in texts)
+    names = sorted(file.name for file in (tmp_path / "export" / NAME).iterdir())
+    assert names == ["cases.csv", "curves.csv", "protocol.json"]
+    assert list(pd.read_csv(tmp_path / "export" / NAME / "cases.csv")) == ["run", "case", "class", "Dice", "NSD"]
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "curves.csv", "protocol.json"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "a,b\n1,2\n", '{"runs": 1}', "run,case,class,Dice,NSD\nx,y,z,1,1"])
+def test_a_damaged_export_is_named(results, tmp_path, name, content):
+    write_report([NAME], tmp_path / "one", export=tmp_path / "export")
+    (tmp_path / "export" / NAME / name).write_text(content)
+    with pytest.raises(GenesisError, match=f"{name}.*(Restore|Check the path)"):
+        write_report([], tmp_path / "two", results=tmp_path / "export")
+
+
+def test_the_page_can_be_had_alone(results, tmp_path):
+    assert write_report([NAME], tmp_path / "one" / "page.html") == tmp_path / "one" / "page.html"
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["page.html"]
 
 
 def test_the_page_is_self_contained_and_always_the_same(results, tmp_path):

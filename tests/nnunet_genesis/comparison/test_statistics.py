@@ -4,12 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_genesis.comparison.curves import curves_table, reached, smooth
 from nnunet_genesis.comparison.figures import short
-from nnunet_genesis.comparison.results import find_runs
-from nnunet_genesis.comparison.statistics import compare, holm, mean_interval, wilcoxon_p
+from nnunet_genesis.comparison.nsd import nsd
+from nnunet_genesis.comparison.results import read_results
+from nnunet_genesis.comparison.runs import find_runs
+from nnunet_genesis.comparison.statistics import (
+    compare,
+    holm,
+    mean_interval,
+    reached,
+    smooth,
+    training_curves,
+    wilcoxon_p,
+)
 from nnunet_genesis.comparison.subsets import SubsetMap
-from nnunet_genesis.comparison.surface import nsd
 from tests.nnunet_genesis.comparison.synthetic_results import GENESIS, SCRATCH, write_run
 
 
@@ -120,22 +128,21 @@ def test_a_run_of_unknown_length_is_not_drawn_with_a_guessed_one(tmp_path):
     known = write_run(tmp_path, SCRATCH, 0, {"a": (0.5, 0.5)}, curve=(0.1, 0.2))
     unknown = write_run(tmp_path, GENESIS, 0, {"a": (0.5, 0.5)}, curve=(0.1, 0.2))
     (unknown / "debug.json").unlink()
-    curves = curves_table(find_runs(tmp_path, SubsetMap())[0])
+    results = read_results(tmp_path, None, tmp_path, [])
+    assert any(remark.startswith(f"{GENESIS}__") and "debug.json" in remark for remark in results.remarks)
+    curves = training_curves(results)
     assert set(curves["trainer"]) == {SCRATCH}
     assert curves["iteration"].tolist() == [10, 20]
     assert (known / "debug.json").exists()
 
 
-def test_a_run_that_was_continued_within_an_epoch_has_its_whole_length(tmp_path):
-    run = write_run(tmp_path, SCRATCH, 0, {"a": (0.5, 0.5)}, curve=(0.1, 0.2))
-    (run / "debug.json").write_text('{"iterations": "10", "num_iterations_per_epoch": "3"}')
-    assert curves_table(find_runs(tmp_path, SubsetMap())[0])["iteration"].tolist() == [10, 20]
-
-
 def test_curves_are_smoothed_without_a_lag():
-    assert smooth([0.1, 0.5, 0.2]) == [0.1, 0.5, 0.2]  # short: as it is
-    assert smooth([0.3, float("nan"), 0.5]) == [0.3, 0.3, 0.5]
-    step = smooth([0.0] * 20 + [1.0] * 20)  # 40 epochs: over 5
+    def smoothed(*values: float) -> list[float]:
+        return smooth(pd.Series(values)).tolist()
+
+    assert smoothed(0.1, 0.5, 0.2) == [0.1, 0.5, 0.2]  # short: as it is
+    assert smoothed(0.3, float("nan"), 0.5) == [0.3, 0.3, 0.5]
+    step = smoothed(*[0.0] * 20, *[1.0] * 20)  # 40 epochs: over 5
     assert step[:18] == [0] * 18
     assert step[18:22] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert step[22:] == [1] * 18
@@ -145,7 +152,7 @@ def test_when_the_baselines_last_value_is_reached_by_hand(tmp_path):
     for fold, curve in ((0, (0.1, 0.5, 0.9)), (1, (0.2, 0.7, 0.6))):
         write_run(tmp_path, SCRATCH, fold, {"a": (0.5, 0.5)}, curve=(0.1, 0.8, 0.7))
         write_run(tmp_path, GENESIS, fold, {"a": (0.5, 0.5)}, curve=curve)
-    table = reached(curves_table(find_runs(tmp_path, SubsetMap())[0]), SCRATCH).set_index("trainer")
+    table = reached(training_curves(read_results(tmp_path, None, tmp_path, [])), SCRATCH).set_index("trainer")
     assert table.loc[GENESIS, ["runs", "reached"]].tolist() == [2, 2]
     assert table.loc[GENESIS, ["iteration", "baseline_iterations"]].tolist() == [25, 30]  # the median of 30 and 20
     assert table.loc[SCRATCH, "iteration"] == 20  # it passed its own last value before the end

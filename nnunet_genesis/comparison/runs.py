@@ -1,0 +1,128 @@
+"""nnU-Net's results on disk: which runs there are, what they stand for, and what their files say."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_genesis.comparison.subsets import ALL, Subset, SubsetMap
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import read_json
+
+NNUNET_FOLDS = 5
+# What is kept of nnU-Net's debug.json, and its names there.
+RECORDED = {"epochs": "num_epochs", "iterations": "num_iterations_per_epoch", "initial_lr": "initial_lr",
+            "batch_size": "batch_size"}  # fmt: skip
+EPOCH = re.compile(r": Epoch (\d+)\s*$")
+PSEUDO_DICE = re.compile(r": Pseudo dice \[(.*)\]")
+NUMBER = re.compile(r"(?<![\w.])(?:nan|\d+\.?\d*(?:e[-+]?\d+)?)")  # not the 32 of np.float32(0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained fold with its validation.
+
+    Attributes:
+        folder: ``…/TRAINER__PLANS__CONFIG/fold_N``.
+        subset: what the fold number stands for.
+    """
+
+    folder: Path
+    subset: Subset
+
+    @property
+    def name(self) -> str:
+        """``TRAINER__PLANS__CONFIG/fold_N``."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def trainer(self) -> str:
+        """The trainer's class."""
+        return self.name.partition("__")[0]
+
+    @property
+    def validation(self) -> Path:
+        """Folder of the predictions and of ``summary.json``."""
+        return self.folder / "validation"
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """nnU-Net's description of the data set, as kept beside the model."""
+        return read_json(self.folder.parent / "dataset.json")
+
+    def recorded(self) -> dict[str, float]:
+        """Read :data:`RECORDED` from nnU-Net's ``debug.json``, if it is there and they are numbers."""
+        file, numbers = self.folder / "debug.json", {}
+        found = read_json(file) if file.exists() else {}
+        for name, key in RECORDED.items():
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                numbers[name] = float(found[key])
+        return numbers
+
+    def configuration(self) -> dict[str, Any]:
+        """Read the plan's configuration that the run was trained with, and those that it inherits from."""
+        configurations = read_json(self.folder.parent / "plans.json")["configurations"]
+        found = configurations[self.folder.parent.name.split("__")[2]]
+        while "inherits_from" in found:
+            found = dict(found)
+            found = configurations[found.pop("inherits_from")] | found
+        return found
+
+    def metrics(self) -> Iterator[tuple[str, str, dict[str, float]]]:
+        """Read ``summary.json``: case, its reference file, and Dice by class (NaN where the class is in neither).
+
+        Raises:
+            GenesisError: the file isn't nnU-Net's.
+        """
+        file, ending = self.validation / "summary.json", self.dataset_json.get("file_ending", "")
+        try:
+            for case in read_json(file)["metric_per_case"]:
+                name = re.split(r"[/\\]", case["reference_file"])[-1].removesuffix(ending)
+                dice = {label: float(metrics["Dice"]) for label, metrics in case["metrics"].items()}
+                yield name, case["reference_file"], dice
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise GenesisError(
+                f"{file}: expected nnU-Net's 'metric_per_case' with Dice of every class, found {error!r}. Write it "
+                "anew: nnUNetv2_train … --val."
+            ) from error
+
+    def pseudo_dice(self) -> dict[int, float]:
+        """Read each epoch's mean pseudo-Dice from all logs; an epoch that was repeated counts as it was last."""
+        found: dict[int, float] = {}
+        logs = self.folder.glob("training_log_*.txt")
+        for file in sorted(logs, key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)]):
+            epoch = 0
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                if start := EPOCH.search(line):
+                    epoch = int(start[1])
+                elif values := PSEUDO_DICE.search(line):
+                    numbers = np.array(NUMBER.findall(values[1]), float)
+                    found[epoch] = float(np.nanmean(numbers)) if np.isfinite(numbers).any() else float("nan")
+        return dict(sorted(found.items()))
+
+
+def find_runs(folder: Path, subsets: SubsetMap) -> tuple[list[Run], list[str]]:
+    """Find the validated runs of a data set, and remark on what is left out.
+
+    Args:
+        folder: the data set's folder in nnUNet_results, or a copy of its layout.
+        subsets: what fold numbers stand for; a number that it doesn't know is a fold with all its cases.
+    """
+    runs, remarks = [], []
+    for file in sorted(folder.glob("*__*__*/fold_*/validation/summary.json")):
+        run = Run(file.parents[1], Subset(0, ALL, None, 0))
+        number = run.folder.name.removeprefix("fold_")
+        if not number.isdecimal() or run.name.count("__") != 2:
+            remarks.append(f"{run.name}: left out, it was validated on training cases.")
+            continue
+        if int(number) not in subsets.folds and int(number) >= NNUNET_FOLDS:
+            remarks.append(
+                f"{run.name}: genesis_splits.json doesn't know this fold; taken as a fold of its own with all of its "
+                "training cases."
+            )
+        runs.append(Run(run.folder, subsets.folds.get(int(number), Subset(int(number), ALL, None, 0))))
+    return runs, remarks
