@@ -1,9 +1,10 @@
-"""nnU-Net's resampling, one axis after the other: 4 knots an axis instead of 64 a voxel, in compiled loops.
+"""nnU-Net's resampling, one axis after the other, as resampling is linear and separable.
 
-The splines are those of scipy's ``zoom(mode="nearest", grid_mode=True)``, so images differ by rounding only (float32
-instead of float64); segmentations don't differ.
+An axis' weights are what scipy's ``zoom(mode="nearest", grid_mode=True)``, with which nnU-Net resamples, makes of the
+identity matrix, so images differ by rounding only (float32 instead of float64); segmentations don't differ.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +16,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
     resample_data_or_seg_to_shape,
 )
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
-
-from pretraining.preparation.splines import linear_taps, nearest_taps, resize_axis, vote
+from scipy.ndimage import zoom
 
 
 class FastConfiguration(ConfigurationManager):
@@ -89,31 +89,91 @@ def _is_usual(data: Any, is_seg: bool) -> bool:
 
 
 def _image(image: np.ndarray, shape: tuple[int, ...], thick: int | None) -> np.ndarray:
-    """Cubic splines, within each channel's extremes; along axis ``thick`` the nearest slice, within its extremes."""
+    """Interpolate by cubic splines, within each channel's extremes; along axis ``thick`` take the nearest slice.
+
+    With ``thick`` the extremes are each slice's.
+    """
     extent = tuple(axis for axis in (1, 2, 3) if thick is None or axis != thick + 1)
     low, high = image.min(extent, keepdims=True), image.max(extent, keepdims=True)
-    image = np.ascontiguousarray(image)
-    # What shrinks most comes first: less is left for the others.
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / image.shape[axis + 1]):
+    for axis in _shrinking_first(image.shape[1:], shape):
         old, new = image.shape[axis + 1], shape[axis]
         if axis == thick:
-            taken = nearest_taps(old, new)
-            image, low, high = (values.take(taken, axis + 1) for values in (image, low, high))
+            image, low, high = (values.take(_nearest(old, new), axis + 1) for values in (image, low, high))
         elif old != new:
-            image = resize_axis(image, axis + 1, new)
+            image = _weighted(image, axis + 1, _cubic_weights(old, new))
     return np.clip(image, low, high, out=image)
 
 
+def _shrinking_first(old: Sequence[int], new: Sequence[int]) -> list[int]:
+    """Order the axes such that least is left to do for the later ones."""
+    return sorted(range(3), key=lambda axis: new[axis] / old[axis])
+
+
+def _cubic_weights(old: int, new: int) -> np.ndarray:
+    """Return the weight of each of ``old`` voxels in each of ``new`` ones, float32 (new, old), as scipy has them."""
+    weights = zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)
+    return weights.astype(np.float32)
+
+
+def _weighted(image: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
+    """Multiply the lines of ``image`` along ``axis`` by ``weights`` (new, old), without copying them."""
+    if axis == image.ndim - 1:
+        return image @ weights.T
+    shape = image.shape
+    lines = weights @ image.reshape(*shape[: axis + 1], -1)
+    return lines.reshape(*shape[:axis], len(weights), *shape[axis + 1 :])
+
+
 def _segmentation(labels: np.ndarray, shape: tuple[int, ...], thick: int | None) -> np.ndarray:
-    """Each label's share by linear interpolation, along axis ``thick`` the nearest slice's; the largest share wins."""
+    """Give each voxel the label with the largest share by linear interpolation; see :func:`_vote` for ties.
+
+    Along axis ``thick`` the nearest slice is taken. Only where a voxel's eight neighbours differ is anything
+    interpolated.
+    """
     lengths = list(zip(labels.shape[1:], shape, strict=True))
-    neighbours, weights, nearest = zip(*(linear_taps(old, new) for old, new in lengths), strict=True)
-    if thick is not None:
-        taken = np.stack([nearest[thick]] * 2, axis=1)
-        neighbours = (*neighbours[:thick], taken, *neighbours[thick + 1 :])
-        whole = np.broadcast_to([1.0, 0.0], taken.shape).copy()
-        weights = (*weights[:thick], whole, *weights[thick + 1 :])
-    out = np.empty((len(labels), *shape), labels.dtype)
-    for source, target in zip(np.ascontiguousarray(labels), out, strict=True):
-        vote(source, target, neighbours, weights, nearest)
-    return out
+    taps = [_taps(old, new, axis == thick) for axis, (old, new) in enumerate(lengths)]
+    lowest = highest = labels
+    for axis in _shrinking_first(labels.shape[1:], shape):
+        one, two = taps[axis][0]
+        lowest = np.minimum(lowest.take(one, axis + 1), lowest.take(two, axis + 1))
+        highest = np.maximum(highest.take(one, axis + 1), highest.take(two, axis + 1))
+    differ = np.nonzero(lowest != highest)
+    channel, *where = differ
+    nearest = (channel, *(_nearest(old, new)[w] for (old, new), w in zip(lengths, where, strict=True)))
+    (x, a), (y, b), (z, c) = ((index[:, w], weight[:, w]) for (index, weight), w in zip(taps, where, strict=True))
+    corners = list(itertools.product((0, 1), repeat=3))
+    found = [labels[channel, x[i], y[j], z[k]] for i, j, k in corners]
+    lowest[differ] = _vote(found, [a[i] * b[j] * c[k] for i, j, k in corners], labels[nearest])
+    return lowest
+
+
+def _vote(labels: Sequence[np.ndarray], shares: Sequence[np.ndarray], nearest: np.ndarray) -> np.ndarray:
+    """Return the labels (N,) with the largest sum of shares.
+
+    Where several have the same: that of the nearest voxel if it is one of them, else the smallest.
+    """
+    names = np.unique(labels)[:, None]
+    # One after the other, as scipy, so that even rounding, and with it ties, are scipy's.
+    total = sum(share * (label == names) for label, share in zip(labels, shares, strict=True))
+    tied = (total == total.max(0)) & (names == nearest)
+    return np.where(tied.any(0), nearest, names[total.argmax(0), 0])
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """Return for each of ``new`` voxels the nearest of ``old`` ones, int64."""
+    return np.floor(_positions(old, new) + 0.5).clip(0, old - 1).astype(np.int64)
+
+
+def _taps(old: int, new: int, thick: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of ``new`` voxels two of ``old`` ones, int64 (2, new), and their weights, float64 (2, new)."""
+    if thick:
+        return np.stack([_nearest(old, new)] * 2), np.stack([np.ones(new), np.zeros(new)])
+    where = _positions(old, new)
+    first = np.floor(where)
+    weight = 1 - (where - first)
+    return np.stack([first, first + 1]).clip(0, old - 1).astype(np.int64), np.stack([weight, 1 - weight])
+
+
+def _positions(old: int, new: int) -> np.ndarray:
+    """Return where ``new`` voxels lie among ``old`` ones that cover the same field of view; float64, in old voxels."""
+    return (np.arange(new) + 0.5) * (old / new) - 0.5

@@ -54,7 +54,7 @@ def measure(scans: list[Scan], folder: Path) -> list[tuple[Scan, float, float, d
     """Per scan: seconds by nnU-Net's resampling and by ours, and ours step by step."""
     tiny = find_scans([write_scan(folder / "tiny.nii.gz", spacing=2.4)])[0][0]
     plans, dataset_json = ct_plans([tiny], folder)
-    _seconds(tiny, plans, dataset_json, folder, False)  # compiles
+    _seconds(tiny, plans, dataset_json, folder, False)  # imports
     rows = []
     for scan in scans:
         theirs, _ = _seconds(scan, plans, dataset_json, folder, True)
