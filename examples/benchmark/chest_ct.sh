@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Chest CT (LUNA16's folder, or any other with CTs, searched recursively) to Genesis Chest CT weights:
-#   examples/chest_ct.sh /data/luna16 out [--budget cpu]
+#   examples/benchmark/chest_ct.sh /data/luna16 out [--budget cpu]
 # Published: HU clipped to -1000 … 1000, 1000 epochs. --budget cpu: a small network (planned for 1 GB) and 20 x 50 iterations.
 set -euo pipefail
 scans=${1:?usage: chest_ct.sh SCANS OUT [--budget cpu]} out=${2:?usage: chest_ct.sh SCANS OUT [--budget cpu]}

@@ -1,6 +1,6 @@
 """Compare optimisers for restoration pretraining on a prepared data set: R² after the same number of steps.
 
-    python examples/optimiser_study.py 4 --patch 32 40 32 --batch 4 -o examples/results/optimiser_hippocampus.csv
+    python examples/benchmark/optimiser_study.py 4 --patch 32 40 32 --batch 4 -o optimiser_hippocampus.csv
 
 The network is the plan's, with narrower stages so that it runs on a CPU. One line a variant is appended to the CSV.
 docs/pretraining.md has what it gave.

@@ -1,7 +1,7 @@
 """The published protocol on a labelled data set: five folds, pretraining, fine-tuning, report; one command.
 
-    python examples/protocol.py /data/Task04_Hippocampus -o out                    # published, on a GPU
-    python examples/protocol.py /data/Task04_Hippocampus -o out --budget cpu --jobs 2
+    python examples/benchmark/protocol.py /data/Task04_Hippocampus -o out          # published, on a GPU
+    python examples/benchmark/protocol.py --download Task04_Hippocampus -o out --budget cpu --jobs 2
 
 Of each fold, the network is pretrained on the images of the training cases alone, without their labels, and fine-tuned
 on the same cases: scratch, Genesis (encoder) and GenesisFull (encoder and decoder). Label subsets (--cases) start from
@@ -9,10 +9,13 @@ their fold's pretraining. No weight depends on a validation image of its fold: p
 fold's training cases, and its last checkpoint is used, not its best. (The R² in its log is measured on the validation
 images, and nnU-Net's fingerprint and plan look at all training images of the data set, as they always do.)
 
+--variants restoration masking … pretrains in other ways, too (trainers/genesis_variants.py has what), for an ablation.
+
 Run it again to go on: finished steps are skipped, interrupted ones continue from their last checkpoint.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -24,9 +27,8 @@ from typing import Any
 
 from protocol_data import dataset_name, download, is_msd, link_or_clear
 from protocol_jobs import Job, cores, run_jobs
-from protocol_options import ARMS, Budget, arguments, budget_of
+from protocol_options import ARMS, VARIANTS, Budget, arguments, budget_of
 from protocol_plans import CONFIGURATION, time_steps, write_small_plans
-from variants import pretraining_command
 
 from nnunet_genesis.cli import trainers_folder
 
@@ -49,7 +51,6 @@ class Protocol:
         self.plans = "nnUNetHalfPlans" if self.small else "nnUNetPlans"
         self.threads = max(1, cores() // args.jobs)
         self.environment = self._environment()
-        self.pretrainer, self.pretrain = pretraining_command(args.variant)
         self.preprocessed = self.out / "nnUNet_preprocessed" / self.dataset
         self.results = self.out / "nnUNet_results" / self.dataset
 
@@ -59,7 +60,8 @@ class Protocol:
             (self.out / name).mkdir(parents=True, exist_ok=True)
             environment[name] = str(self.out / name)
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        return environment | {"nnUNet_extTrainer": str(trainers_folder())}
+        folders = [trainers_folder(), Path(__file__).resolve().parent / "trainers"]
+        return environment | {"nnUNet_extTrainer": os.pathsep.join(map(str, folders))}
 
     def on_cpu(self) -> dict[str, str]:
         """What keeps parallel jobs off each other's cores."""
@@ -100,21 +102,21 @@ class Protocol:
         mine = {number: subset for number, subset in known.items() if subset["seed"] in (None, self.args.seed)}
         return {(subset["fold"], str(subset["cases"])): int(number) for number, subset in mine.items()}
 
-    def pretraining(self, fold: int) -> Job:
+    def pretraining(self, fold: int, variant: str = VARIANTS[0]) -> Job:
         """Pretraining on the images of a fold's training cases."""
-        b, final = self.budget, self.final(self.pretrainer, fold)
-        command = [*self.pretrain, self.id, CONFIGURATION, "-p", self.plans, "-f", str(fold), "-device",
-                   self.args.device, "--epochs", str(b.pretraining_epochs), "--iterations",
+        b, trainer = self.budget, named("nnUNetTrainerRestoration", variant)
+        command = ["nnUNetv2_genesis_pretrain", self.id, CONFIGURATION, "-p", self.plans, "-tr", trainer, "-f",
+                   str(fold), "-device", self.args.device, "--epochs", str(b.pretraining_epochs), "--iterations",
                    str(b.pretraining_iterations), "--lr", str(b.pretraining_lr), "--seed", str(self.args.seed),
                    "--c"]  # fmt: skip
         command += ["--batch_size", str(b.pretraining_batch_size)] if b.pretraining_batch_size else []
-        return Job(f"pretrain, fold {fold}", command, final.exists, self.on_cpu())
+        return Job(f"pretrain {variant}, fold {fold}", command, self.final(trainer, fold).exists, self.on_cpu())
 
     def final(self, trainer: str, number: int) -> Path:
         """A trainer's last checkpoint."""
         return self.results / f"{trainer}__{self.plans}__{CONFIGURATION}" / f"fold_{number}" / "checkpoint_final.pth"
 
-    def fine_tuning(self, fold: int, cases: str, arm: str, pretrained: Job) -> Job:
+    def fine_tuning(self, fold: int, cases: str, arm: str, pretrained: Job, variant: str = VARIANTS[0]) -> Job:
         """Fine-tuning and validation on a fold or its subset."""
         number, b = self.numbers()[fold, cases], self.budget
         variables = {
@@ -126,13 +128,14 @@ class Protocol:
             "seed": self.args.seed,
         }
         if arm != "scratch":
-            variables["weights"] = self.final(self.pretrainer, fold)
+            variables["weights"] = self.final(named("nnUNetTrainerRestoration", variant), fold)
             variables |= {"unit_variance": b.unit_variance} if b.unit_variance != "auto" else {}
-        command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", ARMS[arm], "-device",
+        trainer = ARMS[arm] if arm == "scratch" else named(ARMS[arm], variant)
+        command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", trainer, "-device",
                    self.args.device, "--c"]  # fmt: skip
         environment = {f"nnUNet_genesis_{name}": str(value) for name, value in variables.items()}
-        summary = self.final(ARMS[arm], number).parent / "validation" / "summary.json"
-        name = f"{arm}, fold {fold}, {cases} cases"
+        summary = self.final(trainer, number).parent / "validation" / "summary.json"
+        name = f"{arm if arm == 'scratch' else f'{arm} after {variant}'}, fold {fold}, {cases} cases"
         after = () if arm == "scratch" else (pretrained,)
         return Job(name, command, summary.exists, self.on_cpu() | environment, after)
 
@@ -149,21 +152,25 @@ class Protocol:
         step, tile, tiles = time_steps(self.preprocessed, self.plans, self.args.device, self.threads)
         splits, b = json.loads((self.preprocessed / "splits_final.json").read_text(encoding="utf-8")), self.budget
         jobs = []
-        for fold in self.args.folds:
+        for fold, variant in itertools.product(self.args.folds, self.args.variants):
             minutes = b.pretraining_epochs * b.pretraining_iterations * step * 1.1 / 60
-            pretrained = replace(self.pretraining(fold), minutes=minutes)
+            pretrained = replace(self.pretraining(fold, variant), minutes=minutes)
             jobs += [pretrained] if set(self.args.arms) - {"scratch"} else []
             validation = len(splits[fold]["val"]) * tiles * 8 * tile  # 8: mirroring
             minutes = (b.epochs * b.iterations * step * 1.1 + validation) / 60
-            runs = [(cases, arm) for cases in self.args.cases for arm in self.args.arms]
-            jobs += [replace(self.fine_tuning(fold, *run, pretrained), minutes=minutes) for run in runs]
+            for cases, arm in itertools.product(self.args.cases, self.args.arms):
+                if arm != "scratch" or variant == self.args.variants[0]:  # scratch needs no pretraining
+                    job = self.fine_tuning(fold, cases, arm, pretrained, variant)
+                    jobs.append(replace(job, minutes=minutes))
         return jobs
 
     def report(self) -> Job:
         """The report, made anew every time, and what it is made from, in ``results`` (to be kept: no images, small)."""
         start, page = time.time(), self.out / "report" / "report.html"
-        command = ["nnUNetv2_genesis_report", "-d", self.id, "-o", str(page.parent), "--export",
-                   str(self.out / "results")]  # fmt: skip
+        arms, variants = self.args.arms, self.args.variants
+        baseline = ARMS["scratch"] if "scratch" in arms else named(ARMS[arms[0]], variants[0])
+        command = ["nnUNetv2_genesis_report", "-d", self.id, "-o", str(page.parent), "--baseline", baseline,
+                   "--export", str(self.out / "results")]  # fmt: skip
         return Job("report", command, lambda: page.exists() and page.stat().st_mtime >= start)
 
     def differences(self) -> list[tuple[str, Any, Any]]:
@@ -172,18 +179,23 @@ class Protocol:
         if self.small:
             found += write_small_plans(self.preprocessed, self.plans, SMALL_VOXELS, SMALL_BATCH, self.args.patch)
         found += [("folds", list(range(5)), self.args.folds), ("arms", list(ARMS), self.args.arms)]
-        found += [("pretraining", "restoration", self.args.variant), ("target spacing in mm", None, self.args.spacing)]
+        found += [("pretraining", [VARIANTS[0]], self.args.variants), ("target spacing in mm", None, self.args.spacing)]
         return [row for row in found if row[1] != row[2]]
 
     def refuse_other_settings(self) -> None:
         """Results under ``-o`` must all be made alike."""
-        names = ("budget", "seed", "group_by", "patch", "variant", "spacing")
+        names = ("budget", "seed", "group_by", "patch", "spacing")
         settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
         file = self.out / "protocol.json"
         if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != settings:
             other = {name: value for name, value in found.items() if settings.get(name) != value}
             sys.exit(f"ERROR: {file}: made with {other}. Use the same settings, or another folder with -o.")
         file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def named(trainer: str, variant: str) -> str:
+    """The name of a trainer's variant, as trainers/genesis_variants.py has it."""
+    return trainer if variant == VARIANTS[0] else f"{trainer}_{variant}"
 
 
 def _print_plan(protocol: Protocol, jobs: Sequence[Job]) -> None:
@@ -205,7 +217,7 @@ def _stop(failed: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Set up, print the plan, run it, report."""
     args = arguments(__doc__, argv)
-    source = download(args.task, args.o / "download") if args.download else args.data
+    source = download(args.download, args.o / "download") if args.download else args.data
     protocol = Protocol(args, source.resolve())
     protocol.refuse_other_settings()
     _stop(run_jobs(protocol.set_up(), protocol.out, protocol.environment))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from protocol_data import MD5
-from variants import VARIANTS
 
+# Of pretraining: restoration, and what trainers/genesis_variants.py has.
+VARIANTS = ("restoration", "shuffling", "intensity", "inpainting", "outpainting", "zscored", "masking")
 ARMS = {"scratch": "nnUNetTrainerGenesisScratch", "genesis": "nnUNetTrainerGenesis", "full": "nnUNetTrainerGenesisFull"}
 
 
@@ -54,15 +55,14 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     add = parser.add_argument
     add("data", type=Path, nargs="?", help="TaskXX_NAME of the MSD, or DatasetXXX_NAME in nnU-Net's format")
     add("-o", type=Path, required=True, help="folder for everything: data, checkpoints, logs, report")
-    add("--task", choices=sorted(MD5), help="of the MSD, to download")
-    add("--download", action="store_true", help="fetch the task over https in place of a folder")
+    add("--download", choices=sorted(MD5), help="in place of a folder: fetch this task of the MSD over https")
     add("--budget", choices=sorted(BUDGETS), default="full", help="[default: full]")
     add("--folds", type=int, nargs="+", default=list(range(5)), help="[default: 0 1 2 3 4]")
     add("--cases", type=_cases, nargs="+", default=["all"], help="label subsets too, e.g. 4 16 all [default: all]")
     add("--arms", choices=ARMS, nargs="+", default=list(ARMS), help="[default: scratch genesis full]")
     add("--seed", type=int, default=0, help="of subsets, pretraining and fine-tuning [default: 0]")
     add("--group_by", help=r"pattern that names the patient in a case's name, e.g. 'patient\d+'")
-    add("--variant", choices=sorted(VARIANTS), default="restoration", help="of pretraining [default: restoration]")
+    add("--variants", choices=VARIANTS, nargs="+", default=[VARIANTS[0]], help="of pretraining [default: restoration]")
     add("--patch", type=int, nargs=3, metavar="N", help="with --budget cpu: patch size, z y x")
     add("--spacing", type=float, nargs=3, metavar="MM", help="coarser target spacing, z y x [default: as planned]")
     for item in fields(Budget):
@@ -71,8 +71,8 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     add("--jobs", type=int, default=1, help="runs at a time [default: 1]")
     add("--dry_run", action="store_true", help="set up, print the plan, train nothing")
     args = parser.parse_args(argv)
-    if (args.data is None) != args.download or (args.download and not args.task):
-        parser.error("give the data set's folder, or --task and --download")
+    if (args.data is None) == (args.download is None):
+        parser.error("give the data set's folder, or --download TASK")
     if args.patch and args.budget != "cpu":
         parser.error("--patch goes with --budget cpu")
     args.device = args.device or ("cpu" if args.budget == "cpu" else "cuda")

@@ -36,7 +36,7 @@ from tests.faults.small_world import DATASET, NAME, small_plans, write_small_wor
 from tests.nnunet_genesis.comparison.synthetic_results import SCRATCH, write_run
 from tests.nnunet_genesis.networks import network, save
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "benchmark"))
 import protocol_data
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from pretraining.scans.image_files import read_image_file
 from tests.faults.small_world import DATASET, NAME, small_plans, write_small_world
 from tests.nnunet_genesis.networks import network, save
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "benchmark"))
 import protocol_data
 
 

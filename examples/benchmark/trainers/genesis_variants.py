@@ -1,20 +1,19 @@
-"""Pretraining in other ways, to compare with: takes a variant's name, then nnUNetv2_genesis_pretrain's arguments.
+"""Other ways to pretrain, to compare restoration with, and the same trainers of fine-tuning under names of their own.
 
-    python examples/variants.py masking 4 3d_fullres -device cpu
+    export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers):examples/benchmark/trainers"
+    nnUNetv2_genesis_pretrain 4 3d_fullres -tr nnUNetTrainerRestoration_masking -device cpu
 
 shuffling, intensity, inpainting, outpainting: this corruption alone, in every patch. zscored: targets are nnU-Net's
 normalised intensities, without a sigmoid, instead of [0, 1]. masking: no restoration but a masked autoencoder's task,
 75 % of cubes of a sixth of the patch (He et al., CVPR 2022), with the loss on what is masked.
 """
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import pretraining.run
+from nnunet_genesis.trainer import nnUNetTrainerGenesis, nnUNetTrainerGenesisFull
 from nnunet_genesis.training.precision import autocast
 from pretraining.intensity_range import from_unit
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
@@ -41,7 +40,7 @@ class Masking(RestorationTransform):
         return {"image": torch.where(mask, target.mean((1, 2, 3), keepdim=True), target), "target": target}
 
 
-class nnUNetTrainerMasking(nnUNetTrainerRestoration):
+class nnUNetTrainerRestoration_masking(nnUNetTrainerRestoration):
     """Masked autoencoder; the clean voxels count in validation only."""
 
     def corruption(self) -> RestorationTransform:
@@ -55,7 +54,7 @@ class nnUNetTrainerMasking(nnUNetTrainerRestoration):
         return torch.where(masked.to(self.device), restored, target), target
 
 
-class nnUNetTrainerZScored(nnUNetTrainerRestoration):
+class nnUNetTrainerRestoration_zscored(nnUNetTrainerRestoration):
     """Restores normalised intensities, which have no bounds."""
 
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,38 +69,23 @@ def normalised(trainer: nnUNetTrainerRestoration, batch: dict) -> torch.Tensor:
     return torch.stack([from_unit(target, trainer.ranges[case]) for target, case in pairs])
 
 
-def _alone(name: str) -> type[nnUNetTrainerRestoration]:
+def _alone(name: str) -> dict[str, Any]:
     chances = {
         "p_shuffling": name == "shuffling",
         "p_intensity": name == "intensity",
         "p_painting": name.endswith("painting"),
         "p_inpainting": name == "inpainting",
     }
-    members = {"corruption": lambda self: RestorationTransform(**chances)}
-    return type(f"nnUNetTrainerRestoration_{name}", (nnUNetTrainerRestoration,), members)
+    return {"corruption": lambda self: RestorationTransform(**chances)}
 
 
-VARIANTS: dict[str, type[nnUNetTrainerRestoration]] = {
-    "restoration": nnUNetTrainerRestoration,
-    **{name: _alone(name) for name in CORRUPTIONS},
-    "zscored": nnUNetTrainerZScored,
-    "masking": nnUNetTrainerMasking,
-}
+def _named(base: type, variant: str, members: dict[str, Any]) -> dict[str, type]:
+    name = f"{base.__name__}_{variant}"
+    return {name: type(name, (base,), {"__module__": __name__, **members})}
 
 
-def pretraining_command(variant: str) -> tuple[str, list[str]]:
-    """A variant's trainer, and the beginning of the command that runs it."""
-    command = [sys.executable, str(Path(__file__).resolve()), variant]
-    return VARIANTS[variant].__name__, ["nnUNetv2_genesis_pretrain"] if variant == "restoration" else command
-
-
-def main() -> None:
-    """Run the command with the variant's trainer."""
-    from pretraining.__main__ import pretrain
-
-    pretraining.run.nnUNetTrainerRestoration = VARIANTS[sys.argv.pop(1)]  # type: ignore[misc]
-    pretrain()
-
-
-if __name__ == "__main__":
-    main()
+for variant in CORRUPTIONS:
+    globals().update(_named(nnUNetTrainerRestoration, variant, _alone(variant)))
+for variant in (*CORRUPTIONS, "zscored", "masking"):
+    for base in (nnUNetTrainerGenesis, nnUNetTrainerGenesisFull):
+        globals().update(_named(base, variant, {}))

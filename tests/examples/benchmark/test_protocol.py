@@ -18,7 +18,7 @@ from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration
 from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "benchmark"))
 import protocol
 from protocol_data import dataset_name, link_or_clear
 from protocol_jobs import Job, run_jobs
@@ -78,6 +78,17 @@ def test_subsets_start_from_the_pretraining_of_their_fold(world):
         assert "nnUNet_genesis_weights" not in scratch.environment
         assert not scratch.after
         assert scratch.environment["nnUNet_genesis_seed"] == "0"
+
+
+def test_scratch_runs_once_and_each_variant_under_names_of_its_own(world, monkeypatch):
+    own = options(world, "--folds", "0", "--variants", "restoration", "masking", "--arms", "scratch", "genesis")
+    monkeypatch.setattr(protocol, "time_steps", lambda *_: (1.0, 1.0, 1))
+    jobs = protocol.Protocol(own, world["nnUNet_raw"] / NAME).jobs()
+    trainers = [job.command[job.command.index("-tr") + 1] for job in jobs]
+    assert trainers[:3] == ["nnUNetTrainerRestoration", "nnUNetTrainerGenesisScratch", "nnUNetTrainerGenesis"]
+    assert trainers[3:] == ["nnUNetTrainerRestoration_masking", "nnUNetTrainerGenesis_masking"]
+    assert "nnUNetTrainerRestoration_masking__" in jobs[4].environment["nnUNet_genesis_weights"]
+    assert jobs[4].after[0].command == jobs[3].command
 
 
 def test_the_differences_from_the_published_protocol_are_all_named(world):

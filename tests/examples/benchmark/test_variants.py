@@ -1,38 +1,53 @@
 """Other ways to pretrain, for the ablation: what they corrupt, what they restore, and that fine-tuning takes them."""
 
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-import pretraining.run
 from nnunet_genesis import checkpoint
+from nnunet_genesis.cli import trainers_folder
 from pretraining.options import RestorationOptions
 from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-from variants import CUBES, VARIANTS, Masking, pretraining_command
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "benchmark"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "benchmark" / "trainers"))
+import genesis_variants
+from genesis_variants import CUBES, Masking
+from protocol import named
+from protocol_options import ARMS, VARIANTS
 
+TRAINERS = Path(genesis_variants.__file__).parent
 NAME, CPU = "Dataset812_Variants", torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
-    """Five preprocessed cases."""
+def world(nnunet_folders: dict[str, Path]) -> Iterator[dict[str, Path]]:
+    """Five preprocessed cases; and the trainers of both folders, as the protocol has them."""
     make_raw_dataset(nnunet_folders["nnUNet_raw"], NAME, {"background": 0, "outer": 1, "inner": 2})
     plan_and_preprocess(nnunet_folders["nnUNet_preprocessed"], 812)
-    return nnunet_folders
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_extTrainer", os.pathsep.join(map(str, (trainers_folder(), TRAINERS))))
+        yield nnunet_folders
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
-def test_a_variant_trains_and_fine_tuning_takes_its_weights(world, monkeypatch, variant):
-    monkeypatch.setattr(pretraining.run, "nnUNetTrainerRestoration", VARIANTS[variant])
-    final = pretraining.run.pretrain("812", "3d_fullres", device=CPU, epochs=1, iterations=2, precision="fp32")
-    assert final.parents[1].name.startswith(pretraining_command(variant)[0])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_trains_and_fine_tuning_takes_its_weights(world, variant):
+    trainer = make_trainer(world, variant)
+    trainer.run_training()
+    final = Path(trainer.output_folder) / "checkpoint_final.pth"
+    assert final.parents[1].name == f"{named('nnUNetTrainerRestoration', variant)}__nnUNetPlans__3d_fullres"
     weights = checkpoint.load_weights(final)
     assert weights.metadata["options"]["iterations"] == 2
+    for arm in ("genesis", "full"):
+        found = recursive_find_trainer_class_by_name(named(ARMS[arm], variant))
+        assert found.__name__ == named(ARMS[arm], variant)
+        assert found.__init__ is recursive_find_trainer_class_by_name(ARMS[arm]).__init__
 
 
 def test_masking_hides_three_quarters_of_the_cubes_behind_the_mean():
@@ -47,7 +62,10 @@ def test_masking_hides_three_quarters_of_the_cubes_behind_the_mean():
 
 def test_masking_counts_masked_voxels_only_and_z_scores_restore_normalised_intensities(world):
     for variant in ("masking", "zscored"):
-        trainer = _trainer(world, variant)
+        trainer = make_trainer(world, variant)
+        trainer.initialize()
+        trainer.dataloader_train, _ = trainer.get_dataloaders()
+        trainer.network.train()
         batch = next(trainer.dataloader_train)
         restored, target = trainer._restore(batch)
         if variant == "masking":
@@ -59,14 +77,12 @@ def test_masking_counts_masked_voxels_only_and_z_scores_restore_normalised_inten
             assert restored.min() < 0
 
 
-def _trainer(world, variant):
+def make_trainer(world, variant):
     base = world["nnUNet_preprocessed"] / NAME
     plans, description = (json.loads((base / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset"))
-    trainer = VARIANTS[variant](plans | {"continue_training": False}, "3d_fullres", 1, description, CPU)
+    kind = getattr(genesis_variants, named("nnUNetTrainerRestoration", variant))
+    trainer = kind(plans | {"continue_training": False}, "3d_fullres", 1, description, CPU)
     trainer.use(RestorationOptions(epochs=1, iterations=2, precision="fp32"))
-    trainer.initialize()
-    trainer.dataloader_train, _ = trainer.get_dataloaders()
-    trainer.network.train()
     return trainer
 
 
