@@ -6,10 +6,8 @@ import os
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from nnunet_genesis.comparison import figures, statistics
@@ -28,7 +26,7 @@ class DatasetReport:
     Attributes:
         results: the data set's.
         baseline: the trainer that the others are compared with.
-        rows: of :func:`statistics.compare`.
+        rows: of :func:`statistics.compare`, with ``class_name``.
         reached: of :func:`statistics.reached`.
         figures: name, caption, PNG.
     """
@@ -39,20 +37,10 @@ class DatasetReport:
     reached: pd.DataFrame
     figures: list[tuple[str, str, bytes]]
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """Names of the rows' labels."""
-        return self.results.labels | {MEAN: "mean of classes"}
-
-    def sections(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        """Group the rows by plans, configuration and size."""
-        grouped = self.rows.groupby(KEYS, sort=False)
-        return [(", ".join((*key[:2], f"{key[2]} cases")), part.to_dict("records")) for key, part in grouped]
-
     def table(self) -> pd.DataFrame:
         """Tabulate the statistics; rows of mean Dice say when the baseline's last pseudo-Dice was reached."""
-        rows = self.rows.assign(class_name=self.rows["label"].map(self.labels), baseline=self.baseline)
         reached = self.reached.assign(label=MEAN, metric="Dice").rename(columns={"iteration": "reached_iteration"})
+        rows = self.rows.assign(baseline=self.baseline)
         merged = rows.merge(reached, how="left", on=[*KEYS, "trainer", "label", "metric"])
         merged.insert(0, "dataset", self.results.dataset)
         return merged.assign(nsd_tolerance_mm=self.results.nsd_tolerance_mm)
@@ -120,6 +108,8 @@ def _report(folder: Path, baseline: str, tolerance: float | None) -> DatasetRepo
     results = read_results(folder, tolerance, preprocessed, references)
     measured, curves = results.measured(), statistics.training_curves(results)
     rows, reached = statistics.compare(measured, baseline, results.group_by), statistics.reached(curves, baseline)
+    names = results.labels | {MEAN: "mean of classes"}
+    rows["class_name"] = rows["label"].map(lambda label: names.get(label, label))
     if baseline not in set(rows["trainer"]):
         results.remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
     drawn = []
@@ -146,7 +136,9 @@ def _html(reports: Sequence[DatasetReport]) -> str:
     environment.filters.update(
         base64=lambda png: b64encode(png).decode(), short=figures.short, number=_number, method=_method, p=_p
     )
-    return environment.get_template("report.html.jinja").render(reports=reports, statistics=statistics, isnan=np.isnan)
+    return environment.get_template("report.html.jinja").render(
+        reports=reports, keys=KEYS, statistics=statistics, isnan=pd.isna
+    )
 
 
 def _number(value: float, signed: bool = False) -> str:
