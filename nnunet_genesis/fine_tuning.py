@@ -19,7 +19,7 @@ from nnunet_genesis.folders import environment
 from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
-from nnunet_genesis.training.precision import choose_formats, forward_in
+from nnunet_genesis.training.precision import choose_precision, forward_in, in_words, keep_small_maps_in_fp32
 from nnunet_genesis.training.signals import StopSignals
 
 
@@ -31,7 +31,7 @@ class FineTuningTrainer(ResumableTrainer):
 
     Attributes:
         seed: fixes initial weights and batches; ``None``: nnU-Net's loaders draw as they do.
-        precision: on a CPU ``fp32``, ``bf16`` or ``auto``, the faster one; on a GPU nnU-Net decides.
+        precision: on a CPU ``fp32``, ``bf16`` or ``auto``, by its hardware; on a GPU nnU-Net decides.
         resumed: whether a checkpoint was read.
     """
 
@@ -51,9 +51,11 @@ class FineTuningTrainer(ResumableTrainer):
             self._compute_in(self.precision)
 
     def _compute_in(self, precision: str) -> None:
-        self.precision, _ = choose_formats(self.device, precision, "contiguous")
-        forward_in(self.bare_network(), self.precision)
-        self.print_to_log_file(f"Number format: {self.precision}", also_print_to_console=False)
+        self.precision, network = choose_precision(self.device, precision), self.bare_network()
+        forward_in(network, self.precision)
+        inputs = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+        kept = keep_small_maps_in_fp32(network, inputs) if self.precision != "fp32" else []
+        self.print_to_log_file(in_words(self.precision, kept), also_print_to_console=False)
 
     def get_dataloaders(self):  # type: ignore[no-untyped-def]
         """nnU-Net's; with a seed, their batches by number, from the one that is due on."""
@@ -124,7 +126,7 @@ class FineTuningTrainer(ResumableTrainer):
         record = self.my_init_kwargs.get("genesis", {})
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
         if self.device.type == "cpu":
-            self._compute_in(record.get("precision", self.precision))  # not what a new measurement says
+            self._compute_in(record.get("precision", self.precision))  # not this machine's
         self.go_on(record.get("so_far"))
         self.resumed = True
 

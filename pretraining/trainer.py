@@ -21,7 +21,14 @@ from nnunet_genesis.stability import require_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
 from nnunet_genesis.training.distributed import from_rank_0, gather
-from nnunet_genesis.training.precision import autocast, choose_formats, move, torch_format
+from nnunet_genesis.training.precision import (
+    autocast,
+    choose_precision,
+    in_words,
+    keep_small_maps_in_fp32,
+    move,
+    torch_format,
+)
 from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
@@ -73,7 +80,8 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         rounds = max(1, round(options.iterations / 5 / (1 + len(CORRUPTIONS))))
         self.num_val_iterations_per_epoch = rounds * (1 + len(CORRUPTIONS))
         self.initial_lr, self.weight_decay = options.peak_lr, options.weight_decay
-        self.precision, self.memory_format = options.precision, options.memory_format
+        self.precision = options.precision
+        self.memory_format = options.memory_format.replace("auto", "contiguous")
 
     def initialize(self) -> None:
         """Build the plan's network with a restoration head, its optimiser, and what distributed training needs."""
@@ -96,10 +104,13 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
         torch.manual_seed(self.options.seed)
-        chosen = from_rank_0(lambda: choose_formats(self.device, self.precision, self.memory_format))
-        self.precision, self.memory_format = chosen
+        self.precision = from_rank_0(lambda: choose_precision(self.device, self.precision))
         network = self._build_restoration_network()
         move(network, self.device, self.memory_format)
+        half_on_cpu = self.device.type == "cpu" and self.precision != "fp32"
+        inputs = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+        kept = keep_small_maps_in_fp32(network, inputs) if half_on_cpu else []
+        self.print_to_log_file(in_words(self.precision, kept))
         if self.precision != "fp16":
             self.grad_scaler = None
         self.network = torch.compile(network) if self._do_i_compile() else network

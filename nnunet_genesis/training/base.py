@@ -34,6 +34,7 @@ class ResumableTrainer(nnUNetTrainer):
 
     current_epoch: int
     remedies: str  # what to try where a training diverges, in the subclass' own options
+    precision: str  # number format, see training.precision
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.outputs: list[dict] = []
@@ -116,9 +117,13 @@ class ResumableTrainer(nnUNetTrainer):
         if (longest := longest_run(skipped.tolist())) >= min(MOST_IN_A_ROW, self.iterations):
             raise GenesisError(
                 f"Epoch {self.current_epoch}: {longest} steps in a row had a NaN or infinite loss or gradient. The "
-                f"training has diverged, or images hold NaN. {self.advice()}"
+                f"training has diverged, or images hold NaN{self._suspect()}. {self.advice()}"
             )
         return skipped
+
+    def _suspect(self) -> str:
+        half_on_cpu = self.device.type == "cpu" and self.precision != "fp32"
+        return f", or torch computes {self.precision} wrongly on this CPU (docs/speed.md)" if half_on_cpu else ""
 
     def advice(self) -> str:
         """What to do where a training has diverged."""

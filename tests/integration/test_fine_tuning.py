@@ -12,6 +12,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 
 from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.cli import trainers_folder
+from nnunet_genesis.errors import GenesisError
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
 from pretraining.run import pretrain
@@ -184,6 +185,16 @@ def test_what_is_wrong_stops_before_training(world, monkeypatch, variable, value
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=message):
         train("801", "nnUNetTrainerGenesis", configuration)
+
+
+def test_convolutions_with_small_maps_stay_in_fp32_and_are_named(world, monkeypatch):
+    monkeypatch.setenv("nnUNet_genesis_precision", "bf16")
+    trainer = get_trainer_from_args("801", "3d_fullres", 1, "nnUNetTrainerGenesisScratch", device=CPU)
+    trainer.configuration_manager.configuration["patch_size"] = [8, 24, 24]
+    trainer.initialize()
+    assert "convolution(s), encoder.stages.2.0.convs.0.conv, " in Path(trainer.log_file).read_text()
+    with pytest.raises(GenesisError, match=r"images hold NaN, or torch computes bf16 wrongly on this CPU"):
+        trainer.check_skipped(np.ones(10, bool))
 
 
 def test_the_settings_reach_the_schedule(world, monkeypatch):

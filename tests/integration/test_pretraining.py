@@ -122,6 +122,17 @@ def test_killed_and_resumed_equals_uninterrupted(world, tmp_path):
     _assert_equal_weights(resumed, whole)
 
 
+def test_convolutions_with_small_maps_stay_in_fp32_and_are_named(world):
+    base = world["nnUNet_preprocessed"] / "Dataset701_One"
+    plans = json.loads((base / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = [8, 24, 24]  # deepest maps of 2×6×6
+    (base / "flatPlans.json").write_text(json.dumps(plans | {"plans_name": "flatPlans"}))
+    final = pretrain("701", "3d_fullres", "flatPlans", device=CPU, precision="bf16", epochs=1, iterations=1)
+    (log,) = final.parent.glob("training_log_*.txt")
+    assert "2 convolution(s), encoder.stages.2.0.convs.0.conv, encoder.stages.2.0.convs.1.conv" in log.read_text()
+    assert torch.load(final, weights_only=True)["genesis"]["options"]["precision"] == "bf16"
+
+
 def test_channels_last_gives_the_same_and_goes_on(world):
     runs = {}
     for fold, memory_format in ((5, "contiguous"), (6, "channels_last")):
