@@ -65,7 +65,8 @@ class FineTuningTrainer(ResumableTrainer):
         workers = get_allowed_n_proc_DA()
         training, validation = self._batches(self.seed)
         due = self.current_epoch * self.num_val_iterations_per_epoch
-        return start(training, self.next_batch, workers), start(validation, due, (workers + 1) // 2)
+        pin = self.device.type == "cuda"
+        return start(training, self.next_batch, workers, pin), start(validation, due, (workers + 1) // 2, pin)
 
     def first_inputs(self, number: int) -> Iterator[torch.Tensor]:
         """Inputs of ``number`` training batches, (batch, channels, z, y, x), on the device; training goes unchanged."""
@@ -83,11 +84,14 @@ class FineTuningTrainer(ResumableTrainer):
         ]
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's, which changes nothing where loss or gradient is no number; the last one before a stop."""
-        self._skipped = False
+        """Do nnU-Net's step, which changes nothing where loss or gradient is not finite; the last one before a stop.
+
+        On a GPU nnU-Net's scaler leaves such a step out and lowers its scale, on all ranks: they share the gradient.
+        """
+        self._skipped, scaler = False, self.grad_scaler
+        scale = scaler.get_scale() if scaler else 0
         output = super().train_step(batch)
-        # On a GPU nnU-Net's scaler leaves such steps out, and now and then one whose loss is fine: its way to scale.
-        output["skipped"] = np.asarray(self._skipped or not np.isfinite(output["loss"]))
+        output["skipped"] = np.asarray(scaler.get_scale() < scale if scaler else self._skipped)
         output = self.finish_step(output)
         latest = [bool(one["skipped"]) for one in self.outputs[-MOST_IN_A_ROW:]]
         if len(latest) == MOST_IN_A_ROW and all(latest):  # known at once: nnU-Net reads every loss

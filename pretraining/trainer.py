@@ -36,7 +36,6 @@ from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
-from pretraining.restoration.corruption import MIN_AXIS
 
 
 class nnUNetTrainerRestoration(ResumableTrainer):
@@ -87,16 +86,6 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         """Build the plan's network with a restoration head, its optimiser, and what distributed training needs."""
         if self.was_initialized:
             raise RuntimeError("initialize() was called twice")
-        if len(self.configuration_manager.patch_size) != 3 or self.is_cascaded:
-            raise GenesisError(
-                f"Configuration {self.configuration_name!r} can't be pretrained: expected a 3D one without a previous "
-                "stage. Use 3d_fullres or 3d_lowres (their weights also start a 3d_cascade_fullres)."
-            )
-        if min(self.configuration_manager.patch_size) < MIN_AXIS:
-            raise GenesisError(
-                f"Plans {self.plans_manager.plans_name!r}: patch size {list(self.configuration_manager.patch_size)} "
-                f"can't be corrupted; expected at least {MIN_AXIS} voxels an axis. Plan with a larger patch."
-            )
         if self.options.batch_size:
             self.configuration_manager.configuration["batch_size"] = self.options.batch_size
         self._set_batch_size_and_oversample()
@@ -104,6 +93,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
         torch.manual_seed(self.options.seed)
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # as nnUNetv2_train
         self.precision = from_rank_0(lambda: choose_precision(self.device, self.precision))
         network = self._build_restoration_network()
         move(network, self.device, self.memory_format)
@@ -209,12 +199,14 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             period=self.num_val_iterations_per_epoch,
         )
         workers = get_allowed_n_proc_DA()
-        return self.train_loader.start(self.next_batch, workers), self.val_loader.start(0, min(workers, 1))
+        pin = self.device.type == "cuda"
+        return self.train_loader.start(self.next_batch, workers, pin), self.val_loader.start(0, min(workers, 1), pin)
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step, which changes nothing where loss or gradient is no number.
+        """Do one optimiser step, which changes nothing where loss or gradient is not finite.
 
-        The loss, which stays on the device, is this rank's share of the global batch's.
+        The loss, which stays on the device, is this rank's share of the global batch's. Whether the step is skipped is
+        decided by the gradients' norm, which is the same on all ranks: they share the mean gradient.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(*self._restore(batch)) * self.batch_weight
@@ -223,8 +215,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         if scaler:
             scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
-        # A scaler leaves steps out by itself, now and then one whose loss is fine: its way to find the scale.
-        skipped = ~torch.isfinite(loss.detach() if scaler else norm)
+        skipped = ~torch.isfinite(norm)  # then a scaler leaves the step out by itself
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()

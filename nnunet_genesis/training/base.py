@@ -38,6 +38,7 @@ class ResumableTrainer(nnUNetTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.outputs: list[dict] = []
+        self.skipped_last: list[bool] = []  # of the steps before this epoch's
         self.so_far: dict[str, torch.Tensor] | None = None
         self.signals = StopSignals()
         super().__init__(*args, **kwargs)
@@ -108,13 +109,17 @@ class ResumableTrainer(nnUNetTrainer):
         """Log how many of an epoch's steps were skipped; returns ``skipped``.
 
         Raises:
-            GenesisError: 10 or more were skipped in a row, or all.
+            GenesisError: 10 or more were skipped in a row, or all; with a gradient scaler, which skips the first steps
+                to find its scale, 10 in a row, over epochs.
         """
         if skipped.any():
             self.print_to_log_file(
                 f"WARNING: {skipped.sum()} of {len(skipped)} steps skipped: loss or gradient was NaN or infinite"
             )
-        if (longest := longest_run(skipped.tolist())) >= min(MOST_IN_A_ROW, self.iterations):
+        flags = [*self.skipped_last, *skipped.tolist()] if self.grad_scaler else skipped.tolist()
+        self.skipped_last = flags[-MOST_IN_A_ROW:]
+        allowed = MOST_IN_A_ROW if self.grad_scaler else min(MOST_IN_A_ROW, self.iterations)
+        if (longest := longest_run(flags)) >= allowed:
             raise GenesisError(
                 f"Epoch {self.current_epoch}: {longest} steps in a row had a NaN or infinite loss or gradient. The "
                 f"training has diverged, or images hold NaN{self._suspect()}. {self.advice()}"
