@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,18 @@ def move_whole(file: str | os.PathLike[str], target: str | os.PathLike[str]) -> 
         flush(os.path.dirname(os.path.abspath(target)))
 
 
-def flush(path: str | os.PathLike[str]) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
+def flush(path: str | os.PathLike[str], forget: bool = False) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk.
+
+    Args:
+        path: the file or folder.
+        forget: also drop the content from memory, where the system can, so that it is then read from the disk.
+    """
     handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
         os.fsync(handle)
+        if forget and hasattr(os, "posix_fadvise"):  # not on macOS and Windows
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)
 
@@ -94,6 +102,12 @@ def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.p
     except (OSError, ValueError) as error:  # e.g. a name of 10,000 letters
         found = f"no such file ({getattr(error, 'strerror', None) or error})"
     raise GenesisError(f"{printable(path, 300)}: {found}; expected {expected}. Check the path.")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and raise OSError if nothing can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def check_space(folder: Path) -> None:

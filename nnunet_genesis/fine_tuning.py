@@ -19,8 +19,8 @@ from nnunet_genesis.folders import environment
 from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
-from nnunet_genesis.training.precision import choose_precision, forward_in, in_words, keep_small_maps_in_fp32
-from nnunet_genesis.training.signals import StopSignals
+from nnunet_genesis.training.precision import choose_formats, forward_in
+from nnunet_genesis.training.signals import StopValidation
 
 
 class FineTuningTrainer(ResumableTrainer):
@@ -31,15 +31,20 @@ class FineTuningTrainer(ResumableTrainer):
 
     Attributes:
         seed: fixes initial weights and batches; ``None``: nnU-Net's loaders draw as they do.
-        precision: on a CPU ``fp32``, ``bf16`` or ``auto``, by its hardware; on a GPU nnU-Net decides.
-        resumed: whether a checkpoint was read.
+        precision: on a CPU ``fp32``, ``bf16`` or ``auto``, the faster one; on a GPU nnU-Net decides.
     """
 
     seed: int | None = None
+    _in_a_row = 0
     precision = "fp32"
-    resumed = False
     network: Any
     my_init_kwargs: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        try:
+            super().__init__(*args, **kwargs)
+        except GenesisError as error:  # a folder that may not be written to has no log either
+            sys.exit(f"ERROR: {error}")
 
     def initialize(self) -> None:
         """nnU-Net's, seeded if asked for; on a CPU in the number format that was asked for."""
@@ -51,11 +56,9 @@ class FineTuningTrainer(ResumableTrainer):
             self._compute_in(self.precision)
 
     def _compute_in(self, precision: str) -> None:
-        self.precision, network = choose_precision(self.device, precision), self.bare_network()
-        forward_in(network, self.precision)
-        inputs = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
-        kept = keep_small_maps_in_fp32(network, inputs) if self.precision != "fp32" else []
-        self.print_to_log_file(in_words(self.precision, kept), also_print_to_console=False)
+        self.precision, _ = choose_formats(self.device, precision, "contiguous")
+        forward_in(self.bare_network(), self.precision)
+        self.print_to_log_file(f"Number format: {self.precision}", also_print_to_console=False)
 
     def get_dataloaders(self):  # type: ignore[no-untyped-def]
         """nnU-Net's; with a seed, their batches by number, from the one that is due on."""
@@ -65,8 +68,7 @@ class FineTuningTrainer(ResumableTrainer):
         workers = get_allowed_n_proc_DA()
         training, validation = self._batches(self.seed)
         due = self.current_epoch * self.num_val_iterations_per_epoch
-        pin = self.device.type == "cuda"
-        return start(training, self.next_batch, workers, pin), start(validation, due, (workers + 1) // 2, pin)
+        return start(training, self.next_batch, workers), start(validation, due, (workers + 1) // 2)
 
     def first_inputs(self, number: int) -> Iterator[torch.Tensor]:
         """Inputs of ``number`` training batches, (batch, channels, z, y, x), on the device; training goes unchanged."""
@@ -84,18 +86,15 @@ class FineTuningTrainer(ResumableTrainer):
         ]
 
     def train_step(self, batch: dict) -> dict:
-        """Do nnU-Net's step, which changes nothing where loss or gradient is not finite; the last one before a stop.
-
-        On a GPU nnU-Net's scaler leaves such a step out and lowers its scale, on all ranks: they share the gradient.
-        """
-        self._skipped, scaler = False, self.grad_scaler
-        scale = scaler.get_scale() if scaler else 0
+        """nnU-Net's, which changes nothing where loss or gradient is no number; the last one before a stop."""
+        self._skipped = False
         output = super().train_step(batch)
-        output["skipped"] = np.asarray(scaler.get_scale() < scale if scaler else self._skipped)
-        output = self.finish_step(output)
-        latest = [bool(one["skipped"]) for one in self.outputs[-MOST_IN_A_ROW:]]
-        if len(latest) == MOST_IN_A_ROW and all(latest):  # known at once: nnU-Net reads every loss
-            self.check_skipped(np.array(latest))
+        # On a GPU nnU-Net's scaler leaves such steps out, and now and then one whose loss is fine: its way to scale.
+        output["skipped"] = np.asarray(self._skipped or not np.isfinite(output["loss"]))
+        self._in_a_row = self._in_a_row + 1 if output["skipped"] else 0
+        if self._in_a_row == MOST_IN_A_ROW:  # known at once: nnU-Net reads every loss
+            self.check_skipped(np.ones(MOST_IN_A_ROW, bool))
+        self.stop_if_asked()
         return output
 
     def _skip_unless_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -103,15 +102,14 @@ class FineTuningTrainer(ResumableTrainer):
 
     def on_epoch_end(self) -> None:
         """nnU-Net's, and a checkpoint after every epoch."""
-        self.outputs = []
         self.save_every = self.num_epochs + 1  # nnU-Net would save before it knows whether the epoch was the best
         super().on_epoch_end()
         if self.current_epoch < self.num_epochs:  # the final checkpoint follows at once
             self.save_latest()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's; a signal ends it, to be done again."""
-        with StopSignals():
+        """Validate as nnU-Net does; a signal ends the process, and the validation is to be done again."""
+        with StopValidation():
             super().perform_actual_validation(save_probabilities)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -119,7 +117,7 @@ class FineTuningTrainer(ResumableTrainer):
 
         For ``--c`` nnU-Net names the final checkpoint, or else the latest or the best: the newest whole one is taken.
         """
-        if self.logger.resume and not self.resumed:
+        if self.logger.resume and not self.was_initialized:  # not for --val_best, which comes after a training
             found = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file))
             filename_or_checkpoint = str(found or filename_or_checkpoint)
         nnunets = super().load_checkpoint
@@ -130,9 +128,8 @@ class FineTuningTrainer(ResumableTrainer):
         record = self.my_init_kwargs.get("genesis", {})
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
         if self.device.type == "cpu":
-            self._compute_in(record.get("precision", self.precision))  # not this machine's
-        self.go_on(record.get("so_far"))
-        self.resumed = True
+            self._compute_in(record.get("precision", self.precision))  # not what a new measurement says
+        self.resume(unfinished=record.get("so_far") is not None)
 
     def _keep_seed(self, seed: int | None) -> None:
         if None not in (seed, self.seed) and seed != self.seed:
@@ -149,7 +146,7 @@ class FineTuningTrainer(ResumableTrainer):
             GenesisError: it can't be written, or the weights are no numbers.
         """
         require_finite(self.bare_network(), filename, self.advice())
-        record = {"seed": self.seed, "precision": self.precision, "so_far": self.so_far}
+        record = {"seed": self.seed, "precision": self.precision}
         self.my_init_kwargs = {**self.my_init_kwargs, "genesis": record}  # of what nnU-Net saves, the place for it
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)

@@ -25,7 +25,6 @@ from nnunet_genesis.transfer.report import LoadReport
 from nnunet_genesis.transfer.unit_variance import scale_to_unit_variance
 from nnunet_genesis.weights_file import weights_file
 
-ADAMW_WEIGHT_DECAY = 1e-2  # torch's own default, with which all published figures were made; SGD has nnU-Net's 3e-5
 PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
 
 
@@ -33,8 +32,8 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     """Fine-tunes from a Genesis-pretrained encoder; decoder and head start from nnU-Net's initialisation.
 
     The weights come from the environment variable ``nnUNet_genesis_weights`` or from
-    ``plans["genesis"]["weights"]`` (see :mod:`nnunet_genesis.weights_file`) and are read once, when a run starts at
-    epoch 0: ``--c``, ``--val`` and prediction never need the file. What was loaded is logged and written to
+    ``plans["genesis"]["weights"]`` (see :mod:`nnunet_genesis.weights_file`) and are read once, when a run begins:
+    ``--c``, ``--val`` and prediction never need the file. What was loaded is logged and written to
     ``genesis_load_report.json``.
 
     The learning rate warms up linearly to its peak and then follows nnU-Net's polynomial decay; see
@@ -46,8 +45,9 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     """
 
     parts: tuple[str, ...] = ("encoder",)
-    remedies = "a lower nnUNet_genesis_peak_lr, nnUNet_genesis_precision=fp32 (CPU)"
+    remedies = "a lower nnUNet_genesis_peak_lr, or nnUNet_genesis_precision=fp32 in a new run (CPU)"
     num_epochs: int
+    loaded: Collection[str] = ()
 
     def __init__(
         self,
@@ -78,19 +78,23 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         """nnU-Net's SGD, or AdamW, with our schedule."""
         optimizer, _ = super().configure_optimizers()
         if self.settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
+            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr)
         return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs)
 
     def on_train_start(self) -> None:
         """Load the Genesis weights unless the run goes on from a checkpoint, then start as nnU-Net does."""
         if not self.was_initialized:
             self.initialize()
-        report = None
         if self.parts and not self.resumed:  # before the data loaders start: a stop leaves no process behind
             report = self._or_stop(self._load_genesis_weights)
+            self.loaded = {move.target for move in report.moves if move.placed}
         super().on_train_start()
-        if report and self.settings.scales_loaded():
-            self._scale_to_unit_variance({move.target for move in report.moves if move.placed})
+
+    def begin(self) -> None:
+        """Scale what was loaded, so that the run's first checkpoint holds the network that the first step changes."""
+        if self.loaded and self.settings.scales_loaded():
+            self._scale_to_unit_variance(self.loaded)
+        super().begin()
 
     def _load_genesis_weights(self) -> LoadReport:
         file = weights_file(self.settings, self.plans_manager.plans, type(self).__name__)

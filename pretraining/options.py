@@ -1,9 +1,14 @@
 """Options of a pretraining run."""
 
 import dataclasses
+from typing import Any
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.training.precision import MEMORY_FORMATS, PRECISIONS
+from nnunet_genesis.training.schedule import default_warmup
+
+MAY_CHANGE = ("epochs", "compile", "memory_format", "licence")  # of a run that is continued
+_FLAGS = {"peak_lr": "lr", "warmup_epochs": "warmup"}  # where the command's option has another name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,33 @@ class RestorationOptions:
     memory_format: str = "auto"
     compile: bool = False
     licence: str = "not stated"
+
+    @classmethod
+    def continued(cls, record: dict[str, Any], changes: dict[str, Any]) -> "RestorationOptions":
+        """Return the options of a run that is continued: its own, and of ``changes`` those in :data:`MAY_CHANGE`.
+
+        The number of epochs, with which the learning rate decays, can grow, and shrink to what is done. The others of
+        these change the speed or the record. Any other option may be given again, with the run's value.
+
+        Args:
+            record: the ``genesis`` record of the checkpoint to go on from.
+            changes: options that were given now.
+
+        Raises:
+            GenesisError: an option differs from the run's.
+        """
+        own, done = cls(**record["options"]), record["training"]
+        warmup = default_warmup(own.epochs) if own.warmup_epochs is None else own.warmup_epochs
+        resolved = dataclasses.asdict(own) | {"batch_size": done["batch_size"], "warmup_epochs": warmup}
+        for name, value in changes.items():
+            differs = name not in MAY_CHANGE and value not in (resolved[name], getattr(own, name), "auto")
+            if differs or (name == "epochs" and value < done["epochs"]):
+                was = f"has done {done['epochs']}" if name == "epochs" else f"was started with {resolved[name]}"
+                raise GenesisError(
+                    f"--{_FLAGS.get(name, name)} {value}: the run {was}. Leave the option out to go on, or move the "
+                    "folder away to start anew."
+                )
+        return dataclasses.replace(own, **{name: value for name, value in changes.items() if name in MAY_CHANGE})
 
     def __post_init__(self) -> None:
         checks = {

@@ -1,6 +1,7 @@
 """The restoration trainer: nnU-Net's trainer with another loader, loss and validation."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.adaptation_plan import adaptation_plan
-from nnunet_genesis.checkpoint.writing import replacing
+from nnunet_genesis.checkpoint.writing import BEST, GO_ON, replacing
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import disk_in_words
 from nnunet_genesis.stability import require_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
 from nnunet_genesis.training.distributed import from_rank_0, gather
-from nnunet_genesis.training.precision import (
-    autocast,
-    choose_precision,
-    in_words,
-    keep_small_maps_in_fp32,
-    move,
-    torch_format,
-)
+from nnunet_genesis.training.precision import autocast, choose_formats, move, torch_format
 from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
@@ -36,6 +31,7 @@ from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
+from pretraining.restoration.corruption import MIN_AXIS
 
 
 class nnUNetTrainerRestoration(ResumableTrainer):
@@ -48,7 +44,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     network: Any
     dataset_class: Any
     was_initialized: bool
-    remedies = "a lower --lr, a longer --warmup, --precision fp32"
+    remedies = "a lower --lr, a longer --warmup or --precision fp32 in a new run, with this folder moved away"
 
     def __init__(
         self,
@@ -79,13 +75,22 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         rounds = max(1, round(options.iterations / 5 / (1 + len(CORRUPTIONS))))
         self.num_val_iterations_per_epoch = rounds * (1 + len(CORRUPTIONS))
         self.initial_lr, self.weight_decay = options.peak_lr, options.weight_decay
-        self.precision = options.precision
-        self.memory_format = options.memory_format.replace("auto", "contiguous")
+        self.precision, self.memory_format = options.precision, options.memory_format
 
     def initialize(self) -> None:
         """Build the plan's network with a restoration head, its optimiser, and what distributed training needs."""
         if self.was_initialized:
             raise RuntimeError("initialize() was called twice")
+        if len(self.configuration_manager.patch_size) != 3 or self.is_cascaded:
+            raise GenesisError(
+                f"Configuration {self.configuration_name!r} can't be pretrained: expected a 3D one without a previous "
+                "stage. Use 3d_fullres or 3d_lowres (their weights also start a 3d_cascade_fullres)."
+            )
+        if min(self.configuration_manager.patch_size) < MIN_AXIS:
+            raise GenesisError(
+                f"Plans {self.plans_manager.plans_name!r}: patch size {list(self.configuration_manager.patch_size)} "
+                f"can't be corrupted; expected at least {MIN_AXIS} voxels an axis. Plan with a larger patch."
+            )
         if self.options.batch_size:
             self.configuration_manager.configuration["batch_size"] = self.options.batch_size
         self._set_batch_size_and_oversample()
@@ -93,14 +98,10 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
         torch.manual_seed(self.options.seed)
-        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # as nnUNetv2_train
-        self.precision = from_rank_0(lambda: choose_precision(self.device, self.precision))
+        chosen = from_rank_0(lambda: choose_formats(self.device, self.precision, self.memory_format))
+        self.precision, self.memory_format = chosen
         network = self._build_restoration_network()
         move(network, self.device, self.memory_format)
-        half_on_cpu = self.device.type == "cpu" and self.precision != "fp32"
-        inputs = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
-        kept = keep_small_maps_in_fp32(network, inputs) if half_on_cpu else []
-        self.print_to_log_file(in_words(self.precision, kept))
         if self.precision != "fp16":
             self.grad_scaler = None
         self.network = torch.compile(network) if self._do_i_compile() else network
@@ -168,7 +169,16 @@ class nnUNetTrainerRestoration(ResumableTrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's; rank 0 writes it where there is none."""
-        return from_rank_0(super().do_split)
+        return self._on_rank_0(super().do_split)
+
+    def _on_rank_0(self, work: Callable[[], Any]) -> Any:
+        """Do ``work``, which writes to the preprocessed data, on rank 0; its result, or what the disk says, on all."""
+
+        def in_words() -> Any:
+            with disk_in_words(self.preprocessed_dataset_folder_base, GO_ON):
+                return work()
+
+        return from_rank_0(in_words)
 
     def corruption(self) -> RestorationTransform:
         """What patches are to be restored from; it draws from numpy's global state."""
@@ -179,7 +189,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         training, validation = self.get_tr_and_val_datasets()
         cases = sorted({*training.identifiers, *validation.identifiers})
         folder, plans, configuration = self.preprocessed_dataset_folder, self.plans_manager, self.configuration_manager
-        self.ranges = from_rank_0(lambda: load_ranges(Path(folder), cases, plans, configuration))
+        self.ranges = self._on_rank_0(lambda: load_ranges(Path(folder), cases, plans, configuration))
         self.number_of_cases = {"training": len(training.identifiers), "validation": len(validation.identifiers)}
         common = (configuration.batch_size, configuration.patch_size, self.label_manager)
         oversample, seed = self.oversample_foreground_percent, self.options.seed
@@ -199,14 +209,12 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             period=self.num_val_iterations_per_epoch,
         )
         workers = get_allowed_n_proc_DA()
-        pin = self.device.type == "cuda"
-        return self.train_loader.start(self.next_batch, workers, pin), self.val_loader.start(0, min(workers, 1), pin)
+        return self.train_loader.start(self.next_batch, workers), self.val_loader.start(0, min(workers, 1))
 
     def train_step(self, batch: dict) -> dict:
-        """Do one optimiser step, which changes nothing where loss or gradient is not finite.
+        """One optimiser step, which changes nothing where loss or gradient is no number.
 
-        The loss, which stays on the device, is this rank's share of the global batch's. Whether the step is skipped is
-        decided by the gradients' norm, which is the same on all ranks: they share the mean gradient.
+        The loss, which stays on the device, is this rank's share of the global batch's.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(*self._restore(batch)) * self.batch_weight
@@ -215,14 +223,16 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         if scaler:
             scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
-        skipped = ~torch.isfinite(norm)  # then a scaler leaves the step out by itself
+        # A scaler leaves steps out by itself, now and then one whose loss is fine: its way to find the scale.
+        skipped = ~torch.isfinite(loss.detach() if scaler else norm)
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()
         else:
             self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
             self.optimizer.step()
-        return self.finish_step({"loss": loss.detach(), "skipped": skipped})
+        self.stop_if_asked()
+        return {"loss": loss.detach(), "skipped": skipped}
 
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         data = batch["data"].to(self.device, non_blocking=True, memory_format=torch_format(self.memory_format))
@@ -233,7 +243,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the mean training loss over ranks and the iterations that were not skipped."""
-        loss, skipped = (torch.stack([output[name] for output in self.outputs]) for name in ("loss", "skipped"))
+        loss, skipped = (torch.stack([output[name] for output in train_outputs]) for name in ("loss", "skipped"))
         kept = ~self.check_skipped(skipped.cpu().numpy().astype(bool))
         losses = self._gather(loss)[:, kept] if kept.any() else np.array(np.nan)
         self.logger.log("train_losses", float(losses.mean()), self.current_epoch)
@@ -275,10 +285,9 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  (alone: {single})"
         )
         self.print_to_log_file(f"Epoch time: {log['epoch_end_timestamps'] - log['epoch_start_timestamps']:.2f} s")
-        steps = (self.current_epoch + 1) * self.iterations
-        if monitoring.is_collapsed(log["r2"], steps, self.num_epochs * self.iterations):
+        iterations = self.num_iterations_per_epoch
+        if monitoring.is_collapsed(log["r2"], (self.current_epoch + 1) * iterations, self.num_epochs * iterations):
             self.print_to_log_file(monitoring.COLLAPSE_ADVICE.format(r2=log["r2"]))
-        self.outputs = []
         self._save_best_and_pictures(log["r2"])
         self.current_epoch += 1
         if self.current_epoch < self.num_epochs:  # the final checkpoint follows at once
@@ -288,7 +297,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         folder, last = Path(self.output_folder), self.current_epoch == self.num_epochs - 1
         if r2 > self.best_r2:
             self.best_r2 = r2
-            self.save_checkpoint(str(folder / "checkpoint_best.pth"))
+            self.save_checkpoint(str(folder / BEST))
         if self.local_rank == 0:
             monitoring.plot_progress(self.logger.get_checkpoint(), folder / "progress.png")
             if last or self.current_epoch % max(1, self.num_epochs // 10) == 0:
@@ -323,7 +332,6 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             "logging": self.logger.get_checkpoint(),
             "_best_ema": float(self.best_r2),
             "current_epoch": self.current_epoch + 1,
-            "so_far": self.so_far,
             "init_args": {key: value for key, value in self.my_init_kwargs.items() if key != "device"},
             "trainer_name": type(self).__name__,
             "inference_allowed_mirroring_axes": None,
@@ -349,8 +357,4 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         self.logger.load_checkpoint(content["logging"])
         self.best_r2 = content["_best_ema"]
         self.current_epoch = content["current_epoch"]
-        self.go_on(content.get("so_far"))
-
-    def as_output(self, value: torch.Tensor) -> torch.Tensor:
-        """On the device, where losses stay until the epoch ends."""
-        return value.to(self.device)
+        self.resume(unfinished=content.get("so_far") is not None)

@@ -11,9 +11,9 @@ import torch
 
 from nnunet_genesis.checkpoint import safetensors_format
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import atomic_path, disk_in_words
+from nnunet_genesis.files import atomic_path, disk_in_words, flush
 
-FINAL, LATEST, PREVIOUS = (f"checkpoint_{kind}.pth" for kind in ("final", "latest", "previous"))
+FINAL, BEST, LATEST, PREVIOUS = (f"checkpoint_{kind}.pth" for kind in ("final", "best", "latest", "previous"))
 GO_ON = "go on with the same command and --c. Earlier checkpoints are intact."
 
 
@@ -35,7 +35,7 @@ def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield a temporary path; once the checkpoint there has been read back, it takes the place of ``path``.
+    """Yield a temporary path; once the checkpoint there is on the disk and was read back, it takes ``path``'s place.
 
     A ``checkpoint_latest.pth`` that stood there becomes ``checkpoint_previous.pth``. At any moment a whole one of the
     two is on the disk.
@@ -46,6 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     path = Path(path)
     with disk_in_words(path, GO_ON), atomic_path(path) as temporary:
         yield temporary
+        flush(temporary, forget=True)
         if problem := damage(temporary):
             raise GenesisError(
                 f"{path}: not written: what was read back is not what was written ({problem}). What stood there is "
@@ -99,9 +100,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Keep the latest checkpoint of an earlier run from being taken for one of a new run; its new name."""
+def set_aside(folder: Path) -> list[Path]:
+    """Keep an earlier run's checkpoints from being taken for a new run's; returns their new names."""
     (folder / PREVIOUS).unlink(missing_ok=True)
-    if not (folder / LATEST).is_file():
-        return None
-    return (folder / LATEST).replace(folder / "checkpoint_earlier.pth")
+    files = [folder / name for name in (FINAL, LATEST, BEST) if (folder / name).is_file()]
+    return [file.replace(file.with_name(file.name.replace("_", "_earlier_"))) for file in files]

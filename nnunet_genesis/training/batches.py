@@ -41,17 +41,14 @@ def keyed_random(*key: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def start(batch: Callable[[int], dict], first: int, workers: int, pin_memory: bool = False) -> Batches:
-    """Make batches ``first``, ``first + 1``, … of ``batch``, in order, in ``workers`` processes (0: this process).
-
-    ``pin_memory``: for a GPU; it opens a CUDA context.
-    """
+def start(batch: Callable[[int], dict], first: int, workers: int) -> Batches:
+    """Batches ``first``, ``first + 1``, … of ``batch``, in order, from ``workers`` processes (0: this process)."""
     numbered = _Numbered(batch, first, max(1, workers))
     if workers == 0:
         return SingleThreadedAugmenter(numbered, None)
     # The order-preserving augmenter: batches made from their number don't depend on the number of workers.
     return MultiThreadedAugmenter(
-        numbered, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002
+        numbered, None, workers, num_cached_per_queue=2, pin_memory=torch.cuda.is_available(), wait_time=0.002
     )
 
 
@@ -83,7 +80,7 @@ class KeyedBatches:
     def __init__(self, loader: nnUNetDataLoader, *key: int):
         self.loader, self.key = loader, key
         self.transforms = copy.deepcopy(loader.transforms)
-        _choose_nothing_by_time(self.transforms)
+        disable_benchmarks(self.transforms)
 
     def batch(self, number: int) -> dict:
         """Batch ``number``, whatever was made before."""
@@ -92,12 +89,12 @@ class KeyedBatches:
             return self.loader.generate_train_batch()
 
 
-def _choose_nothing_by_time(transform: Any) -> None:
-    """The Gaussian blur takes FFT or convolution, whose roundings differ, as a stop-watch says."""
+def disable_benchmarks(transform: Any) -> None:
+    """Let no transform choose by a stop-watch: the Gaussian blur takes FFT or convolution, whose roundings differ."""
     if hasattr(transform, "benchmark"):
         transform.benchmark = False
     for inner in [*getattr(transform, "transforms", []), *filter(None, [getattr(transform, "transform", None)])]:
-        _choose_nothing_by_time(inner)
+        disable_benchmarks(inner)
 
 
 def end_forked_with_parent(owner: object) -> None:

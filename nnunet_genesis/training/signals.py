@@ -1,18 +1,23 @@
-"""Signals that ask a run to stop: what a scheduler sends before it takes the machine, and Ctrl-C."""
+"""What asks a run to stop: a scheduler's signal, Ctrl-C, a terminal or pipe that nobody reads any more."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
 RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same again with --c
-NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+CLOSED = getattr(signal, "SIGPIPE", 13)  # what a program is sent where nobody reads its output
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)  # of a pipe whose reader has ended, and of a closed terminal
+_HANGUP = getattr(signal, "SIGHUP", None)  # a terminal that is closed sends it unasked, and nohup ignores it
 _ONE = 1.0  # seconds: a terminal or SLURM and the launcher may each deliver the same request
 
 
@@ -23,56 +28,142 @@ class Interrupted(SystemExit):
         super().__init__(RESUME_STATUS)
 
 
+def name_of(number: int) -> str:
+    """Return a signal's name, or what has happened where it stands for a closed output."""
+    return "Nobody reads the output any more" if number == CLOSED else signal.Signals(number).name
+
+
 class StopSignals:
-    """Within the block SIGTERM, SIGINT and SIGUSR1 ask for a stop; the handlers before it are restored after it.
+    """Within the block SIGTERM, SIGINT, SIGUSR1, SIGHUP and a closed stdout or stderr ask for a stop.
 
     Until :meth:`wait` they raise :class:`Interrupted` where the program is. After it they only set :attr:`received`,
-    and another one, more than a second later, ends the process at once. Outside the main thread, which alone may set
-    handlers, nothing is done.
+    and another signal, more than a second later, ends the process at once. What nobody reads is written nowhere. After
+    the block handlers and streams are as they were. Handlers that aren't Python's, an ignored SIGHUP (``nohup``), and
+    in other threads than the main one, which alone may set handlers, all of them, stay as they are.
 
     Attributes:
-        received: the signal's number; 0 as long as there was none.
+        received: the signal's number, :data:`CLOSED` for a closed output; 0 as long as there was none.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self._waits, self._at, self._process = False, 0.0, os.getpid()
         self._before: dict[int, Any] = {}
+        self._streams = sys.stdout, sys.stderr
 
     def wait(self) -> None:
         """From now on the program looks at :attr:`received` when it can stop."""
         self._waits = True
 
     def __enter__(self) -> "StopSignals":
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (_Output.around(stream, self._note_closed) for stream in self._streams)
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS if _may_be_set(number)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._waits = True  # raises nothing from here on
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        sys.stdout, sys.stderr = self._streams
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
         if os.getpid() != self._process:  # forked from us: a loader's worker makes batches until its run has stopped
             if self.received:
                 _end(number)
             self.received = number
         elif not self.received:
             self.received, self._at = number, time.monotonic()
-            if not self._waits:
-                _say(f"{name}: stopped before the next iteration. Nothing is lost: go on with the same command and --c")
-                raise Interrupted
-            _say(f"{name}: stopping after this iteration, with a checkpoint; send it again to end at once")
-        elif time.monotonic() - self._at > _ONE:
+            if self._waits:
+                _say(f"{name_of(number)}: stopping after this iteration; send a signal again to end at once")
+            else:
+                self.stop_now(name_of(number))
+        elif time.monotonic() - self._at > _ONE and number != _HANGUP:
             _end(number)
+
+    def _note_closed(self) -> None:
+        if not self.received:
+            self._waits |= threading.current_thread() is not threading.main_thread()
+            self._note(CLOSED, None)
+
+    def stop_now(self, name: str) -> None:
+        """Stop where the program is, before the first iteration.
+
+        Raises:
+            Interrupted: always.
+        """
+        _say(f"{name}: stopped before the next iteration. Nothing is lost: go on with the same command and --c")
+        raise Interrupted
+
+
+class StopValidation(StopSignals):
+    """Within the block of nnU-Net's final validation a signal ends the process at once, with :data:`RESUME_STATUS`.
+
+    An exception would wait for nnU-Net's pool for ever: the signal of a terminal or of a scheduler has ended its
+    workers too, and one of them held the lock of their queue.
+    """
+
+    def stop_now(self, name: str) -> None:
+        """End the process and its workers."""
+        _say(
+            f"{name}: stopped in the final validation. The training has ended, and checkpoint_final.pth is whole; the "
+            "validation is to be done again as a whole: the same command with --val in place of --c"
+        )
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        with contextlib.suppress(RuntimeError):  # the signal came within a print
+            sys.stdout.flush()
+        os._exit(RESUME_STATUS)
+
+
+class _Output:
+    """A stream that tells once that nobody reads it any more, and from then on writes nowhere."""
+
+    def __init__(self, stream: Any, closed: Callable[[], None]):
+        self.stream, self.closed = stream, closed
+
+    @classmethod
+    def around(cls, stream: Any, closed: Callable[[], None]) -> Any:
+        """Watch ``stream``, in place of what watches it already; ``None`` (a program without one) stays."""
+        return stream and cls(stream.stream if isinstance(stream, cls) else stream, closed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write ``text``."""
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand what was written to the reader."""
+        self._try(self.stream.flush)
+
+    def _try(self, call: Callable[..., Any], *args: Any) -> None:
+        try:
+            call(*args)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            _write_nowhere(self.stream.fileno())
+            self.closed()
+
+
+def _write_nowhere(output: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
 
 
 @contextlib.contextmanager
 def pass_signals_on(processes: Sequence[int]) -> Iterator[None]:
-    """Within the block, in the main thread, give SIGTERM, SIGINT and SIGUSR1 to these processes and wait for them."""
+    """Within the block, in the main thread, give what asks for a stop to these processes, and wait for them."""
 
     def give(number: int, frame: FrameType | None) -> None:
         for process in processes:
@@ -80,12 +171,18 @@ def pass_signals_on(processes: Sequence[int]) -> Iterator[None]:
                 os.kill(process, number)
 
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, give) for number in SIGNALS} if main else {}
+    before = {number: signal.signal(number, give) for number in SIGNALS if main and _may_be_set(number)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _may_be_set(number: int) -> bool:
+    """Say whether a handler can be replaced and restored: Python's own; and ``nohup`` is to be respected."""
+    before = signal.getsignal(number)
+    return before is not None and (number != _HANGUP or before != signal.SIG_IGN)
 
 
 def end_with_parent() -> None:
@@ -106,6 +203,9 @@ def _end(number: int) -> None:
 
 
 def _say(message: str) -> None:
-    """To stderr of rank 0. A handler may interrupt a print, which can't be entered twice."""
+    """Write to stderr of rank 0. A handler may interrupt a print, which can't be entered twice."""
     if os.environ.get("RANK", "0") == "0":
-        os.write(2, f"{message}\n".encode())
+        try:
+            os.write(2, f"{message}\n".encode())
+        except OSError:  # nobody reads it, and nothing else may be written there
+            _write_nowhere(2)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_genesis.checkpoint.writing import LATEST, PREVIOUS
 from tests.faults.training_runs import Run, assert_equal_runs, runs
@@ -75,6 +76,20 @@ def test_an_extended_run_goes_on_from_its_latest_checkpoint(begun, whole):
     assert_equal_runs(run.finish(), whole["fine-tuning"])
     assert f"Epoch {latest}" in run.log()
     print("\nfine-tuning: an extended run that was killed goes on from its latest checkpoint")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_that_an_early_version_wrote_within_an_epoch_goes_on(begun, whole, kind):
+    run = begun[kind]
+    latest = run.checkpoint("latest")
+    epoch, so_far = latest["current_epoch"], {"loss": torch.zeros(1), "skipped": torch.zeros(1, dtype=torch.bool)}
+    latest["logging"]["lrs"].append(0.1)  # early versions had logged the epoch's start
+    (latest if kind == "pretraining" else latest["init_args"]["genesis"])["so_far"] = so_far
+    torch.save(latest, run.folder() / LATEST)
+    final = run.finish()
+    for key, values in final["logging"].items():
+        assert len(values) == len(whole[kind]["logging"][key]), key
+    assert f"WARNING: the checkpoint was written within epoch {epoch}, by an early version." in run.log()
 
 
 def test_another_seed_than_the_run_was_started_with_is_refused(begun):

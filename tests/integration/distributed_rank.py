@@ -1,4 +1,4 @@
-"""``python -m pretraining``, watched: only rank 0 may write; rank 1 ends, asks for a stop or meets NaN if told to."""
+"""``python -m pretraining``, watched: only rank 0 may write; rank 1 kills itself or asks for a stop if told to."""
 
 import os
 import signal
@@ -35,34 +35,14 @@ def kill_rank_1_in_its_second_epoch() -> None:
 def stop_rank_1_in_its_second_epoch() -> None:
     from pretraining.trainer import nnUNetTrainerRestoration as Trainer
 
-    go_on = Trainer.finish_step
+    train_step = Trainer.train_step
 
-    def finish_step(trainer: Trainer, output: dict) -> dict:
-        if trainer.current_epoch == 1 and len(trainer.outputs) == 1 and trainer.local_rank == 1:
+    def stop_in_train_step(trainer: Trainer, batch: dict) -> dict:
+        if trainer.current_epoch == 1 and trainer.local_rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return go_on(trainer, output)
+        return train_step(trainer, batch)
 
-    Trainer.finish_step = finish_step
-
-
-def feed_rank_1_nan_in_each_epochs_second_step() -> None:
-    """With a gradient scaler, as in fp16 on GPUs."""
-    import torch
-
-    from pretraining.trainer import nnUNetTrainerRestoration as Trainer
-
-    initialize, step = Trainer.initialize, Trainer.train_step
-
-    def initialize_with_a_scaler(trainer: Trainer) -> None:
-        initialize(trainer)
-        trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=4)
-
-    def train_step(trainer: Trainer, batch: dict) -> dict:
-        if trainer.local_rank == 1 and len(trainer.outputs) == 1:
-            batch["data"].fill_(torch.nan)
-        return step(trainer, batch)
-
-    Trainer.initialize, Trainer.train_step = initialize_with_a_scaler, train_step
+    Trainer.train_step = stop_in_train_step
 
 
 def watched() -> None:
@@ -70,8 +50,6 @@ def watched() -> None:
     sys.addaudithook(only_rank_0_writes)
     if os.environ.get("GENESIS_TEST_KILL") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         kill_rank_1_in_its_second_epoch()
-    if os.environ.get("GENESIS_TEST_NAN"):
-        feed_rank_1_nan_in_each_epochs_second_step()
     if os.environ.get("GENESIS_TEST_STOP"):
         stop_rank_1_in_its_second_epoch()
     pretrain()

@@ -12,7 +12,6 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 
 from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.cli import trainers_folder
-from nnunet_genesis.errors import GenesisError
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
 from pretraining.run import pretrain
@@ -72,6 +71,47 @@ def test_train_with_probabilities_then_resume_and_validate_without_the_weights_f
     train("801", "nnUNetTrainerGenesis", only_run_validation=True)
 
 
+def test_a_new_run_that_was_killed_at_once_never_goes_on_from_an_earlier_one(world, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    folder = results(world, "nnUNetTrainerGenesis")
+    assert (folder / "checkpoint_final.pth").is_file()  # of the test before
+    earlier = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    begun = make_trainer("nnUNetTrainerGenesis", fold=0)
+    monkeypatch.setattr(begun, "train_step", crash)
+    with pytest.raises(RuntimeError, match="crash"):
+        begun.run_training()
+    monkeypatch.delenv("nnUNet_genesis_weights")  # they are in the checkpoint that is written before the first step
+    continued = go_on("nnUNetTrainerGenesis", fold=0)
+    assert continued.current_epoch == 0
+    for name, value in begun.network.state_dict().items():
+        assert torch.equal(value, continued.network.state_dict()[name]), name
+    kept = torch.load(folder / "checkpoint_earlier_final.pth", weights_only=False)["network_weights"]
+    assert all(torch.equal(value, kept[name]) for name, value in earlier.items())
+    assert "an earlier run's checkpoints are kept as checkpoint_earlier_final.pth" in Path(begun.log_file).read_text()
+    continued.run_training()
+    assert torch.load(folder / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 1
+
+
+def go_on(name: str, fold: int):
+    """As nnUNetv2_train does with --c."""
+    trainer = get_trainer_from_args("801", "3d_fullres", fold, name, continue_training=True, device=CPU)
+    maybe_load_checkpoint(trainer, True, False)
+    return trainer
+
+
+def crash(batch: dict) -> dict:
+    raise RuntimeError("crash")
+
+
+def test_val_best_takes_the_best_where_there_was_nothing_to_continue(world):
+    trainer = go_on("nnUNetTrainerGenesis", fold=2)  # there is nothing
+    trainer.run_training()
+    best = Path(trainer.output_folder) / "checkpoint_best.pth"
+    torch.save(torch.load(best, weights_only=False) | {"current_epoch": 17}, best)
+    trainer.load_checkpoint(str(best))  # as nnUNetv2_train --c --val_best does next
+    assert trainer.current_epoch == 17
+
+
 def test_full_and_scratch_with_loader_processes(world, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
     train("801", "nnUNetTrainerGenesisFull")
@@ -105,7 +145,6 @@ def test_sgd_starts_from_kernels_of_unit_variance_and_adamw_from_the_files(world
             torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=1e-4)
     assert len(shrunk["sgd"]) == len(ratios) > 5
     assert not shrunk["adamw"]
-    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.01
     monkeypatch.setenv("nnUNet_genesis_optimizer", "sgd")
     monkeypatch.setenv("nnUNet_genesis_unit_variance", "0")
     trainer = make_trainer("nnUNetTrainerGenesis")
@@ -188,30 +227,6 @@ def test_what_is_wrong_stops_before_training(world, monkeypatch, variable, value
         train("801", "nnUNetTrainerGenesis", configuration)
 
 
-def test_convolutions_with_small_maps_stay_in_fp32_and_are_named(world, monkeypatch):
-    monkeypatch.setenv("nnUNet_genesis_precision", "bf16")
-    trainer = get_trainer_from_args("801", "3d_fullres", 1, "nnUNetTrainerGenesisScratch", device=CPU)
-    trainer.configuration_manager.configuration["patch_size"] = [8, 24, 24]
-    trainer.initialize()
-    assert "convolution(s), encoder.stages.2.0.convs.0.conv, " in Path(trainer.log_file).read_text()
-    with pytest.raises(GenesisError, match=r"images hold NaN, or torch computes bf16 wrongly on this CPU"):
-        trainer.check_skipped(np.ones(10, bool))
-
-
-def test_a_gradient_that_is_not_finite_is_counted_with_a_scaler_too(world):
-    trainer = make_trainer("nnUNetTrainerGenesisScratch")
-    trainer.grad_scaler, trainer.iterations = torch.amp.GradScaler("cpu"), 250
-    batch = trainer._batches(0)[0](0)
-    assert not trainer.train_step(batch)["skipped"]
-    next(trainer.network.parameters()).register_hook(lambda gradient: gradient * torch.nan)
-    for _ in range(9):
-        output = trainer.train_step(batch)
-        assert output["skipped"]
-        assert np.isfinite(output["loss"])
-    with pytest.raises(GenesisError, match="10 steps in a row had a NaN or infinite loss or gradient"):
-        trainer.train_step(batch)
-
-
 def test_the_settings_reach_the_schedule(world, monkeypatch):
     for name, value in {"epochs": "20", "iterations": "50", "peak_lr": "0.01", "warmup_epochs": "4"}.items():
         monkeypatch.setenv(f"nnUNet_genesis_{name}", value)
@@ -225,7 +240,7 @@ def test_the_settings_reach_the_schedule(world, monkeypatch):
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
-def make_trainer(name: str):
-    trainer = get_trainer_from_args("801", "3d_fullres", 1, name, device=CPU)
+def make_trainer(name: str, fold: int = 1):
+    trainer = get_trainer_from_args("801", "3d_fullres", fold, name, device=CPU)
     trainer.initialize()
     return trainer

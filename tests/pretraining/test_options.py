@@ -45,6 +45,46 @@ def test_good_run_options(changes):
     assert RestorationOptions(**dataclasses.asdict(options)) == options
 
 
+RECORD = {
+    "options": dataclasses.asdict(RestorationOptions(epochs=20, seed=3, precision="fp32", memory_format="contiguous")),
+    "training": {"epochs": 5, "batch_size": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 30},
+        {"epochs": 5, "compile": True, "licence": "CC0-1.0", "memory_format": "channels_last"},
+        {"seed": 3, "batch_size": 2, "peak_lr": 1e-3, "warmup_epochs": 2, "precision": "auto"},  # what it has
+    ],
+)
+def test_a_continued_run_keeps_its_options_but_for_those_that_may_change(changes):
+    options = RestorationOptions.continued(RECORD, changes)
+    kept = {name: value for name, value in changes.items() if name in ("epochs", "compile", "licence", "memory_format")}
+    assert options == RestorationOptions(**(RECORD["options"] | kept))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 7, "epochs": 30}, "--seed 7: the run was started with 3."),
+        ({"batch_size": 3}, "--batch_size 3: the run was started with 2."),
+        ({"peak_lr": 0.1}, "--lr 0.1: the run was started with 0.001."),
+        ({"warmup_epochs": 0}, "--warmup 0: the run was started with 2."),
+        ({"precision": "bf16"}, "--precision bf16: the run was started with fp32."),
+        ({"iterations": 9}, "--iterations 9: the run was started with 250."),
+        ({"epochs": 4}, "--epochs 4: the run has done 5."),
+    ],
+)
+def test_a_continued_run_with_another_option_is_refused(changes, message):
+    with pytest.raises(GenesisError) as error:
+        RestorationOptions.continued(RECORD, changes)
+    assert str(error.value).startswith(message)
+    assert "move the folder away to start anew" in str(error.value)
+
+
 def test_run_defaults():
     options = RestorationOptions()
     assert (options.epochs, options.iterations, options.peak_lr, options.seed) == (1000, 250, 1e-3, 0)

@@ -1,12 +1,14 @@
 """The files of a run: which one a run goes on from, and that a whole one is always there."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 import torch
 
 from nnunet_genesis.checkpoint.writing import (
+    BEST,
     FINAL,
     LATEST,
     PREVIOUS,
@@ -59,6 +61,23 @@ def test_what_reads_back_differently_takes_no_place(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [LATEST]
 
 
+def test_what_the_disk_does_not_keep_takes_no_place(tmp_path, monkeypatch):
+    """A disk that loses data when it is told to keep them: what is read back must come from there, not from memory."""
+    write(tmp_path, LATEST, 1)
+    keep = os.fsync
+
+    def lose(handle: int) -> None:
+        keep(handle)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            os.ftruncate(handle, 100)
+
+    monkeypatch.setattr(os, "fsync", lose)
+    refused = pytest.raises(GenesisError, match=r"checkpoint_latest.pth: not written: what was read back")
+    with refused, replacing(tmp_path / LATEST) as temporary:
+        torch.save({"epoch": 2}, temporary)
+    assert epoch(tmp_path / LATEST) == 1
+
+
 def test_without_links_previous_is_moved(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError("no links here")
@@ -101,8 +120,9 @@ def test_a_final_one_is_newer_than_a_latest_left_behind(tmp_path):
 
 
 def test_a_new_run_never_goes_on_from_an_earlier_ones(tmp_path):
-    for name, number in ((LATEST, 7), (PREVIOUS, 6)):
+    for name, number in ((LATEST, 7), (PREVIOUS, 6), (FINAL, 5), (BEST, 4)):
         write(tmp_path, name, number)
-    assert epoch(set_aside(tmp_path)) == 7
+    assert [epoch(file) for file in set_aside(tmp_path)] == [5, 7, 4]
+    assert not {FINAL, LATEST, PREVIOUS, BEST} & {file.name for file in tmp_path.iterdir()}
     assert newest(tmp_path, print) is None
-    assert set_aside(tmp_path) is None
+    assert set_aside(tmp_path) == []

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from pretraining.restoration.intensity import bezier
-from pretraining.restoration.shuffling import INCREMENT, MULTIPLIER, window_seeds
+from pretraining.restoration.loops import INCREMENT, MULTIPLIER
+from pretraining.restoration.shuffling import window_seeds
 
 
 def shuffle(image: torch.Tensor, starts: np.ndarray, edges: np.ndarray, seed: int) -> torch.Tensor:
