@@ -14,9 +14,9 @@ from torch import distributed as dist
 
 from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.fine_tuning import FineTuningTrainer
 from nnunet_genesis.folders import check_plans
 from nnunet_genesis.settings import Settings
+from nnunet_genesis.training.fine_tuning import FineTuningTrainer
 from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
 from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import target_network
