@@ -104,9 +104,9 @@ def overlays(
     panels = figure.subplots(3, columns, squeeze=False)
     for line, name, position in zip(panels, ("best", "median", "worst"), (-1, len(chosen) // 2, 0), strict=True):
         row, same = chosen.iloc[position], [*KEYS, "fold", "seed", "case"]
-        alike = [folders[run] for run in shown.loc[(shown[same] == row[same]).all(axis=1), "run"]]
-        alike.sort(key=lambda run: (run.trainer != baseline, run.trainer))
-        slices = _slices(alike, row["case"], images, references)
+        alike = shown[(shown[same] == row[same]).all(axis=1)].set_index("trainer")["run"].map(folders)
+        order = sorted(set(alike.index), key=lambda trainer: (trainer != baseline, trainer))
+        slices = _slices(alike[order], row["case"], images, references)
         if slices is None:
             return None
         _outline(line, f"{name}: {row['case']}, Dice {row['value']:.3f}", *slices)
@@ -114,12 +114,12 @@ def overlays(
 
 
 def _slices(
-    runs: Sequence[Run], case: str, images: Path, references: Sequence[Path]
+    runs: pd.Series, case: str, images: Path, references: Sequence[Path]
 ) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]] | None:
-    """Read the first channel and all segmentations in one slice."""
-    description = runs[0].dataset_json
+    """Read the first channel and all segmentations in one slice; ``runs`` by trainer."""
+    description = runs.iloc[0].dataset_json
     ending = description["file_ending"]
-    recorded = {name: file for name, file, _ in runs[0].metrics()}[case]
+    recorded = {name: file for name, file, _ in runs.iloc[0].metrics()}[case]
     reference, image = find_reference(case + ending, recorded, references), images / f"{case}_0000{ending}"
     predictions = [run.validation / (case + ending) for run in runs]
     if reference is None or not all(file.is_file() for file in (image, *predictions)):
@@ -127,7 +127,7 @@ def _slices(
     reader = determine_reader_writer_from_dataset_json(description, str(reference), verbose=False)()
     volumes = [reader.read_seg(str(file))[0][0] for file in (reference, *predictions)]
     at = int((volumes[0] > 0).sum((1, 2)).argmax())
-    names = ["reference", *(short(run.trainer) for run in runs)]
+    names = ["reference", *map(short, runs.index)]
     pixels = reader.read_images([str(image)])[0][0, at]
     return pixels, [(name, volume[at]) for name, volume in zip(names, volumes, strict=True)]
 

@@ -17,7 +17,6 @@ from nnunet_genesis.files import atomic_path, read_json, regular_file, write_jso
 CASES, CURVES, PROTOCOL = "cases.csv", "curves.csv", "protocol.json"  # of an export
 MEAN = "mean"  # of a case's classes
 KEYS = ["plans", "configuration", "cases"]  # what two arms must share to be compared
-NO_SEED = -1
 RECORD = ("labels", "group_by", "nsd_tolerance_mm", "configurations", "runs")  # in protocol.json
 
 
@@ -57,7 +56,7 @@ class Results:
         steps = frame["iterations"] if "iterations" in frame else pd.Series(np.nan, frame.index)
         return frame.assign(
             cases=frame["cases"].map(str),
-            seed=pd.to_numeric(frame["seed"]).fillna(NO_SEED).astype(int),
+            seed=pd.to_numeric(frame["seed"]).fillna(-1).astype(int),
             iterations=pd.to_numeric(steps, errors="coerce"),
         )[[*KEYS, "train", "fold", "seed", "trainer", "iterations"]]
 

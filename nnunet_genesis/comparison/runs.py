@@ -40,11 +40,6 @@ class Run:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
-    def trainer(self) -> str:
-        """The trainer's class."""
-        return self.name.partition("__")[0]
-
-    @property
     def validation(self) -> Path:
         """Folder of the predictions and of ``summary.json``."""
         return self.folder / "validation"
@@ -65,11 +60,10 @@ class Run:
 
     def configuration(self) -> dict[str, Any]:
         """Read the plan's configuration that the run was trained with, and those that it inherits from."""
-        configurations = read_json(self.folder.parent / "plans.json")["configurations"]
-        found = configurations[self.folder.parent.name.split("__")[2]]
-        while "inherits_from" in found:
-            found = dict(found)
-            found = configurations[found.pop("inherits_from")] | found
+        known = read_json(self.folder.parent / "plans.json")["configurations"]
+        found = known[self.folder.parent.name.split("__")[2]]
+        while parent := found.pop("inherits_from", None):
+            found = known[parent] | found
         return found
 
     def metrics(self) -> Iterator[tuple[str, str, dict[str, float]]]:
