@@ -29,8 +29,8 @@ class Settings:
         warmup_epochs: epochs of linear warm-up; 0 switches it off.
         partial_widths: 1 takes the leading channels and blocks where their numbers differ; 0 leaves such tensors.
         min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
-        precision: fp32, as nnU-Net on a CPU, bf16, or auto, which is the faster one; on a GPU nnU-Net decides.
-        optimizer: sgd, nnU-Net's own, or adamw.
+        precision: fp32, as nnU-Net on a CPU, bf16, or auto: bf16 where the CPU has it; on a GPU nnU-Net decides.
+        optimizer: sgd, nnU-Net's own, with its weight decay of 3e-5, or adamw, with torch's of 1e-2.
         unit_variance: 1 scales loaded kernels to outputs of unit variance in front of instance norms, 0 doesn't;
             without it they are scaled for SGD.
         seed: fixes initial weights and batches; without it nnU-Net's loaders draw as they do.

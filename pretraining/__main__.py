@@ -62,6 +62,12 @@ def pretrain() -> None:
     parser.add_argument("configuration", help="3d_fullres or 3d_lowres")
     parser.add_argument("-p", default="nnUNetPlans", help="plans [default: nnUNetPlans]")
     parser.add_argument(
+        "-tr",
+        default="nnUNetTrainerRestoration",
+        metavar="TRAINER",
+        help="nnUNetTrainerRestoration [default], or a subclass of it in a folder that nnUNet_extTrainer names",
+    )
+    parser.add_argument(
         "-f", type=number_or_all, default=0, help="fold: only its training cases are used; or all [default: 0]"
     )
     parser.add_argument("-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[default: cuda]")
@@ -97,9 +103,16 @@ def pretrain() -> None:
             torch.set_num_threads(1)  # as nnUNetv2_train: more threads don't help a GPU
         with rank_0_speaks():
             final = run_pretraining(
-                args.dataset_name_or_id, args.configuration, args.p, args.f,
-                torch.device(args.device), args.num_gpus, args.c, **options,
-            )  # fmt: skip
+                args.dataset_name_or_id,
+                args.configuration,
+                plans_name=args.p,
+                fold=args.f,
+                device=torch.device(args.device),
+                num_gpus=args.num_gpus,
+                continue_training=args.c,
+                trainer=args.tr,
+                **options,
+            )
         if rank() == 0:
             print(f'\nFine-tune from it:\n  export nnUNet_genesis_weights="{final}"\n'
                   "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis")  # fmt: skip

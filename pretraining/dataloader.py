@@ -55,9 +55,9 @@ class RestorationDataLoader(nnUNetDataLoader):
         self.positions = range(batch_size) if positions is None else positions
         self.warned: set[str] = set()  # cases with NaN that this process has met
 
-    def start(self, first_batch: int, workers: int) -> Batches:
+    def start(self, first_batch: int, workers: int, pin_memory: bool = False) -> Batches:
         """Begin at batch ``first_batch`` with ``workers`` processes (0: in this process), in order."""
-        return start(self.batch, first_batch, workers)
+        return start(self.batch, first_batch, workers, pin_memory)
 
     def batch(self, number: int) -> dict:
         """Batch ``number`` of the stream, whatever was made before."""

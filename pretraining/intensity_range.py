@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import blosc2
 import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_genesis.errors import GenesisError
@@ -60,7 +60,7 @@ def measured_range(image: np.ndarray) -> Range:
 def load_ranges(
     folder: Path, cases: Sequence[str], plans: PlansManager, configuration: ConfigurationManager
 ) -> dict[str, Range]:
-    """Range of every case in a preprocessed folder (blosc2 format).
+    """Range of every case in a preprocessed folder.
 
     What the plans don't fix is measured once and kept in ``genesis_intensity_ranges_FOLDER.json`` beside ``folder``.
 
@@ -72,9 +72,8 @@ def load_ranges(
         return dict.fromkeys(cases, planned)
     known = stored_ranges(folder)
     missing = [case for case in cases if case not in known]
-    for case in missing:
-        known[case] = measured_range(_read(folder, case))
     if missing:
+        known |= _measure(folder, missing)
         save_ranges(folder, known)
     return {case: known[case] for case in cases}
 
@@ -90,8 +89,14 @@ def stored_ranges(folder: Path) -> dict[str, Range]:
 
 
 def _written(folder: Path, case: str) -> float:
-    file = folder / f"{case}.b2nd"
+    file = _image(folder, case)
     return file.stat().st_mtime if file.is_file() else math.inf
+
+
+def _image(folder: Path, case: str) -> Path:
+    """File of a preprocessed image: blosc2, or npz as nnU-Net wrote before 2.6."""
+    older = folder / f"{case}.npz"
+    return older if older.is_file() else folder / f"{case}.b2nd"
 
 
 def save_ranges(folder: Path, ranges: Mapping[str, Range]) -> None:
@@ -123,11 +128,12 @@ def _lowest_and_width(image: torch.Tensor, case_range: Range) -> tuple[torch.Ten
     return lowest, highest - lowest
 
 
-def _read(folder: Path, case: str) -> np.ndarray:
-    file = folder / f"{case}.b2nd"
-    if not file.is_file():
-        raise GenesisError(
-            f"{file}: no such file. Expected the preprocessed case {case!r}, which splits_final.json names. Prepare "
-            "the data set again (nnUNetv2_genesis_prepare, or nnUNetv2_preprocess for a labelled one)."
-        )
-    return np.asarray(blosc2.open(urlpath=str(file), mode="r")[:])
+def _measure(folder: Path, cases: Sequence[str]) -> dict[str, Range]:
+    for case in cases:
+        if not (file := _image(folder, case)).is_file():
+            raise GenesisError(
+                f"{file}: no such file. Expected the preprocessed case {case!r}, which splits_final.json names. "
+                "Prepare the data set again (nnUNetv2_genesis_prepare, or nnUNetv2_preprocess for a labelled one)."
+            )
+    dataset = infer_dataset_class(str(folder))(str(folder), cases)
+    return {case: measured_range(np.asarray(dataset.load_case(case)[0][:])) for case in cases}

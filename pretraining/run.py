@@ -3,17 +3,24 @@
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.multiprocessing as mp
 from nnunetv2.run.run_training import find_free_network_port
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+import pretraining.trainer
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import PlannedDataset, planned_dataset
+from nnunet_genesis.files import read_json
+from nnunet_genesis.folders import SPLITS, PlannedDataset, planned_dataset
 from nnunet_genesis.training.distributed import (
     from_rank_0,
     gather,
@@ -28,8 +35,10 @@ from nnunet_genesis.training.distributed import (
 from nnunet_genesis.training.signals import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
 from pretraining.options import RestorationOptions
 from pretraining.preparation.lock import refuse_while_prepared
+from pretraining.restoration.corruption import MIN_AXIS
 from pretraining.trainer import nnUNetTrainerRestoration
 
+NNUNETS_FOLDS = 5  # where there is no splits_final.json
 BEGUN = "genesis_begun"  # in the results folder of a run that hasn't ended
 
 
@@ -41,6 +50,7 @@ def pretrain(
     device: torch.device = torch.device("cuda"),  # noqa: B008 - as nnU-Net's
     num_gpus: int = 1,
     continue_training: bool = False,
+    trainer: str = nnUNetTrainerRestoration.__name__,
     **options: Any,
 ) -> Path:
     """Pretrain on a preprocessed data set, labelled or not.
@@ -54,6 +64,7 @@ def pretrain(
         num_gpus: processes to start on this machine; more than one on a CPU uses gloo.
         continue_training: go on from the last checkpoint, with the options it was started with. What torchrun
             restarts goes on by itself.
+        trainer: a subclass of :class:`nnUNetTrainerRestoration`, see :func:`find_trainer`.
         options: fields of :class:`RestorationOptions` that differ from the defaults (or from the checkpoint's).
 
     Returns:
@@ -70,21 +81,36 @@ def pretrain(
             f"-num_gpus {num_gpus}: {world_size()} processes were started by torchrun or srun already. Leave -num_gpus "
             "out; torchrun's --nproc-per-node and srun's --ntasks-per-node say how many there are."
         )
-    arguments = (dataset, configuration, plans_name, fold, device, continue_training, options)
+    asked = _Asked(dataset, configuration, plans_name, fold, device, continue_training, trainer, options)
     if num_gpus == 1:
         with StopSignals(), process_group(device):
-            return _run(*arguments)
-    _check(dataset, configuration, plans_name, device, num_gpus, options)
-    _spawn(num_gpus, *arguments)
-    return _final_checkpoint(dataset, configuration, plans_name, fold)
+            return _run(asked)
+    _check(asked, num_gpus)
+    _spawn(num_gpus, asked)
+    folder = get_output_folder(dataset, trainer, plans_name, configuration, fold)
+    return Path(folder) / FINAL
 
 
-def _spawn(processes: int, *arguments: Any) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What :func:`pretrain` was asked for, as all processes get it."""
+
+    dataset: str
+    configuration: str
+    plans_name: str
+    fold: int | str
+    device: torch.device
+    continue_training: bool
+    trainer: str
+    options: dict[str, Any]
+
+
+def _spawn(processes: int, asked: _Asked) -> None:
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
     errors = mp.get_context("spawn").SimpleQueue()
     try:
-        context = mp.spawn(_run_rank, args=(processes, errors, *arguments), nprocs=processes, join=False)
+        context = mp.spawn(_run_rank, args=(processes, errors, asked), nprocs=processes, join=False)
         with pass_signals_on(context.pids()):
             while not context.join():
                 pass
@@ -96,51 +122,42 @@ def _spawn(processes: int, *arguments: Any) -> None:
         raise GenesisError(errors.get()) from None
 
 
-def _run_rank(number: int, processes: int, errors: Any, *arguments: Any) -> None:
+def _run_rank(number: int, processes: int, errors: Any, asked: _Asked) -> None:
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(processes))
-    device: torch.device = arguments[4]
-    if device.type != "cuda":
+    if asked.device.type != "cuda":
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     try:
-        with StopSignals(), rank_0_speaks(), process_group(device):
-            _run(*arguments)
+        with StopSignals(), rank_0_speaks(), process_group(asked.device):
+            _run(asked)
     except GenesisError as error:
         errors.put(str(error))  # without the traceback that an exception would bring
         sys.exit(1)
 
 
-def _run(
-    dataset: str,
-    configuration: str,
-    plans_name: str,
-    fold: int | str,
-    device: torch.device,
-    continue_training: bool,
-    options: dict[str, Any],
-) -> Path:
-    prepared = together(lambda: _check(dataset, configuration, plans_name, device, 1 + local_gpu(), options))
+def _run(asked: _Asked) -> Path:
+    prepared = together(lambda: _check(asked, 1 + local_gpu()))
     plans = prepared.plans
     restarted = any(gather(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"))
-    plans["continue_training"] = continue_training or restarted
+    plans["continue_training"] = asked.continue_training or restarted
     if rank() > 0:
         os.environ["nnUNet_wandb_enabled"] = "0"  # nnU-Net's logger would write on every rank
-    dataset_json = prepared.dataset_json
-    trainer = together(lambda: nnUNetTrainerRestoration(plans, configuration, fold, dataset_json, device))
+    kind, dataset_json = find_trainer(asked.trainer), prepared.dataset_json
+    trainer = together(lambda: kind(plans, asked.configuration, asked.fold, dataset_json, asked.device))
     folder = Path(trainer.output_folder)
-    found = from_rank_0(lambda: _begin(trainer, continue_training, restarted))
+    found = from_rank_0(lambda: _begin(trainer, asked.continue_training, restarted))
     if found:
         content = together(lambda: checkpoint.load(found, trainer.device))
-        trainer.use(together(lambda: RestorationOptions.continued(content["genesis"], options)))
+        trainer.use(together(lambda: RestorationOptions.continued(content["genesis"], asked.options)))
         trainer.load_checkpoint(content)
         trainer.print_to_log_file(f"Going on from {found}, epoch {trainer.current_epoch} of {trainer.num_epochs}")
     else:
-        if continue_training:
+        if asked.continue_training:
             trainer.print_to_log_file(f"WARNING: no checkpoint in {trainer.output_folder}; starting a new run")
-        trainer.use(RestorationOptions(**options))
+        trainer.use(RestorationOptions(**asked.options))
     if not found or trainer.current_epoch < trainer.num_epochs or found.name != FINAL:
         trainer.run_training()
     from_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
-    return folder / "checkpoint_final.pth"
+    return folder / FINAL
 
 
 def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted: bool) -> Path | None:
@@ -158,23 +175,73 @@ def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted
     return found
 
 
-def _final_checkpoint(dataset: str, configuration: str, plans_name: str, fold: int | str) -> Path:
-    from nnunetv2.utilities.file_path_utilities import get_output_folder
-
-    folder = get_output_folder(dataset, nnUNetTrainerRestoration.__name__, plans_name, configuration, fold)
-    return Path(folder) / "checkpoint_final.pth"
-
-
-def _check(
-    dataset: str, configuration: str, plans_name: str, device: torch.device, gpus: int, options: dict[str, Any]
-) -> PlannedDataset:
+def _check(asked: _Asked, gpus: int) -> PlannedDataset:
     """Refuse what can't work before anything is written; returns the preprocessed data set."""
-    RestorationOptions(**options)
-    found = planned_dataset(dataset, plans_name, configuration)
+    RestorationOptions(**asked.options)
+    find_trainer(asked.trainer)
+    found = planned_dataset(asked.dataset, asked.plans_name, asked.configuration)
     refuse_while_prepared(found.folder)
-    if device.type == "cuda" and torch.cuda.device_count() < gpus:
+    configuration = PlansManager(found.plans).get_configuration(asked.configuration)
+    _check_configuration(configuration, asked)
+    _check_fold(found.folder, configuration, asked)
+    if asked.device.type == "cuda" and torch.cuda.device_count() < gpus:
         raise GenesisError(
             f"-device cuda: {platform.node()} would need {gpus} GPU(s), found {torch.cuda.device_count()} GPU(s). Use "
             "-device cpu, or fewer processes (-num_gpus, torchrun's --nproc-per-node)."
         )
+    if asked.device.type == "mps" and (processes := max(gpus, world_size())) > 1:
+        raise GenesisError(f"-device mps: expected one process, found {processes}. Leave -num_gpus (or torchrun) out.")
+    return found
+
+
+def _check_configuration(configuration: ConfigurationManager, asked: _Asked) -> None:
+    patch = list(configuration.patch_size)
+    if len(patch) != 3 or configuration.previous_stage_name is not None:
+        raise GenesisError(
+            f"Configuration {asked.configuration!r} can't be pretrained: expected a 3D one without a previous stage. "
+            "Use 3d_fullres or 3d_lowres (their weights also start a 3d_cascade_fullres)."
+        )
+    if min(patch) < MIN_AXIS:
+        raise GenesisError(
+            f"Plans {asked.plans_name!r}: patch size {patch} can't be corrupted; expected at least {MIN_AXIS} voxels "
+            "an axis. Plan with a larger patch."
+        )
+
+
+def _check_fold(base: Path, configuration: ConfigurationManager, asked: _Asked) -> None:
+    """Refuse a fold that isn't there: nnU-Net would split at random, cases of one patient on both sides."""
+    folder = base / configuration.data_identifier
+    if not folder.is_dir():
+        raise GenesisError(
+            f"{folder}: no such folder; expected preprocessed cases. Run nnUNetv2_preprocess -d {asked.dataset} -c "
+            f"{asked.configuration}, or nnUNetv2_genesis_prepare for scans without labels."
+        )
+    if asked.fold == "all":
+        return
+    file, number = base / SPLITS, NNUNETS_FOLDS
+    if file.is_file():
+        number = len(read_json(file))
+    elif (cases := len(infer_dataset_class(str(folder)).get_identifiers(str(folder)))) < number:
+        raise GenesisError(
+            f"{file}: no such file, and nnU-Net divides no fewer than {number} cases; found {cases}. Take all of them "
+            "with -f all, or write the file."
+        )
+    if int(asked.fold) >= number:
+        raise GenesisError(
+            f"-f {asked.fold}: expected one of {file.name}'s folds, 0 to {number - 1}, or all. Choose one of them."
+        )
+
+
+def find_trainer(name: str) -> type[nnUNetTrainerRestoration]:
+    """Find a pretraining trainer in :mod:`pretraining.trainer` or in the folders that ``nnUNet_extTrainer`` names.
+
+    Raises:
+        GenesisError: there is none of this name, or it is no :class:`nnUNetTrainerRestoration`.
+    """
+    try:
+        found = getattr(pretraining.trainer, name, None) or recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise GenesisError(f"-tr {name}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, nnUNetTrainerRestoration)):
+        raise GenesisError(f"-tr {name}: expected a subclass of nnUNetTrainerRestoration, found {found}.")
     return found

@@ -23,7 +23,14 @@ from nnunet_genesis.stability import require_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
 from nnunet_genesis.training.distributed import from_rank_0, gather
-from nnunet_genesis.training.precision import autocast, choose_formats, move, torch_format
+from nnunet_genesis.training.precision import (
+    autocast,
+    choose_precision,
+    in_words,
+    keep_small_maps_in_fp32,
+    move,
+    torch_format,
+)
 from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
@@ -31,7 +38,6 @@ from pretraining.intensity_range import load_ranges, to_unit
 from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
-from pretraining.restoration.corruption import MIN_AXIS
 
 
 class nnUNetTrainerRestoration(ResumableTrainer):
@@ -75,22 +81,13 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         rounds = max(1, round(options.iterations / 5 / (1 + len(CORRUPTIONS))))
         self.num_val_iterations_per_epoch = rounds * (1 + len(CORRUPTIONS))
         self.initial_lr, self.weight_decay = options.peak_lr, options.weight_decay
-        self.precision, self.memory_format = options.precision, options.memory_format
+        self.precision = options.precision
+        self.memory_format = options.memory_format.replace("auto", "contiguous")
 
     def initialize(self) -> None:
         """Build the plan's network with a restoration head, its optimiser, and what distributed training needs."""
         if self.was_initialized:
             raise RuntimeError("initialize() was called twice")
-        if len(self.configuration_manager.patch_size) != 3 or self.is_cascaded:
-            raise GenesisError(
-                f"Configuration {self.configuration_name!r} can't be pretrained: expected a 3D one without a previous "
-                "stage. Use 3d_fullres or 3d_lowres (their weights also start a 3d_cascade_fullres)."
-            )
-        if min(self.configuration_manager.patch_size) < MIN_AXIS:
-            raise GenesisError(
-                f"Plans {self.plans_manager.plans_name!r}: patch size {list(self.configuration_manager.patch_size)} "
-                f"can't be corrupted; expected at least {MIN_AXIS} voxels an axis. Plan with a larger patch."
-            )
         if self.options.batch_size:
             self.configuration_manager.configuration["batch_size"] = self.options.batch_size
         self._set_batch_size_and_oversample()
@@ -98,10 +95,14 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
         torch.manual_seed(self.options.seed)
-        chosen = from_rank_0(lambda: choose_formats(self.device, self.precision, self.memory_format))
-        self.precision, self.memory_format = chosen
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # as nnUNetv2_train
+        self.precision = from_rank_0(lambda: choose_precision(self.device, self.precision))
         network = self._build_restoration_network()
         move(network, self.device, self.memory_format)
+        half_on_cpu = self.device.type == "cpu" and self.precision != "fp32"
+        inputs = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+        kept = keep_small_maps_in_fp32(network, inputs) if half_on_cpu else []
+        self.print_to_log_file(in_words(self.precision, kept))
         if self.precision != "fp16":
             self.grad_scaler = None
         self.network = torch.compile(network) if self._do_i_compile() else network
@@ -209,12 +210,14 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             period=self.num_val_iterations_per_epoch,
         )
         workers = get_allowed_n_proc_DA()
-        return self.train_loader.start(self.next_batch, workers), self.val_loader.start(0, min(workers, 1))
+        pin = self.device.type == "cuda"
+        return self.train_loader.start(self.next_batch, workers, pin), self.val_loader.start(0, min(workers, 1), pin)
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step, which changes nothing where loss or gradient is no number.
+        """Do one optimiser step, which changes nothing where loss or gradient is not finite.
 
-        The loss, which stays on the device, is this rank's share of the global batch's.
+        The loss, which stays on the device, is this rank's share of the global batch's. Whether the step is skipped is
+        decided by the gradients' norm, which is the same on all ranks: they share the mean gradient.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(*self._restore(batch)) * self.batch_weight
@@ -223,8 +226,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         if scaler:
             scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
-        # A scaler leaves steps out by itself, now and then one whose loss is fine: its way to find the scale.
-        skipped = ~torch.isfinite(loss.detach() if scaler else norm)
+        skipped = ~torch.isfinite(norm)  # then a scaler leaves the step out by itself
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()

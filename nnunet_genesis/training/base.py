@@ -34,9 +34,11 @@ class ResumableTrainer(nnUNetTrainer):
 
     current_epoch: int
     remedies: str  # what to try where a training diverges, in the subclass' own options
+    precision: str  # number format, see training.precision
     resumed = False
 
     def __init__(self, plans: dict, configuration: str, fold: int | str, *args: Any, **kwargs: Any):
+        self.skipped_last: list[bool] = []  # of the steps before this epoch's
         self.signals = StopSignals()
         if paths.nnUNet_results.is_set() and not (dist.is_initialized() and dist.get_rank()):
             names = plans["dataset_name"], type(self).__name__, plans["plans_name"], configuration, fold
@@ -103,18 +105,26 @@ class ResumableTrainer(nnUNetTrainer):
         """Log how many of an epoch's steps were skipped; returns ``skipped``.
 
         Raises:
-            GenesisError: 10 or more were skipped in a row, or all.
+            GenesisError: 10 or more were skipped in a row, or all; with a gradient scaler, which skips the first steps
+                to find its scale, 10 in a row, over epochs.
         """
         if skipped.any():
             self.print_to_log_file(
                 f"WARNING: {skipped.sum()} of {len(skipped)} steps skipped: loss or gradient was NaN or infinite"
             )
-        if (longest := longest_run(skipped.tolist())) >= min(MOST_IN_A_ROW, self.num_iterations_per_epoch):
+        flags = [*self.skipped_last, *skipped.tolist()] if self.grad_scaler else skipped.tolist()
+        self.skipped_last = flags[-MOST_IN_A_ROW:]
+        allowed = MOST_IN_A_ROW if self.grad_scaler else min(MOST_IN_A_ROW, self.num_iterations_per_epoch)
+        if (longest := longest_run(flags)) >= allowed:
             raise GenesisError(
                 f"Epoch {self.current_epoch}: {longest} steps in a row had a NaN or infinite loss or gradient. The "
-                f"training has diverged, or images hold NaN. {self.advice()}"
+                f"training has diverged, or images hold NaN{self._suspect()}. {self.advice()}"
             )
         return skipped
+
+    def _suspect(self) -> str:
+        half_on_cpu = self.device.type == "cpu" and self.precision != "fp32"
+        return f", or torch computes {self.precision} wrongly on this CPU (docs/speed.md)" if half_on_cpu else ""
 
     def advice(self) -> str:
         """What to do where a training has diverged."""

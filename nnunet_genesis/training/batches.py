@@ -41,14 +41,17 @@ def keyed_random(*key: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def start(batch: Callable[[int], dict], first: int, workers: int) -> Batches:
-    """Batches ``first``, ``first + 1``, … of ``batch``, in order, from ``workers`` processes (0: this process)."""
+def start(batch: Callable[[int], dict], first: int, workers: int, pin_memory: bool = False) -> Batches:
+    """Make batches ``first``, ``first + 1``, … of ``batch``, in order, in ``workers`` processes (0: this process).
+
+    ``pin_memory``: for a GPU; it opens a CUDA context.
+    """
     numbered = _Numbered(batch, first, max(1, workers))
     if workers == 0:
         return SingleThreadedAugmenter(numbered, None)
     # The order-preserving augmenter: batches made from their number don't depend on the number of workers.
     return MultiThreadedAugmenter(
-        numbered, None, workers, num_cached_per_queue=2, pin_memory=torch.cuda.is_available(), wait_time=0.002
+        numbered, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002
     )
 
 

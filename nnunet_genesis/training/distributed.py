@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,20 +21,20 @@ Value = TypeVar("Value")
 def use_srun() -> None:
     """Translate the variables of srun's tasks to torchrun's, unless torchrun runs within srun.
 
-    Raises:
-        GenesisError: there are several tasks, and nothing says where they meet.
+    They meet on the step's first machine, at a port that follows from the step's number, unless MASTER_ADDR and
+    MASTER_PORT say otherwise.
     """
     # Not SLURM_NTASKS: a batch script has that too, and there it runs once.
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in os.environ or tasks == "1":
         return
-    os.environ.update(RANK=os.environ["SLURM_PROCID"], LOCAL_RANK=os.environ["SLURM_LOCALID"], WORLD_SIZE=tasks)
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise GenesisError(
-            f"srun started {tasks} processes: expected MASTER_ADDR and MASTER_PORT, where they meet; "
-            f"{' and '.join(missing)} not set. Before srun: export MASTER_PORT=29500 "
-            'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-        )
+    # srun can give each task a GPU that the others don't see.
+    local = "0" if torch.cuda.device_count() == 1 else os.environ["SLURM_LOCALID"]
+    os.environ.update(RANK=os.environ["SLURM_PROCID"], LOCAL_RANK=local, WORLD_SIZE=tasks)
+    first = re.sub(r"\[(\d+)[^]]*]", r"\1", os.environ["SLURM_STEP_NODELIST"]).split(",")[0]  # of gpu[03-05,7],cpu1
+    step = 7 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
+    os.environ.setdefault("MASTER_ADDR", first)
+    os.environ.setdefault("MASTER_PORT", str(15000 + step % 15000))  # below what systems give to anybody
 
 
 def world_size() -> int:
@@ -48,8 +49,6 @@ def rank() -> int:
 
 def local_gpu() -> int:
     """Number of this process' GPU on its machine."""
-    if "SLURM_PROCID" in os.environ and torch.cuda.device_count() == 1:
-        return 0  # srun can give each task a GPU that the others don't see
     return int(os.environ.get("LOCAL_RANK", 0)) if world_size() > 1 else 0
 
 

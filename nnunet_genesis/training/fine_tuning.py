@@ -19,7 +19,7 @@ from nnunet_genesis.folders import environment
 from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
-from nnunet_genesis.training.precision import choose_formats, forward_in
+from nnunet_genesis.training.precision import choose_precision, forward_in, in_words, keep_small_maps_in_fp32
 from nnunet_genesis.training.signals import StopValidation
 
 
@@ -31,7 +31,7 @@ class FineTuningTrainer(ResumableTrainer):
 
     Attributes:
         seed: fixes initial weights and batches; ``None``: nnU-Net's loaders draw as they do.
-        precision: on a CPU ``fp32``, ``bf16`` or ``auto``, the faster one; on a GPU nnU-Net decides.
+        precision: on a CPU ``fp32``, ``bf16`` or ``auto``, by its hardware; on a GPU nnU-Net decides.
     """
 
     seed: int | None = None
@@ -56,9 +56,11 @@ class FineTuningTrainer(ResumableTrainer):
             self._compute_in(self.precision)
 
     def _compute_in(self, precision: str) -> None:
-        self.precision, _ = choose_formats(self.device, precision, "contiguous")
-        forward_in(self.bare_network(), self.precision)
-        self.print_to_log_file(f"Number format: {self.precision}", also_print_to_console=False)
+        self.precision, network = choose_precision(self.device, precision), self.bare_network()
+        forward_in(network, self.precision)
+        inputs = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+        kept = keep_small_maps_in_fp32(network, inputs) if self.precision != "fp32" else []
+        self.print_to_log_file(in_words(self.precision, kept), also_print_to_console=False)
 
     def get_dataloaders(self):  # type: ignore[no-untyped-def]
         """nnU-Net's; with a seed, their batches by number, from the one that is due on."""
@@ -68,7 +70,8 @@ class FineTuningTrainer(ResumableTrainer):
         workers = get_allowed_n_proc_DA()
         training, validation = self._batches(self.seed)
         due = self.current_epoch * self.num_val_iterations_per_epoch
-        return start(training, self.next_batch, workers), start(validation, due, (workers + 1) // 2)
+        pin = self.device.type == "cuda"
+        return start(training, self.next_batch, workers, pin), start(validation, due, (workers + 1) // 2, pin)
 
     def first_inputs(self, number: int) -> Iterator[torch.Tensor]:
         """Inputs of ``number`` training batches, (batch, channels, z, y, x), on the device; training goes unchanged."""
@@ -86,11 +89,14 @@ class FineTuningTrainer(ResumableTrainer):
         ]
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's, which changes nothing where loss or gradient is no number; the last one before a stop."""
-        self._skipped = False
+        """Do nnU-Net's step, which changes nothing where loss or gradient is not finite; the last one before a stop.
+
+        On a GPU nnU-Net's scaler leaves such a step out and lowers its scale, on all ranks: they share the gradient.
+        """
+        self._skipped, scaler = False, self.grad_scaler
+        scale = scaler.get_scale() if scaler else 0
         output = super().train_step(batch)
-        # On a GPU nnU-Net's scaler leaves such steps out, and now and then one whose loss is fine: its way to scale.
-        output["skipped"] = np.asarray(self._skipped or not np.isfinite(output["loss"]))
+        output["skipped"] = np.asarray(scaler.get_scale() < scale if scaler else self._skipped)
         self._in_a_row = self._in_a_row + 1 if output["skipped"] else 0
         if self._in_a_row == MOST_IN_A_ROW:  # known at once: nnU-Net reads every loss
             self.check_skipped(np.ones(MOST_IN_A_ROW, bool))
@@ -128,7 +134,7 @@ class FineTuningTrainer(ResumableTrainer):
         record = self.my_init_kwargs.get("genesis", {})
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
         if self.device.type == "cpu":
-            self._compute_in(record.get("precision", self.precision))  # not what a new measurement says
+            self._compute_in(record.get("precision", self.precision))  # not this machine's
         self.resume(unfinished=record.get("so_far") is not None)
 
     def _keep_seed(self, seed: int | None) -> None:

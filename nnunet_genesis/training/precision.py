@@ -1,7 +1,7 @@
-"""Which number format and memory format to train in: the fastest on this machine, by a short measurement."""
+"""Number format and memory format of a run: chosen by what the machine computes in hardware, and corrected on CPUs."""
 
 import functools
-import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,29 +11,23 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CPU_PRECISIONS = ("auto", "fp32", "bf16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_GAIN = 0.8  # a later choice must take less than this share of the time: measurements on shared machines waver
 
 
-def choose_formats(device: torch.device, precision: str = "auto", memory_format: str = "auto") -> tuple[str, str]:
-    """Replace what is ``auto``.
+def choose_precision(device: torch.device, precision: str = "auto") -> str:
+    """Replace ``auto``: ``bf16`` where the device has it in hardware, else ``fp16`` on a CUDA GPU and ``fp32``.
 
-    Precision: ``bf16`` or ``fp16`` on a GPU; on a CPU ``bf16`` where it is measured to be faster. CPUs without bf16
-    instructions emulate it: such a convolution took 22 times as long as in fp32 (AMD Zen 3). Memory format:
-    ``channels_last`` where it is measured to be faster.
+    Never by a measurement, which would give one seed different weights on a busy machine.
     """
-    if precision == "auto" and device.type == "cuda":
-        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type not in ("cpu", "cuda"):
-        return precision.replace("auto", "fp32"), memory_format.replace("auto", "contiguous")
-    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
-    memory_formats = ("contiguous", "channels_last") if memory_format == "auto" else (memory_format,)
-    choices = [(number, memory) for number in precisions for memory in memory_formats]
-    best, *others = choices
-    if others:
-        seconds = {choice: _seconds(device, *choice) for choice in choices}
-        for choice in others:
-            best = choice if seconds[choice] < _GAIN * seconds[best] else best
-    return best
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 (AVX512-BF16, which every CPU with AMX has too); others emulate it slowly."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -57,8 +51,69 @@ def forward_in(network: nn.Module, precision: str) -> None:
     network.forward = autocast_forward
 
 
+def small_maps(network: nn.Module, shape: Sequence[int]) -> list[str]:
+    """Names of the 3D convolutions, transposed ones too, whose kernel is longer than a map along an axis.
+
+    Their input's map or their output's, for inputs of ``shape`` (batch, channels, z, y, x). The network runs on
+    tensors without data.
+    """
+    found: list[str] = []
+
+    def look(name: str, convolution: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        sizes = zip(inputs[0].shape[2:], output.shape[2:], convolution.kernel_size, strict=True)
+        if any(min(before, after) < length for before, after, length in sizes):
+            found.append(name)
+
+    kinds = (nn.Conv3d, nn.ConvTranspose3d)
+    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+    hooks = [one.register_forward_hook(functools.partial(look, name)) for name, one in convolutions.items()]
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    try:
+        without_data = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+        # tie_weights=False: with it torch 2.14 doesn't restore a module that has two names, as nnU-Net's encoder has.
+        torch.func.functional_call(network, without_data, torch.empty(*shape, device="meta"), tie_weights=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def keep_small_maps_in_fp32(network: nn.Module, shape: Sequence[int]) -> list[str]:
+    """Let the convolutions that :func:`small_maps` names compute in fp32 within autocast; returns their names.
+
+    In bf16 oneDNN leaves memory uninitialised there: in torch 2.14.1 the weights' gradient of a 3×3×3 convolution
+    with a map of depth 2, in torch 2.11 outputs and gradients where a map is 1 voxel long (docs/speed.md). No
+    convolution with larger maps was found wrong.
+    """
+    names = small_maps(network, shape)
+    for name in names:
+        convolution = network.get_submodule(name)
+        vars(convolution).pop("forward", None)  # of an earlier call
+        convolution.forward = _in_fp32(convolution.forward)
+    return names
+
+
+def _in_fp32(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    @functools.wraps(forward)
+    def fp32_forward(image: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return forward(image.float())
+
+    return fp32_forward
+
+
+def in_words(precision: str, kept: Sequence[str]) -> str:
+    """The number format for the log, with the convolutions that :func:`keep_small_maps_in_fp32` kept in fp32."""
+    if not kept:
+        return f"Number format: {precision}"
+    return (
+        f"Number format: {precision}; in fp32, since torch's {precision} on a CPU is wrong on maps smaller than the "
+        f"kernel: {len(kept)} convolution(s), {', '.join(kept)}"
+    )
+
+
 def torch_format(memory_format: str) -> torch.memory_format:
-    """Torch's name of a memory format of 3D images."""
+    """Torch's name of a memory format of 3D images; ``auto`` is contiguous."""
     return torch.channels_last_3d if memory_format == "channels_last" else torch.contiguous_format
 
 
@@ -68,28 +123,3 @@ def move(network: nn.Module, device: torch.device, memory_format: str) -> None:
     for parameter in network.parameters():
         if parameter.dim() == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch_format(memory_format))
-
-
-def _seconds(device: torch.device, precision: str, memory_format: str) -> float:
-    """Best time of three of a network's small block, forward and backward."""
-    edge = 64 if device.type == "cuda" else 16
-    with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it was
-        block = nn.Sequential(nn.Conv3d(32, 32, 3, padding=1), nn.InstanceNorm3d(32, affine=True), nn.LeakyReLU())
-        image = torch.rand(2, 32, edge, edge, edge)
-    move(block, device, memory_format)
-    image = image.to(device, memory_format=torch_format(memory_format))
-    times = []
-    for _ in range(4):  # the first one prepares
-        _wait(device)
-        start = time.perf_counter()
-        with autocast(device, precision):
-            output = block(image)
-        output.float().sum().backward()
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,10 +1,9 @@
-"""The restoration objective's corruptions: sample parameters as plain data, then apply them (see `compose`)."""
+"""The restoration objective's corruptions: sample parameters as plain data, then apply them (see `transform`)."""
 
-from pretraining.restoration.compose import CORRUPTIONS, RestorationTransform
-from pretraining.restoration.flipping import RandomFlip
 from pretraining.restoration.intensity import NonLinearIntensity
 from pretraining.restoration.painting import InPainting, OutPainting
 from pretraining.restoration.shuffling import LocalShuffling
+from pretraining.restoration.transform import CORRUPTIONS, RandomFlip, RestorationTransform
 
 __all__ = [
     "CORRUPTIONS",

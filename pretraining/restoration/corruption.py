@@ -1,10 +1,12 @@
-"""What the corruptions share: where their randomness comes from and which images they accept."""
+"""What the corruptions share: where their randomness comes from, which images they accept, boxes, compiled loops."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
+from numba import njit
 
 from nnunet_genesis.errors import GenesisError
 
@@ -13,6 +15,8 @@ MIN_AXIS = 4
 TOLERANCE = 1e-6
 
 Seed = int | np.random.Generator | None
+Boxes: TypeAlias = tuple[np.ndarray, np.ndarray]  # starts and edges, int64 (boxes, D)
+U = np.uint64  # of the innermost indices in compiled loops: numba checks signed ones for negative values
 
 
 class Randomness:
@@ -99,3 +103,29 @@ def uniform_starts(rng: np.random.Generator, edges: np.ndarray, shape: np.ndarra
     room = shape - edges
     free = np.minimum(margin, room // 2)
     return free + rng.integers(room - 2 * free + 1)
+
+
+def slices(boxes: Boxes) -> list[tuple[slice, ...]]:
+    """Index (C, X, Y[, Z]) by each box."""
+    pairs = (zip(start.tolist(), edge.tolist(), strict=True) for start, edge in zip(*boxes, strict=True))
+    return [(slice(None), *(slice(first, first + length) for first, length in pair)) for pair in pairs]
+
+
+def in_three_axes(vectors: np.ndarray, fill: int) -> np.ndarray:
+    """Bring (N, 2) or (N, 3) to int64 (N, 3): a 2D patch is one plane."""
+    missing = 3 - vectors.shape[1]
+    return np.pad(vectors, [(0, 0), (missing, 0)], constant_values=fill) if missing else vectors
+
+
+def for_loops(boxes: Boxes | None, shape: Sequence[int]) -> np.ndarray:
+    """Give the boxes, or the whole patch of this ``shape``, as compiled loops take them: int64 (boxes, 2, 3)."""
+    starts, edges = boxes or (np.zeros((1, len(shape)), np.int64), np.array([shape]))
+    return np.stack([in_three_axes(starts, fill=0), in_three_axes(edges, fill=1)], axis=1)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` at its first call; keep the result on disk where there is a writable place for it."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # numba finds no such place
+        return njit(nogil=True)(function)

@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretraining.restoration.boxes import Boxes, for_loops
-from pretraining.restoration.corruption import Corruption, as_float32
-from pretraining.restoration.loops import look_up
+from pretraining.restoration.corruption import Boxes, Corruption, U, as_float32, compiled, for_loops
 
 CURVE_POINTS = 1000
 TABLE_CELLS = 2**14
@@ -40,7 +38,7 @@ class NonLinearIntensity(Corruption):
 
 
 def bezier(points: np.ndarray, decreasing: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The curve's dense x and y, each (1000,) float64; ``points`` (2, 2) as in `NonLinearIntensity.sample`.
+    """Compute the curve's dense x and y, each (1000,) float64; ``points`` (2, 2) as in `NonLinearIntensity.sample`.
 
     x(t) never falls, for any control values x1, x2 in [0, 1]: its derivative is linear in each of them, so it is
     smallest at a corner, and there it is 3t², 3(1-t)², 6t(1-t) or 3(1-2t)², none below zero. The same holds for y,
@@ -54,6 +52,17 @@ def bezier(points: np.ndarray, decreasing: bool) -> tuple[np.ndarray, np.ndarray
 
 
 def lookup_table(points: np.ndarray, decreasing: bool) -> np.ndarray:
-    """The curve's y at 2¹⁴ + 1 equidistant x, float32."""
+    """Compute the curve's y at 2¹⁴ + 1 equidistant x, float32."""
     x, y = bezier(points, decreasing)
     return np.interp(np.linspace(0, 1, TABLE_CELLS + 1), x, y).astype(np.float32)
+
+
+@compiled
+def look_up(image: np.ndarray, out: np.ndarray, table: np.ndarray, boxes: np.ndarray) -> None:
+    """Give ``out`` (X, Y, Z), inside the boxes, the nearest of ``table``'s values for ``image`` in [0, 1]."""
+    cells = np.float32(len(table) - 1)
+    for box in boxes:
+        for x in range(box[0, 0], box[0, 0] + box[1, 0]):
+            for y in range(box[0, 1], box[0, 1] + box[1, 1]):
+                for z in range(box[0, 2], box[0, 2] + box[1, 2]):
+                    out[x, y, z] = table[U(image[x, y, z] * cells + np.float32(0.5))]

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretraining.restoration.boxes import slices
-from pretraining.restoration.corruption import Corruption, as_float32, draw_seed, uniform_starts
+from pretraining.restoration.corruption import Corruption, as_float32, draw_seed, slices, uniform_starts
 
 MAX_BOXES = 5
 P_ANOTHER = 0.95

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nnunet_genesis.training.precision import MEMORY_FORMATS, choose_formats
+from nnunet_genesis.training.precision import MEMORY_FORMATS, choose_precision
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration as Trainer
 from tests.benchmarks.timing import quiet
@@ -54,7 +54,7 @@ def print_formats(plans: Path, device: torch.device) -> None:
             if turn:  # the first one warms up
                 times[choice].append(1e3 * (time.perf_counter() - start))
     medians = {choice: statistics.median(values) for choice, values in times.items()}
-    print(f"\n{'a step':<22} {'ms':>6} {'ratio':>6}   (chosen by itself: {' '.join(choose_formats(device))})")
+    print(f"\n{'a step':<22} {'ms':>6} {'ratio':>6}   (chosen by itself: {choose_precision(device)} contiguous)")
     for choice, median in medians.items():
         print(f"{' '.join(choice):<22} {median:6.0f} {medians[formats[0]] / median:6.2f}")
 

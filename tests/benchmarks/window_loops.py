@@ -5,8 +5,8 @@ Same probabilities, sizes and counts as :mod:`pretraining.restoration`; only the
 
 import numpy as np
 
-from pretraining.restoration.coverage import largest_edge, window_count
 from pretraining.restoration.intensity import bezier
+from pretraining.restoration.shuffling import largest_edge, window_count
 
 Array = np.ndarray
 P_SHUFFLING, P_INTENSITY, P_PAINTING, P_INPAINTING, P_FLIP = 0.5, 0.9, 0.9, 0.2, 0.4

@@ -1,4 +1,4 @@
-"""``python -m pretraining``, watched: only rank 0 may write; rank 1 kills itself or asks for a stop if told to."""
+"""``python -m pretraining``, watched: only rank 0 may write; rank 1 ends, asks for a stop or meets NaN if told to."""
 
 import os
 import signal
@@ -45,11 +45,34 @@ def stop_rank_1_in_its_second_epoch() -> None:
     Trainer.train_step = stop_in_train_step
 
 
+def feed_rank_1_nan_in_each_epochs_second_step() -> None:
+    """With a gradient scaler, as in fp16 on GPUs."""
+    import torch
+
+    from pretraining.trainer import nnUNetTrainerRestoration as Trainer
+
+    initialize, step = Trainer.initialize, Trainer.train_step
+
+    def initialize_with_a_scaler(trainer: Trainer) -> None:
+        initialize(trainer)
+        trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=4)
+
+    def train_step(trainer: Trainer, batch: dict) -> dict:
+        trainer.steps = getattr(trainer, "steps", 0) + 1
+        if trainer.local_rank == 1 and trainer.steps % trainer.num_iterations_per_epoch == 2:
+            batch["data"].fill_(torch.nan)
+        return step(trainer, batch)
+
+    Trainer.initialize, Trainer.train_step = initialize_with_a_scaler, train_step
+
+
 def watched() -> None:
     """The command, with what the environment asks for."""
     sys.addaudithook(only_rank_0_writes)
     if os.environ.get("GENESIS_TEST_KILL") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         kill_rank_1_in_its_second_epoch()
+    if os.environ.get("GENESIS_TEST_NAN"):
+        feed_rank_1_nan_in_each_epochs_second_step()
     if os.environ.get("GENESIS_TEST_STOP"):
         stop_rank_1_in_its_second_epoch()
     pretrain()

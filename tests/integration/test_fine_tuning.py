@@ -12,6 +12,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 
 from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.cli import trainers_folder
+from nnunet_genesis.errors import GenesisError
 from pretraining.preparation.options import PrepareOptions
 from pretraining.prepare import prepare_dataset
 from pretraining.run import pretrain
@@ -145,6 +146,7 @@ def test_sgd_starts_from_kernels_of_unit_variance_and_adamw_from_the_files(world
             torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=1e-4)
     assert len(shrunk["sgd"]) == len(ratios) > 5
     assert not shrunk["adamw"]
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.01
     monkeypatch.setenv("nnUNet_genesis_optimizer", "sgd")
     monkeypatch.setenv("nnUNet_genesis_unit_variance", "0")
     trainer = make_trainer("nnUNetTrainerGenesis")
@@ -225,6 +227,30 @@ def test_what_is_wrong_stops_before_training(world, monkeypatch, variable, value
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=message):
         train("801", "nnUNetTrainerGenesis", configuration)
+
+
+def test_convolutions_with_small_maps_stay_in_fp32_and_are_named(world, monkeypatch):
+    monkeypatch.setenv("nnUNet_genesis_precision", "bf16")
+    trainer = get_trainer_from_args("801", "3d_fullres", 1, "nnUNetTrainerGenesisScratch", device=CPU)
+    trainer.configuration_manager.configuration["patch_size"] = [8, 24, 24]
+    trainer.initialize()
+    assert "convolution(s), encoder.stages.2.0.convs.0.conv, " in Path(trainer.log_file).read_text()
+    with pytest.raises(GenesisError, match=r"images hold NaN, or torch computes bf16 wrongly on this CPU"):
+        trainer.check_skipped(np.ones(10, bool))
+
+
+def test_a_gradient_that_is_not_finite_is_counted_with_a_scaler_too(world):
+    trainer = make_trainer("nnUNetTrainerGenesisScratch")
+    trainer.grad_scaler, trainer.num_iterations_per_epoch = torch.amp.GradScaler("cpu"), 250
+    batch = trainer._batches(0)[0](0)
+    assert not trainer.train_step(batch)["skipped"]
+    next(trainer.network.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    for _ in range(9):
+        output = trainer.train_step(batch)
+        assert output["skipped"]
+        assert np.isfinite(output["loss"])
+    with pytest.raises(GenesisError, match="10 steps in a row had a NaN or infinite loss or gradient"):
+        trainer.train_step(batch)
 
 
 def test_the_settings_reach_the_schedule(world, monkeypatch):

@@ -1,6 +1,8 @@
 """Pretraining end to end on tiny scans: what it writes, that it is reproducible, resumable and distributed."""
 
 import json
+import os
+import shutil
 import time
 from pathlib import Path
 
@@ -128,6 +130,17 @@ def test_killed_and_resumed_equals_uninterrupted(world, tmp_path):
     _assert_equal_weights(resumed, whole)
 
 
+def test_convolutions_with_small_maps_stay_in_fp32_and_are_named(world):
+    base = world["nnUNet_preprocessed"] / "Dataset701_One"
+    plans = json.loads((base / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = [8, 24, 24]  # deepest maps of 2×6×6
+    (base / "flatPlans.json").write_text(json.dumps(plans | {"plans_name": "flatPlans"}))
+    final = pretrain("701", "3d_fullres", "flatPlans", device=CPU, precision="bf16", epochs=1, iterations=1)
+    (log,) = final.parent.glob("training_log_*.txt")
+    assert "2 convolution(s), encoder.stages.2.0.convs.0.conv, encoder.stages.2.0.convs.1.conv" in log.read_text()
+    assert torch.load(final, weights_only=True)["genesis"]["options"]["precision"] == "bf16"
+
+
 def test_channels_last_gives_the_same_and_goes_on(world):
     runs = {}
     for fold, memory_format in ((5, "contiguous"), (6, "channels_last")):
@@ -188,12 +201,55 @@ def test_two_processes_train_one_network(world):
         (("999", "3d_fullres"), "Could not find a dataset with the ID 999"),
         (("701", "3d_fulres"), "no configuration '3d_fulres'; found 2d, 3d_fullres"),
         (("701", "2d"), "Use 3d_fullres"),
-        (("701", "3d_fullres", "otherPlans"), r"otherPlans.json: no such plans; found nnUNetPlans"),
+        (("701", "3d_fullres", "otherPlans"), r"otherPlans.json: no such plans; found .*nnUNetPlans"),
     ],
 )
 def test_what_is_not_there_is_named(world, arguments, message):
     with pytest.raises(GenesisError, match=message):
         pretrain(*arguments, device=CPU)
+
+
+def test_a_fold_that_is_not_there_is_refused(world):
+    with pytest.raises(GenesisError, match=r"-f 8: expected one of splits_final.json's folds, 0 to 7, or all"):
+        pretrain("701", "3d_fullres", fold=8, device=CPU)
+
+
+def test_fewer_cases_than_nnunet_divides_are_refused(world):
+    base = world["nnUNet_preprocessed"] / "Dataset711_Few"
+    shutil.copytree(base.with_name("Dataset701_One"), base)
+    (base / "splits_final.json").unlink()
+    for file in (base / "nnUNetPlans_3d_fullres").iterdir():
+        if not file.name.startswith(("scan0", "scan1")):
+            file.unlink()
+    with pytest.raises(GenesisError, match=r"divides no fewer than 5 cases; found 2\. Take all of them with -f all"):
+        pretrain("711", "3d_fullres", device=CPU)
+    shutil.rmtree(base / "nnUNetPlans_3d_fullres")
+    with pytest.raises(GenesisError, match=r"no such folder; expected preprocessed cases"):
+        pretrain("711", "3d_fullres", device=CPU)
+
+
+def test_several_processes_of_mps_are_refused(world):
+    with pytest.raises(GenesisError, match=r"-device mps: expected one process, found 2"):
+        pretrain("701", "3d_fullres", device=torch.device("mps"), num_gpus=2)
+
+
+MINE = """
+from pretraining.trainer import nnUNetTrainerRestoration
+
+class nnUNetTrainerMine(nnUNetTrainerRestoration):
+    pass
+"""
+
+
+def test_a_trainer_of_ones_own(world, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path / 'nowhere'}{os.pathsep}{tmp_path}")
+    final = pretrain("701", "3d_fullres", device=CPU, trainer="nnUNetTrainerMine", epochs=1, iterations=1)
+    assert final.parents[1].name == "nnUNetTrainerMine__nnUNetPlans__3d_fullres"
+    assert torch.load(final, weights_only=True)["trainer_name"] == "nnUNetTrainerMine"
+    for name, message in {"nnUNetTrainerYours": "Could not find", "nnUNetTrainer": "expected a subclass of"}.items():
+        with pytest.raises(GenesisError, match=f"-tr {name}: {message}"):
+            pretrain("701", "3d_fullres", device=CPU, trainer=name)
 
 
 def test_a_patch_too_thin_to_corrupt_is_named(world):
@@ -241,6 +297,6 @@ def test_data_set_that_names_its_channels_modality(world):
     file = world["nnUNet_preprocessed"] / "Dataset701_One" / "dataset.json"
     before = file.read_text()
     file.write_text(before.replace('"channel_names"', '"modality"'))
-    final = pretrain("701", "3d_fullres", fold=4, device=CPU, epochs=1, iterations=1, **FORMATS)
+    final = pretrain("701", "3d_fullres", fold=7, device=CPU, epochs=1, iterations=1, **FORMATS)
     file.write_text(before)
     assert torch.load(final, weights_only=True)["genesis"]["data"]["channel_names"] == {"0": "MR"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization, ZScoreNormalization
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_genesis.errors import GenesisError
@@ -154,6 +154,16 @@ def test_measured_ranges_are_kept_beside_the_folder(folder):
     assert json.loads(kept.read_text()) == ranges
     assert sorted(path.name for path in folder.parent.iterdir()) == sorted([kept.name, folder.name])
     assert nnUNetDatasetBlosc2.get_identifiers(str(folder)) == ["a", "b"]
+
+
+def test_images_as_nnunet_wrote_them_before_2_6(tmp_path):
+    folder = tmp_path / "nnUNetPlans_3d_fullres"
+    folder.mkdir()
+    for seed, case in enumerate("ab"):
+        nnUNetDatasetNumpy.save_case(volume(2, seed), np.ones((1, 10, 12, 14), np.int16), {}, str(folder / case))
+    ranges = load_ranges(folder, ["a", "b"], *plan("ZScoreNormalization", "ZScoreNormalization"))
+    assert ranges == {case: measured_range(volume(2, seed)) for seed, case in enumerate("ab")}
+    assert stored_ranges(folder) == ranges
 
 
 def test_known_ranges_are_not_measured_again(folder):

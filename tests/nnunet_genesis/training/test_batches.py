@@ -101,3 +101,9 @@ def test_what_the_loaders_thread_meets_while_it_ends_is_not_shown(monkeypatch):
     assert len(shown) == 1  # of a thread that isn't the loader's
     assert shown[0].thread is not loader.pin_memory_thread
     assert threading.excepthook is hook
+
+
+def test_memory_is_pinned_for_a_gpu_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not start(lambda _: {}, 0, 1).pin_memory  # it would open a CUDA context
+    assert start(lambda _: {}, 0, 1, pin_memory=True).pin_memory

@@ -17,9 +17,9 @@ from pretraining.restoration import (
     RandomFlip,
     RestorationTransform,
 )
-from pretraining.restoration.coverage import REFERENCE_SHAPE, window_count
 from pretraining.restoration.intensity import bezier, lookup_table
-from tests.pretraining.restoration_reference import REFERENCE
+from pretraining.restoration.shuffling import REFERENCE_SHAPE, window_count
+from tests.pretraining.restoration.reference import REFERENCE
 
 TRANSFORMS = {
     "shuffling": LocalShuffling,

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from pretraining.restoration.intensity import bezier
-from pretraining.restoration.loops import INCREMENT, MULTIPLIER
-from pretraining.restoration.shuffling import window_seeds
+from pretraining.restoration.shuffling import INCREMENT, MULTIPLIER, window_seeds
 
 
 def shuffle(image: torch.Tensor, starts: np.ndarray, edges: np.ndarray, seed: int) -> torch.Tensor:
