@@ -20,7 +20,7 @@ from pretraining.restoration import RestorationTransform
 
 
 class RestorationDataLoader(nnUNetDataLoader):
-    """Batches ``{"data", "target", "keys"}``: corrupted patches as the network will see them, and clean ones.
+    """Make batches ``{"data", "target", "keys"}``: corrupted patches as the network will see them, and clean ones.
 
     ``data`` is (B, C, Z, Y, X) float32 in nnU-Net's normalised intensities; ``target`` has the same shape, in [0, 1].
     B are this process' ``positions`` of the global batch; foreground goes by the position there, as in one process.
@@ -60,13 +60,13 @@ class RestorationDataLoader(nnUNetDataLoader):
         return start(self.batch, first_batch, workers, pin_memory)
 
     def batch(self, number: int) -> dict:
-        """Batch ``number`` of the stream, whatever was made before."""
+        """Make batch ``number`` of the stream, whatever was made before."""
         with keyed_random(*self.key, number):
             cases = self.get_indices()  # of the whole global batch, the same on every rank
         return self._make(number, cases, self.corrupt)
 
     def get_bbox(self, data_shape: Sequence[int], *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
-        """nnU-Net's, moved so that no patch sticks out of an image that is large enough for it.
+        """Choose a box as nnU-Net does, moved so that no patch sticks out of an image large enough for it.
 
         A patch that nnU-Net centres on foreground may stick out at the far end: half of it would be padding to
         restore.
@@ -92,7 +92,7 @@ class RestorationDataLoader(nnUNetDataLoader):
             print(f"WARNING: {case}: holds NaN or infinity; steps with such a patch are skipped. Prepare it anew")
 
     def _make(self, number: int, cases: Sequence[str], corrupt: RestorationTransform) -> dict:
-        """This process' patches of a global batch; ``cases`` are those of all its positions."""
+        """Make this process' patches of a global batch; ``cases`` are those of all its positions."""
         mine = [cases[position] for position in self.positions]
         data = torch.empty(len(mine), len(self.ranges[mine[0]]), *self.patch_size)
         target = torch.empty_like(data)
@@ -113,7 +113,7 @@ class RestorationDataLoader(nnUNetDataLoader):
 
 
 class ValidationDataLoader(RestorationDataLoader):
-    """A fixed set of batches that repeats after ``period`` batches and takes the corruptions in turn.
+    """Make a fixed set of batches that repeats after ``period`` batches and takes the corruptions in turn.
 
     Batch k has corruption ``kinds[k % len(kinds)]`` (also given as ``kind``); the ``len(kinds)`` batches of one round
     show the same patches, so that the corruptions can be compared. Cases are visited in turn.
@@ -124,7 +124,7 @@ class ValidationDataLoader(RestorationDataLoader):
         self.kinds, self.period = dict(kinds), period
 
     def batch(self, number: int) -> dict:
-        """Batch ``number``, the same as ``number + period``."""
+        """Make batch ``number``, the same as ``number + period``."""
         turn, kind = divmod(number % self.period, len(self.kinds))
         name = list(self.kinds)[kind]
         first = turn * self.batch_size

@@ -24,7 +24,7 @@ _MOST_VOXELS = 1_000_000  # enough for these percentiles; the whole of a CT woul
 
 
 def planned_range(plans: PlansManager, configuration: ConfigurationManager) -> Range | None:
-    """The range that the plans fix for every case, or ``None`` where it depends on the case.
+    """Give the range that the plans fix for every case, or ``None`` where it depends on the case.
 
     CTNormalization clips to the percentiles 0.5 and 99.5 (or a fixed window), subtracts the mean and divides by the
     standard deviation, all of them in the plans; RescaleTo01 and RGBTo01 are [0, 1] by definition.
@@ -43,7 +43,7 @@ def planned_range(plans: PlansManager, configuration: ConfigurationManager) -> R
 
 
 def measured_range(image: np.ndarray) -> Range:
-    """Percentiles 0.1 and 99.9 per channel of a normalised image (C, Z, Y, X), of its finite values."""
+    """Take percentiles 0.1 and 99.9 per channel of a normalised image (C, Z, Y, X), of its finite values."""
     step = max(1, round((image[0].size / _MOST_VOXELS) ** (1 / 3)))
     ranges = []
     for channel in image:
@@ -60,7 +60,7 @@ def measured_range(image: np.ndarray) -> Range:
 def load_ranges(
     folder: Path, cases: Sequence[str], plans: PlansManager, configuration: ConfigurationManager
 ) -> dict[str, Range]:
-    """Range of every case in a preprocessed folder.
+    """Find the range of every case in a preprocessed folder.
 
     What the plans don't fix is measured once and kept in ``genesis_intensity_ranges_FOLDER.json`` beside ``folder``.
 
@@ -79,7 +79,7 @@ def load_ranges(
 
 
 def stored_ranges(folder: Path) -> dict[str, Range]:
-    """The ranges that are known already of a preprocessed folder's cases; not of those written since."""
+    """Read the ranges that are known of a preprocessed folder's cases; not of those written since."""
     file = _file(folder)
     if not file.is_file():
         return {}
@@ -94,7 +94,7 @@ def _written(folder: Path, case: str) -> float:
 
 
 def _image(folder: Path, case: str) -> Path:
-    """File of a preprocessed image: blosc2, or npz as nnU-Net wrote before 2.6."""
+    """Give the file of a preprocessed image: blosc2, or npz as nnU-Net wrote before 2.6."""
     older = folder / f"{case}.npz"
     return older if older.is_file() else folder / f"{case}.b2nd"
 
@@ -110,13 +110,13 @@ def _file(folder: Path) -> Path:
 
 
 def to_unit(image: torch.Tensor, case_range: Range) -> torch.Tensor:
-    """Normalised image (C, …) to [0, 1]; what lies outside the range is clipped."""
+    """Map a normalised image (C, …) to [0, 1]; what lies outside the range is clipped."""
     lowest, width = _lowest_and_width(image, case_range)
     return image.sub(lowest).div_(width).clamp_(0, 1)
 
 
 def from_unit(image: torch.Tensor, case_range: Range, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Image (C, …) in [0, 1] back to normalised intensities, into ``out`` if given."""
+    """Map an image (C, …) in [0, 1] back to normalised intensities, into ``out`` if given."""
     lowest, width = _lowest_and_width(image, case_range)
     return torch.mul(image, width, out=out).add_(lowest)
 

@@ -18,12 +18,12 @@ COLLAPSE_ADVICE = (
 
 
 def batch_sums(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """[mean squared error, mean of the target, mean of its square] of one batch, on its device."""
+    """Take [mean squared error, mean of the target, mean of its square] of one batch, on its device."""
     return torch.stack([(restored - target).square().mean(), target.mean(), target.square().mean()])
 
 
 def r_squared(sums: np.ndarray) -> float:
-    """R² = 1 − MSE / Var(target), pooled over batches; 0 is what the best constant image reaches.
+    """Compute R² = 1 − MSE / Var(target), pooled over batches; 0 is what the best constant image reaches.
 
     Args:
         sums: (batches, 3) as :func:`batch_sums` gives them.
@@ -33,17 +33,17 @@ def r_squared(sums: np.ndarray) -> float:
 
 
 def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio in dB of images in [0, 1]: −10·log10(MSE)."""
+    """Compute the peak signal-to-noise ratio in dB of images in [0, 1]: −10·log10(MSE)."""
     return -10 * math.log10(max(mse, 1e-12))
 
 
 def middle_slices(volume: np.ndarray) -> list[np.ndarray]:
-    """The three orthogonal slices through the middle of (Z, Y, X)."""
+    """Take the three orthogonal slices through the middle of (Z, Y, X)."""
     return [np.take(volume, length // 2, axis=axis) for axis, length in enumerate(volume.shape)]
 
 
 def ssim(restored: np.ndarray, target: np.ndarray) -> float:
-    """Mean structural similarity of the middle slices of two (Z, Y, X) volumes in [0, 1].
+    """Compute the mean structural similarity of the middle slices of two (Z, Y, X) volumes in [0, 1].
 
     Wang et al., IEEE TIP 13 (2004); scikit-image's, with a window of 7 or what a thin patch allows. Slices, since
     the whole volume takes longer than the training step.
@@ -57,7 +57,7 @@ def ssim(restored: np.ndarray, target: np.ndarray) -> float:
 
 
 def is_collapsed(r2: float, steps: int, all_steps: int) -> bool:
-    """Whether R² after ``steps`` of ``all_steps`` is a constant image's, in the second half of the training.
+    """Say whether R² after ``steps`` of ``all_steps`` is a constant image's, in the second half of the training.
 
     Nothing can be said of the first 500 steps.
     """
@@ -65,7 +65,7 @@ def is_collapsed(r2: float, steps: int, all_steps: int) -> bool:
 
 
 def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
-    """Loss, R² and learning rate over epochs.
+    """Plot loss, R² and learning rate over epochs.
 
     Args:
         log: the logger's lists: ``train_losses``, ``val_losses``, ``lrs``, ``r2`` and ``r2_CORRUPTION``.
@@ -89,7 +89,7 @@ def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
 
 
 def plot_panel(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarray, file: Path, title: str) -> None:
-    """Clean, corrupted and restored (rows), three orthogonal middle slices each (columns).
+    """Show clean, corrupted and restored (rows), three orthogonal middle slices each (columns).
 
     Args:
         clean: (Z, Y, X) in [0, 1], like the two others.

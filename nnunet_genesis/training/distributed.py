@@ -38,17 +38,17 @@ def use_srun() -> None:
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Count the processes."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
-    """Number of this process among all; 0 writes."""
+    """Number this process among all; 0 writes."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def local_gpu() -> int:
-    """Number of this process' GPU on its machine."""
+    """Number this process' GPU on its machine."""
     return int(os.environ.get("LOCAL_RANK", 0)) if world_size() > 1 else 0
 
 
@@ -84,7 +84,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def gather(value: Value) -> list[Value]:
-    """The values of all ranks, in their order."""
+    """Gather the values of all ranks, in their order."""
     values = [value] * world_size()
     if dist.is_initialized():
         dist.all_gather_object(values, value)
@@ -107,7 +107,7 @@ def together(work: Callable[[], Value]) -> Value:
 
 
 def from_rank_0(work: Callable[[], Value]) -> Value:
-    """Do ``work``, which may write files, on rank 0 only; its result, or its GenesisError, on all ranks."""
+    """Do ``work``, which may write files, on rank 0 only; give its result, or its GenesisError, to all ranks."""
     return gather(together(work if rank() == 0 else lambda: None))[0]  # type: ignore[return-value]
 
 

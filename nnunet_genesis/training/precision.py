@@ -26,12 +26,12 @@ def choose_precision(device: torch.device, precision: str = "auto") -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 (AVX512-BF16, which every CPU with AMX has too); others emulate it slowly."""
+    """Say whether this CPU multiplies bf16 (AVX512-BF16, also where there is AMX); others emulate it slowly."""
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast context for ``precision`` (not ``auto``) on ``device``."""
+    """Make the autocast context for ``precision`` (not ``auto``) on ``device``."""
     return torch.autocast(device.type, dtype=_DTYPES.get(precision), enabled=precision in _DTYPES)
 
 
@@ -52,7 +52,7 @@ def forward_in(network: nn.Module, precision: str) -> None:
 
 
 def small_maps(network: nn.Module, shape: Sequence[int]) -> list[str]:
-    """Names of the 3D convolutions, transposed ones too, whose kernel is longer than a map along an axis.
+    """Name the 3D convolutions, transposed ones too, whose kernel is longer than a map along an axis.
 
     Their input's map or their output's, for inputs of ``shape`` (batch, channels, z, y, x). The network runs on
     tensors without data.
@@ -103,7 +103,7 @@ def _in_fp32(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch
 
 
 def in_words(precision: str, kept: Sequence[str]) -> str:
-    """The number format for the log, with the convolutions that :func:`keep_small_maps_in_fp32` kept in fp32."""
+    """Describe the number format for the log, with the names that :func:`keep_small_maps_in_fp32` gave."""
     if not kept:
         return f"Number format: {precision}"
     return (
@@ -113,7 +113,7 @@ def in_words(precision: str, kept: Sequence[str]) -> str:
 
 
 def torch_format(memory_format: str) -> torch.memory_format:
-    """Torch's name of a memory format of 3D images; ``auto`` is contiguous."""
+    """Give torch's name of a memory format of 3D images; ``auto`` is contiguous."""
     return torch.channels_last_3d if memory_format == "channels_last" else torch.contiguous_format
 
 

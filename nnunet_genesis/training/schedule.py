@@ -5,12 +5,12 @@ from nnunetv2.training.lr_scheduler.warmup import PolyLRScheduler_offset
 
 
 def default_warmup(epochs: int) -> int:
-    """Epochs of warm-up for a run of ``epochs``: 50, or a tenth of runs shorter than 500."""
+    """Give the epochs of warm-up for a run of ``epochs``: 50, or a tenth of runs shorter than 500."""
     return min(50, round(0.1 * epochs))
 
 
 class WarmupPolyLRScheduler(PolyLRScheduler_offset):
-    """Linear from ``peak_lr / warmup`` to ``peak_lr`` in ``warmup`` steps, then ``peak_lr · (1 − t)^0.9``."""
+    """Rise linearly from ``peak_lr / warmup`` to ``peak_lr`` in ``warmup`` steps, then ``peak_lr · (1 − t)^0.9``."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, peak_lr: float, max_steps: int, warmup: int):
         # A warm-up as long as the run would divide by zero in the decay that never comes.

@@ -20,7 +20,7 @@ U = np.uint64  # of the innermost indices in compiled loops: numba checks signed
 
 
 class Randomness:
-    """A source of generators: one that goes on from call to call, or a fresh one for every call.
+    """Give generators: one that goes on from call to call, or a fresh one for every call.
 
     Args:
         seed: an integer or a (shared) `numpy.random.Generator` gives one stream that all calls continue. None: every
@@ -32,7 +32,7 @@ class Randomness:
         self._generator = None if seed is None else np.random.default_rng(seed)
 
     def generator(self) -> np.random.Generator:
-        """The generator for one call."""
+        """Give the generator for one call."""
         if self._generator is not None:
             return self._generator
         return np.random.default_rng(np.random.randint(2**31 - 1))
@@ -59,7 +59,7 @@ class Corruption(ImageOnlyTransform):
         return self.sample(self.randomness.generator(), image.shape[0], tuple(image.shape[1:]))
 
     def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Parameters for an image of ``channels`` channels and the spatial ``shape``, as `_apply_to_image` takes."""
+        """Sample parameters for an image of ``channels`` channels and the spatial ``shape``, as `_apply_to_image` takes."""
         raise NotImplementedError
 
 
@@ -91,12 +91,12 @@ def as_float32(image: torch.Tensor) -> torch.Tensor:
 
 
 def draw_seed(rng: np.random.Generator) -> int:
-    """A seed that stands for an image's noise or permutations in the parameters."""
+    """Draw a seed that stands for an image's noise or permutations in the parameters."""
     return int(rng.integers(2**63))
 
 
 def uniform_starts(rng: np.random.Generator, edges: np.ndarray, shape: np.ndarray, margin: int) -> np.ndarray:
-    """First voxels of boxes of ``edges`` (N, D) inside ``shape`` (D,), uniform over all that fit, int64 (N, D).
+    """Draw the first voxels of boxes of ``edges`` (N, D) inside ``shape`` (D,), uniform over all that fit, int64 (N, D).
 
     ``margin`` voxels at each border stay free; it shrinks where an axis is too short for that.
     """

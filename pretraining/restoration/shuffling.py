@@ -95,7 +95,7 @@ def window_count(shape: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=64)
 def _miss_probabilities(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct 1 - p_v and the share of voxels that have each: few, as most voxels are far from a border."""
+    """Give the distinct 1 - p_v and the share of voxels that have each: few, most being far from a border."""
     hit, weight = np.ones(1), np.ones(1)
     for size in shape:
         values, counts = np.unique(_hit_probability(size), return_counts=True)
@@ -105,7 +105,7 @@ def _miss_probabilities(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _hit_probability(size: int) -> np.ndarray:
-    """Per voxel of an axis: mean over edges e of P(a window [s, s+e), s uniform on 0 … size-e, covers it)."""
+    """Give per voxel of an axis the mean over edges e of P(a window [s, s+e), s uniform on 0 … size-e, covers it)."""
     voxel = np.arange(size)
     edges = range(1, largest_edge(size) + 1)
     starts = [np.minimum(voxel, size - e) - np.maximum(0, voxel - e + 1) + 1 for e in edges]

@@ -38,14 +38,14 @@ class RandomFlip(BasicTransform):
         return self.sample(self.randomness.generator(), image.ndim - 1)
 
     def sample(self, rng: np.random.Generator, dimensions: int) -> dict[str, Any]:
-        """Parameters for an image with this number of spatial ``dimensions``."""
+        """Sample parameters for an image with this number of spatial ``dimensions``."""
         picked: list[int] = []
         while len(picked) < MAX_FLIPS and rng.random() < self.p:
             picked.append(int(rng.integers(dimensions)))
         return {"axes": tuple(axis for axis in range(dimensions) if picked.count(axis) % 2)}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """A new dict with the three entries flipped and all others as they were."""
+        """Make a new dict with the three entries flipped and all others as they were."""
         flipped = {
             key: torch.flip(data_dict[key], [axis + 1 for axis in params["axes"]])
             for key in ("image", "target", "segmentation")
@@ -102,7 +102,7 @@ class RestorationTransform(BasicTransform):
 
     @classmethod
     def only(cls, corruption: str, seed: Seed = None) -> "RestorationTransform":
-        """The transform that always applies just this one of `CORRUPTIONS`, without flips: for validation."""
+        """Make the transform that always applies just this one of `CORRUPTIONS`, without flips: for validation."""
         if corruption not in CORRUPTIONS:
             raise GenesisError(f"restoration: no corruption {corruption!r}; there are {', '.join(CORRUPTIONS)}")
         return cls(
@@ -132,7 +132,7 @@ class RestorationTransform(BasicTransform):
         return chosen
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """A new dict with ``image`` and ``target``, and what else was in ``data_dict``; pure given ``params``."""
+        """Make a new dict with ``image``, ``target`` and what else was in ``data_dict``; pure given ``params``."""
         flipped = self.flip.apply(data_dict, axes=params["axes"])
         target = as_float32(flipped["image"])
         image = target
