@@ -59,7 +59,7 @@ class Corruption(ImageOnlyTransform):
         return self.sample(self.randomness.generator(), image.shape[0], tuple(image.shape[1:]))
 
     def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Sample parameters for an image of ``channels`` channels and the spatial ``shape``, as `_apply_to_image` takes."""
+        """Sample parameters, as `_apply_to_image` takes, for an image of ``channels`` and the spatial ``shape``."""
         raise NotImplementedError
 
 
@@ -96,7 +96,7 @@ def draw_seed(rng: np.random.Generator) -> int:
 
 
 def uniform_starts(rng: np.random.Generator, edges: np.ndarray, shape: np.ndarray, margin: int) -> np.ndarray:
-    """Draw the first voxels of boxes of ``edges`` (N, D) inside ``shape`` (D,), uniform over all that fit, int64 (N, D).
+    """Draw first voxels of boxes of ``edges`` (N, D) inside ``shape`` (D,), uniform over all that fit: int64 (N, D).
 
     ``margin`` voxels at each border stay free; it shrinks where an axis is too short for that.
     """
