@@ -21,7 +21,7 @@ def main(part: Part) -> None:
     meet_nan(part, "pretraining", pretrainer(part, dataset=SMALL, precision=precision))
     meet_nan(part, "fine-tuning", finetuner(part, nnUNetTrainerGenesisScratch, dataset=SMALL))
     for what, trainer in (
-        ("pretraining", pretrainer(part, UNET3D, SMALL)),
+        ("pretraining", pretrainer(part, UNET3D, SMALL, precision=precision)),
         ("fine-tuning", finetuner(part, nnUNetTrainerGenesisScratch, UNET3D, SMALL)),
     ):
         losses = [float(trainer.train_step(batch)["loss"]) for batch in some_batches(trainer, 2) * 5]

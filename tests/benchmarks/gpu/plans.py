@@ -13,11 +13,11 @@ _ARCHITECTURES = "dynamic_network_architectures.architectures.unet"
 def plans(name: str, tiny: bool) -> dict[str, Any]:
     """Plans of a data set; 702's are small whether rehearsed or not."""
     small = tiny or name == SMALL
-    edge, stages = (32, 3) if small else (128, 6)
+    edge, stages = (16 if tiny else 32, 3) if small else (128, 6)
     planned = {
         CONFIGURATION: _configuration(edge, _unet("PlainConvUNet", stages, small)),
-        RESENC: _configuration(32 if small else 160, _unet("ResidualEncoderUNet", stages, small)),
-        UNET3D: _configuration(32 if tiny else 64, _genesis_unet3d(tiny)),
+        RESENC: _configuration(edge if small else 160, _unet("ResidualEncoderUNet", stages, small)),
+        UNET3D: _configuration(16 if tiny else 64, _genesis_unet3d(tiny)),
     }
     intensities = {"mean": MEAN, "std": STD, "percentile_00_5": WINDOW[0], "percentile_99_5": WINDOW[1]}
     more = {"median": MEAN, "min": WINDOW[0], "max": WINDOW[1]}
