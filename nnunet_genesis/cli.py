@@ -24,7 +24,7 @@ def run(command: Callable[[], int | None]) -> None:
 
 
 def trainers_folder() -> Path:
-    """Folder of the trainer shim, one of those that ``nnUNet_extTrainer`` must name."""
+    """Return the folder of the trainer shim, one of those that ``nnUNet_extTrainer`` must name."""
     return Path(__file__).resolve().parent / "trainers"
 
 
@@ -77,10 +77,14 @@ def plan() -> None:
     args = parser.parse_args()
 
     def command() -> None:
-        from nnunet_genesis.architectures.planning import plan_genesis_unet3d, summary
+        from nnunet_genesis.architectures.planner import plan_genesis_unet3d, summary
 
         file = plan_genesis_unet3d(
-            args.d, args.weights, args.gpu_memory_target, args.overwrite_target_spacing, args.overwrite_plans_name
+            args.d,
+            weights=args.weights,
+            gpu_memory_target=args.gpu_memory_target,
+            overwrite_target_spacing=args.overwrite_target_spacing,
+            plans_name=args.overwrite_plans_name,
         )
         print(summary(file))
 
@@ -106,7 +110,6 @@ def import_() -> None:
 
     def command() -> None:
         from nnunet_genesis import checkpoint, importers
-        from nnunet_genesis.importers.report import to_text
 
         if args.o.exists():
             raise GenesisError(f"{args.o}: exists already. Move it away, or choose another file with -o.")
@@ -114,7 +117,7 @@ def import_() -> None:
             raise GenesisError(f"{args.o}: expected an existing folder for it, found none. Make it first.")
         imported = importers.convert(args.source, args.format, args.keep_axes)
         checkpoint.save(imported.checkpoint, args.o)
-        print(to_text(imported, args.o))
+        print(importers.to_text(imported, args.o))
 
     run(command)
 
@@ -145,7 +148,7 @@ def inspect() -> None:
 
 
 def number_or_all(text: str) -> int | str:
-    """An argument that is a number or ``all``."""
+    """Parse an argument that is a number or ``all``."""
     if text != "all" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number or 'all', found {text!r}")
     return text if text == "all" else int(text)

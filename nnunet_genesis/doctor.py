@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import disk_usage
 
@@ -18,6 +19,9 @@ SHOWN = ("torch", "nnunetv2", "batchgeneratorsv2", "SimpleITK")
 LITTLE_DISK, NO_DISK = 10e9, 1e9  # bytes; a fold of nnU-Net's keeps about 1 GB, a preprocessed data set 1 to 100
 LITTLE_SHARED, NO_SHARED = 2e9, 256e6  # bytes; a patch of 128³ is 8 MB, and 12 processes keep several batches of them
 FILES = 1024
+SHARED = Path("/dev/shm")
+DRIVER = Path("/proc/driver/nvidia/version")
+GPU_MEMORY = 8e9  # bytes; what nnU-Net plans for unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Finding:
 
 
 def check_folders() -> Iterator[Finding]:
-    """nnU-Net's three folders: set, there, writable, with room."""
+    """Check nnU-Net's three folders: set, there, writable, with room."""
     for variable in FOLDERS:
         path = os.environ.get(variable)
         if not path:
@@ -51,7 +55,7 @@ def check_folders() -> Iterator[Finding]:
 
 
 def writable(folder: Path) -> bool:
-    """Tried, not asked: a mode says nothing of a full or a read-only disk."""
+    """Try, as a mode says nothing of a full or a read-only disk."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True
@@ -60,7 +64,7 @@ def writable(folder: Path) -> bool:
 
 
 def check_versions() -> Iterator[Finding]:
-    """Python and what this package asks for; those that matter most are always shown."""
+    """Compare Python and what this package asks for with what is there; those that matter most are always shown."""
     from packaging.requirements import Requirement
 
     yield Finding(OK, f"Python {sys.version.split()[0]}")
@@ -86,22 +90,8 @@ def check_versions() -> Iterator[Finding]:
             yield Finding(OK, f"{requirement.name} {found} (expected {requirement.specifier})")
 
 
-def check_internals() -> Iterator[Finding]:
-    """What we import, override and call of nnU-Net."""
-    from nnunet_genesis.internals import missing, relied_on
-
-    lost, count = missing(), len(relied_on())
-    if lost:
-        text = (
-            f"nnunetv2 {metadata.version('nnunetv2')}: {len(lost)} of {count} things used are missing, e.g. {lost[0]}"
-        )
-        yield Finding(PROBLEM, text, 'Install a version that is known to work: pip install "nnunetv2>=2.8.1,<2.9"')
-    else:
-        yield Finding(OK, f"nnunetv2 has all {count} things that are used of it and its libraries")
-
-
 def check_trainers() -> Iterator[Finding]:
-    """Whether nnU-Net finds our trainers."""
+    """Check that nnU-Net finds our trainers."""
     import contextlib
     import io
 
@@ -126,7 +116,7 @@ def check_trainers() -> Iterator[Finding]:
 
 
 def check_settings() -> Iterator[Finding]:
-    """Our own variables, and the file of weights."""
+    """Check our own variables, and the file of weights."""
     from nnunet_genesis.files import regular_file
     from nnunet_genesis.settings import PREFIX, Settings
 
@@ -141,19 +131,100 @@ def check_settings() -> Iterator[Finding]:
     yield Finding(OK, f"{PREFIX}*: {', '.join(names) or 'none set'}")
 
 
-def examine() -> list[Finding]:
-    """All checks, each on its own: one that fails is a problem of its own."""
-    from nnunet_genesis.machine import check_compiler, check_cores, check_files, check_gpu, check_shared_memory
+def check_gpu() -> Iterator[Finding]:
+    """List what torch sees of GPUs, and whether they compute."""
+    import torch
 
-    first = (check_folders, check_versions, check_internals, check_trainers, check_settings)
-    found: list[Finding] = []
-    for check in (*first, check_gpu, check_shared_memory, check_files, check_compiler, check_cores):
-        found += guarded(check)
-    return found
+    if not torch.cuda.is_available():
+        if torch.backends.mps.is_available():
+            yield Finding(OK, "GPU: Apple's; use -device mps")
+        elif DRIVER.exists():
+            built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+            text = f"GPU: a driver of Nvidia's is there, but torch ({built}) can't use it"
+            yield Finding(PROBLEM, text, "Install a torch for this driver (https://pytorch.org), or update the driver.")
+        else:
+            yield Finding(WARNING, "GPU: none", "Fine for small networks and tests, with -device cpu.")
+        return
+    for number in range(torch.cuda.device_count()):
+        name, (free, total) = torch.cuda.get_device_name(number), torch.cuda.mem_get_info(number)
+        text = f"GPU {number}: {name}, {total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
+        try:
+            torch.ones(1, device=f"cuda:{number}").add(1).cpu()
+        except RuntimeError as error:
+            found = f"{text}, can't compute ({str(error).splitlines()[0]})"
+            yield Finding(PROBLEM, found, "Install a torch for this GPU and driver (https://pytorch.org).")
+            continue
+        little = free < GPU_MEMORY
+        yield Finding(
+            WARNING if little else OK,
+            text,
+            "Plan for less memory (-gpu_memory_target), or free some." if little else "",
+        )
+
+
+def check_shared_memory() -> Iterator[Finding]:
+    """Check its size: loader processes pass batches through it."""
+    if not SHARED.is_dir():
+        return
+    size = disk_usage(SHARED).total
+    level = PROBLEM if size < NO_SHARED else WARNING if size < LITTLE_SHARED else OK
+    advice = "" if level == OK else "In a container: docker run --shm-size=8g (or --ipc=host)."
+    yield Finding(level, f"{SHARED}: {size / 1e9:.2f} GB", advice)
+
+
+def check_files() -> Iterator[Finding]:
+    """Check their limit: batches in shared memory are open files."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = soft != resource.RLIM_INFINITY and soft < FILES
+    advice = f"ulimit -n {4 * FILES}" if few else ""
+    yield Finding(WARNING if few else OK, f"open files: at most {soft}", advice)
+
+
+def check_compiler() -> Iterator[Finding]:
+    """Check that numba compiles, and has a place to keep the result."""
+    import numba
+
+    if numba.njit(lambda x: x + 1)(1) != 2:
+        yield Finding(PROBLEM, "numba: compiles wrongly", "pip install --force-reinstall numba")
+        return
+    given, spec = os.environ.get("NUMBA_CACHE_DIR"), find_spec("pretraining")
+    beside = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    places = [Path(given)] if given else [*beside, Path.home()]
+    place = next((place for place in places if writable(place)), None)
+    if place:
+        yield Finding(OK, f"numba {numba.__version__}: compiles, and keeps the result in {place}")
+    else:
+        advice = "Set NUMBA_CACHE_DIR to a folder that you may write to."
+        yield Finding(WARNING, "numba: no place for the result, so that every start compiles anew", advice)
+
+
+def check_cores() -> Iterator[Finding]:
+    """Count the cores that this process may use, and how many threads it is told to use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for variable in ("OMP_NUM_THREADS", "nnUNet_n_proc_DA"):
+        value = os.environ.get(variable)
+        if value is None:
+            continue
+        if not value.isdecimal() or int(value) > cores:
+            text = f"{variable}={value}: expected a number of at most {cores}, the cores that may be used"
+            yield Finding(WARNING, text, f"Unset it, or: export {variable}={cores}")
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    yield Finding(OK, f"cores: {cores} (OMP_NUM_THREADS {threads}; with -device cpu it should be their number)")
+
+
+def examine() -> list[Finding]:
+    """Run all checks, each on its own: one that fails is a problem of its own."""
+    setup = (check_folders, check_versions, check_trainers, check_settings)
+    machine = (check_gpu, check_shared_memory, check_files, check_compiler, check_cores)
+    return [finding for check in (*setup, *machine) for finding in guarded(check)]
 
 
 def guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """The check's findings; what it raises is one."""
+    """Return the check's findings; what it raises is one."""
     try:
         return list(check())
     except Exception as error:  # a broken library may raise anything
@@ -162,7 +233,7 @@ def guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
 
 
 def main() -> None:
-    """The command; exit status 0 without problems (warnings allowed), else 1."""
+    """Run the command; exit status 0 without problems (warnings allowed), else 1."""
     argparse.ArgumentParser(
         prog="nnUNetv2_genesis_doctor",
         description="Checks folders, versions, trainers, variables, GPU, shared memory and compiler. Changes nothing. "

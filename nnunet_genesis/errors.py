@@ -5,8 +5,8 @@ from typing import Any
 
 
 def printable(text: Any, length: int | None = None) -> str:
-    """Text of a stranger's, with control characters (a terminal's commands, line breaks, marks that turn the direction
-    of writing) escaped; and cut, where it has more than ``length`` characters.
+    """Escape control characters of untrusted text (a terminal's commands, line breaks, marks that turn the direction of
+    writing), and cut it where it has more than ``length`` characters.
     """
     text = str(text)
     if length is not None and len(text) > length:
@@ -22,10 +22,10 @@ def _escaped(character: str) -> str:
 
 
 class GenesisError(Exception):
-    """Bad input or state that the user can mend.
+    """Bad input or state that the user can correct.
 
     The message names the file or key, what was expected, what was found, and what to do. Commands and trainers
-    print it without a traceback and exit with status 1. It may quote a stranger's file: what could steer a terminal is
+    print it without a traceback and exit with status 1. It may quote an untrusted file: what could steer a terminal is
     escaped, line by line.
     """
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,15 @@ def check_writable(folder: Path) -> None:
     """Make a folder, and raise OSError if nothing can be written there."""
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal digits, read a megabyte at a time."""
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_space(folder: Path) -> None:

@@ -103,9 +103,10 @@ def check_plans(plans: Any, file: Any, *configurations: str) -> None:
             with warnings.catch_warnings():  # nnU-Net's advice on old plans is given where they are used
                 warnings.simplefilter("ignore")
                 planned = PlansManager(plans).get_configuration(name)
-            sizes = [*planned.patch_size, *planned.spacing, *map(len, planned.network_arch_init_kwargs["strides"])]
-            if not all(isinstance(size, (int, float)) for size in sizes):
-                raise TypeError(f"patch size {planned.patch_size}, spacing {planned.spacing}")
+            sizes, network = [*planned.patch_size, *(planned.spacing or ())], planned.network_arch_class_name
+            if not all(isinstance(size, (int, float)) for size in sizes) or not isinstance(network, str):
+                raise TypeError(f"patch size {planned.patch_size}, spacing {planned.spacing}, network {network!r}")
+            list(planned.pool_op_kernel_sizes)
         except Exception as error:  # nnU-Net takes its own file for granted
             raise GenesisError(
                 f"{file}: configuration {name!r} can't be read ({type(error).__name__}: {error}). The file is damaged "
@@ -121,8 +122,8 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     """
     content = read_json(file)
     try:
-        named = bool(channel_names(content)) and isinstance(content["labels"], dict)
-    except (KeyError, TypeError, AttributeError, ValueError):
+        named = channel_names(content) and isinstance(content["labels"], dict)
+    except (GenesisError, KeyError, TypeError, AttributeError, ValueError):
         named = False
     if not named:
         raise GenesisError(
@@ -133,17 +134,20 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
 
 
 def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
-    """Names of the image channels, by number as text, in order; older data sets call them modality.
+    """Return the names of the image channels, by number as text, in order; older data sets call them modality.
 
     Raises:
-        KeyError, AttributeError, ValueError: it has none, or they aren't numbered.
+        GenesisError: it has none.
+        AttributeError, TypeError, ValueError: they aren't names by number.
     """
-    names = dataset_json.get("channel_names") or dataset_json["modality"]
+    names = dataset_json.get("channel_names") or dataset_json.get("modality")
+    if not names:
+        raise GenesisError('dataset.json has no channel_names; expected e.g. {"0": "CT"}. Add them.')
     return {key: str(names[key]) for key in sorted(names, key=int)}
 
 
 def nnunet_folder(variable: str) -> Path:
-    """The folder that ``nnUNet_raw``, ``nnUNet_preprocessed`` or ``nnUNet_results`` names.
+    """Return the folder that ``nnUNet_raw``, ``nnUNet_preprocessed`` or ``nnUNet_results`` names.
 
     Raises:
         GenesisError: the variable isn't set.
@@ -155,7 +159,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def dataset_name(dataset: str, given: str | None = None) -> str:
-    """``DatasetXXX_NAME`` for a name or an id.
+    """Find ``DatasetXXX_NAME`` for a name or an id.
 
     Args:
         dataset: the name or id.

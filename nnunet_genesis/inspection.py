@@ -18,8 +18,8 @@ from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.folders import planned_dataset
 from nnunet_genesis.settings import Settings
-from nnunet_genesis.transfer.load import plan_transfer
 from nnunet_genesis.transfer.network import Network, source_network, target_network
+from nnunet_genesis.transfer.plan import plan_transfer
 
 _LONGEST = 1000  # characters of a line that weights say of themselves
 
@@ -27,7 +27,7 @@ _LONGEST = 1000  # characters of a line that weights say of themselves
 def inspect_weights(
     path: Path, dataset: str | None, configuration: str, plans_name: str, as_json: bool = False
 ) -> tuple[str, bool]:
-    """What the weights are and, with a data set, what would be transferred and the command to run.
+    """Say what the weights are and, with a data set, what would be transferred and the command to run.
 
     ``nnUNet_genesis_min_coverage`` and ``nnUNet_genesis_partial_widths`` are heeded as by the trainers.
 
@@ -57,7 +57,7 @@ def inspect_weights(
 
 
 def _read(path: Path) -> tuple[GenesisWeights, bool]:
-    """The weights, and whether they are in a foreign format."""
+    """Read the weights, and say whether they are in a foreign format."""
     source = importers.read(path)
     foreign = importers.detect(source.content) != "genesis"
     content = importers.convert(source).checkpoint if foreign else dict(source.content)
@@ -65,7 +65,7 @@ def _read(path: Path) -> tuple[GenesisWeights, bool]:
 
 
 def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
-    """Network, data, spacing, normalisation, training, licence and citations, as plain data.
+    """Describe network, data, spacing, normalisation, training, licence and citations, as plain data.
 
     Raises:
         GenesisError: the record doesn't describe the tensors.
@@ -81,13 +81,13 @@ def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
 
 
 def _description(weights: GenesisWeights, network: Network) -> dict[str, Any]:
-    record = weights.metadata
-    citations = record.get("citations") or []
+    record = weights.record
+    citations = record.citations or []
     tensors = {value.untyped_storage().data_ptr(): value.numel() for value in weights.network_weights.values()}
     return {
         "file": str(weights.path),
         "sha256": weights.sha256,
-        "method": record.get("method"),
+        "method": record.method,
         "network": {
             "kind": network.kind,
             "features_per_stage": _features(network),
@@ -96,23 +96,22 @@ def _description(weights: GenesisWeights, network: Network) -> dict[str, Any]:
         },
         "spacing_mm": network.spacing,
         "axis_order": network.axis_order,
-        "patch_size": record.get("patch_size"),
+        "patch_size": record.patch_size,
         "channels": list(network.channels),
-        "normalization": _normalization(record),
-        **{key: record.get(key) for key in ("data", "training", "options", "imported", "software", "licence")},
+        "normalization": _normalization(record.normalization or {}),
+        **{key: getattr(record, key) for key in ("data", "training", "options", "imported", "software", "licence")},
         "citations": citations if isinstance(citations, list) else [citations],
     }
 
 
 def _features(network: Network) -> list[int]:
-    """Output channels of the first block of every encoder stage."""
+    """Count the output channels of the first block of every encoder stage."""
     stages = range(len(network.strides))
     names = [[name for name in network.shapes if name.startswith(f"encoder.stages.{stage}.")] for stage in stages]
     return [max(network.shapes[name][0] for name in stage if name.endswith("conv.weight")) for stage in names]
 
 
-def _normalization(record: Mapping[str, Any]) -> list[str]:
-    normalization = record.get("normalization", {})
+def _normalization(normalization: Mapping[str, Any]) -> list[str]:
     properties = normalization.get("foreground_intensity_properties_per_channel", {})
     texts = []
     for channel, scheme in enumerate(normalization.get("schemes", [])):
@@ -127,7 +126,7 @@ def _normalization(record: Mapping[str, Any]) -> list[str]:
 
 
 def describe_text(description: Mapping[str, Any]) -> str:
-    """The description of :func:`describe_weights` for people."""
+    """Write the description of :func:`describe_weights` for people."""
     network, spacing = description["network"], description["spacing_mm"]
     lines = {
         "SHA-256": description["sha256"],
@@ -154,7 +153,7 @@ def _flat(values: Any) -> str:
 
 
 def planned_network(dataset: str, configuration: str, plans_name: str) -> Network:
-    """The network that nnU-Net would build for a data set, without memory for its tensors.
+    """Describe the network that nnU-Net would build for a data set, without memory for its tensors.
 
     Raises:
         GenesisError: there are no such plans or configuration, or it is 2D.
@@ -179,7 +178,7 @@ def planned_network(dataset: str, configuration: str, plans_name: str) -> Networ
 
 
 def command_to_run(weights: Path, dataset: str, configuration: str, plans_name: str) -> str:
-    """What to type to fine-tune."""
+    """Say what to type to fine-tune."""
     plans = "" if plans_name == "nnUNetPlans" else f" -p {plans_name}"
     return (
         f"export nnUNet_genesis_weights={shlex.quote(str(weights.resolve()))}\n"

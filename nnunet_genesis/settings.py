@@ -1,16 +1,19 @@
-"""Every ``nnUNet_genesis_*`` environment variable, read once into one frozen record."""
+"""Every ``nnUNet_genesis_*`` environment variable, read once, and the weights that they or the plans name."""
 
 import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.training.precision import CPU_PRECISIONS
 
 PREFIX = "nnUNet_genesis_"
 OPTIMIZERS = ("sgd", "adamw")
+ENTRY = 'plans["genesis"]'
 
 
 def _setting(parse: Callable[[str], Any], accept: Callable[[Any], bool], expected: str, default: Any = None) -> Any:
@@ -68,7 +71,7 @@ class Settings:
         return cls(**values)
 
     def scales_loaded(self) -> bool:
-        """Whether loaded kernels are scaled to unit variance."""
+        """Say whether loaded kernels are scaled to unit variance."""
         return self.optimizer == "sgd" if self.unit_variance is None else bool(self.unit_variance)
 
 
@@ -86,3 +89,57 @@ def _parse(variable: str, text: str, field: Mapping[str, Any]) -> Any:
     except ValueError:
         pass
     raise GenesisError(f"{variable}={text!r}: expected {field['expected']}. Correct or unset it.")
+
+
+def weights_file(settings: Settings, plans: Mapping[str, Any], trainer: str) -> Path:
+    """Find the file of weights: what ``nnUNet_genesis_weights`` names, else what the plans do.
+
+    Plans may be untrusted. Whatever path they name is only ever read as a checkpoint. Where they have a
+    ``sha256`` beside ``weights``, the file must have it; it is of no concern where the variable names another file.
+
+    Args:
+        settings: of the environment.
+        plans: nnU-Net's; ``plans["genesis"]``, where it is there, has ``weights`` and may have ``sha256``.
+        trainer: its name, for the message.
+
+    Raises:
+        GenesisError: neither names a file, the plans' entry isn't what it should be, or the digest is another.
+    """
+    if settings.weights:
+        return _expanded(settings.weights)
+    planned = plans.get("genesis", {})
+    planned = planned if isinstance(planned, Mapping) else {"weights": planned}
+    path, digest = planned.get("weights"), planned.get("sha256")
+    for key, value in (("weights", path), ("sha256", digest)):
+        if value is not None and not isinstance(value, str):
+            raise GenesisError(
+                f'{ENTRY}["{key}"]: expected text, found {type(value).__name__}. Correct the plans, or remove it there '
+                "and set nnUNet_genesis_weights=/path/to/checkpoint_final.pth."
+            )
+    if not path:
+        raise GenesisError(
+            f"{trainer} has no weights to start from. Expected the environment variable nnUNet_genesis_weights or "
+            f'{ENTRY}["weights"]; found neither. Set nnUNet_genesis_weights=/path/to/checkpoint_final.pth (from '
+            "nnUNetv2_genesis_pretrain), or train from random weights with -tr nnUNetTrainerGenesisScratch."
+        )
+    file = _expanded(path)
+    if digest is not None:
+        _check_digest(file, digest)
+    return file
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~ of a user who isn't there
+        raise GenesisError(f"{path}: expected the path of a checkpoint, found {error}. Check the path.") from error
+
+
+def _check_digest(file: Path, expected: str) -> None:
+    found = sha256(regular_file(file))
+    if found != expected.strip().lower():
+        raise GenesisError(
+            f'{file}: expected the SHA-256 {expected} that {ENTRY}["sha256"] names, found {found}; it is another file, '
+            "or was changed or damaged on its way. Nothing was read. Get the file that the plans mean, or, if you "
+            "trust this one, name it in nnUNet_genesis_weights."
+        )

@@ -15,15 +15,14 @@ from torch import distributed as dist
 from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import check_plans
-from nnunet_genesis.settings import Settings
+from nnunet_genesis.settings import Settings, weights_file
 from nnunet_genesis.training.fine_tuning import FineTuningTrainer
 from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
-from nnunet_genesis.transfer.load import plan_transfer
+from nnunet_genesis.transfer.moves import apply_moves
 from nnunet_genesis.transfer.network import target_network
-from nnunet_genesis.transfer.operations import apply_moves
+from nnunet_genesis.transfer.plan import plan_transfer
 from nnunet_genesis.transfer.report import LoadReport
 from nnunet_genesis.transfer.unit_variance import scale_to_unit_variance
-from nnunet_genesis.weights_file import weights_file
 
 ADAMW_WEIGHT_DECAY = 1e-2  # torch's own default, with which all published figures were made; SGD has nnU-Net's 3e-5
 PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
@@ -33,7 +32,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     """Fine-tunes from a Genesis-pretrained encoder; decoder and head start from nnU-Net's initialisation.
 
     The weights come from the environment variable ``nnUNet_genesis_weights`` or from
-    ``plans["genesis"]["weights"]`` (see :mod:`nnunet_genesis.weights_file`) and are read once, when a run begins:
+    ``plans["genesis"]["weights"]`` (see :mod:`nnunet_genesis.settings`) and are read once, when a run begins:
     ``--c``, ``--val`` and prediction never need the file. What was loaded is logged and written to
     ``genesis_load_report.json``.
 

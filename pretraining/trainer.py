@@ -1,5 +1,6 @@
 """The restoration trainer: nnU-Net's trainer with another loader, loss and validation."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,10 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.adaptation_plan import adaptation_plan
 from nnunet_genesis.checkpoint.writing import BEST, GO_ON, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words
+from nnunet_genesis.folders import channel_names
 from nnunet_genesis.stability import require_finite
 from nnunet_genesis.training.base import ResumableTrainer
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
@@ -35,7 +36,6 @@ from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warm
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
 from pretraining.intensity_range import load_ranges, to_unit
-from pretraining.metadata import describe
 from pretraining.options import RestorationOptions
 from pretraining.restoration import CORRUPTIONS, RestorationTransform
 
@@ -337,11 +337,32 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             "init_args": {key: value for key, value in self.my_init_kwargs.items() if key != "device"},
             "trainer_name": type(self).__name__,
             "inference_allowed_mirroring_axes": None,
-            "genesis": (record := describe(self)),
-            "nnssl_adaptation_plan": adaptation_plan(record, self.num_input_channels),
+            "genesis": (record := self._record()).to_plain(),
+            "nnssl_adaptation_plan": record.adaptation_plan(self.num_input_channels),
         }
         with replacing(filename) as temporary:
             torch.save(content, temporary)
+
+    def _record(self) -> checkpoint.Record:
+        """What the checkpoint says of itself (DESIGN, rule 5)."""
+        options = {"precision": self.precision, "memory_format": self.memory_format}
+        return checkpoint.Record.of_training(
+            self.plans_manager.plans,
+            self.configuration_name,
+            corruption={name: float(p) for name, p in vars(self.train_loader.corrupt).items() if name.startswith("p_")},
+            options=dataclasses.asdict(self.options) | options,
+            training={
+                "epochs": self.current_epoch + 1,
+                "batch_size": self.configuration_manager.batch_size,
+                "best_r2": float(self.best_r2) if np.isfinite(self.best_r2) else None,
+            },
+            data={
+                "channel_names": channel_names(self.dataset_json),
+                "number_of_cases": dict(self.number_of_cases),
+                "fold": self.fold,
+            },
+            licence=self.options.licence,
+        )
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Go on from a checkpoint of this trainer (a path, or what :func:`nnunet_genesis.checkpoint.load` gave)."""

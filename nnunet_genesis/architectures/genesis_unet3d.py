@@ -3,7 +3,7 @@
 Written from the published description and the shapes of the published weights (Zhou et al., 2021).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,15 +14,54 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
+from torch.nn import functional
 
-from nnunet_genesis.architectures.batch_statistics_norm import BatchStatisticsNorm
-from nnunet_genesis.architectures.input_map import InputMap
+from nnunet_genesis.checkpoint.architecture import GENESIS
 from nnunet_genesis.errors import GenesisError
 
 PUBLISHED_FEATURES = (64, 128, 256, 512)  # after each level's second convolution; its first one has half of them
 STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 KERNEL_SIZES = ((3, 3, 3),) * 4
 DIVISOR = 8  # three max-poolings of 2
+
+# Published: Hounsfield units clipped to ±1000 and mapped to [0, 1] (Zhou et al., 2021).
+LOWEST_HU, HIGHEST_HU = -1000.0, 1000.0
+
+# In standard deviations from the mean. Percentiles 0.1 and 99.9 of z-scored MRs, measured: 260 hippocampi (nnU-Net's
+# preprocessed cases) −2.58 … −1.85 and 1.71 … 7.66, median −2.16 and 2.28, 95 % of the cases below 5.54; 60 ACDC cases
+# −1.50 … −0.77 and 2.91 … 6.69; 4 whole heads −0.95 … −0.67 and 2.97 … 4.44, of their nonzero voxels alone down to
+# −3.07 and up to 5.71; 4 BraTS channels inside the brain −3.08 … −2.42 and 3.16 … 4.59. (0.5 and 99.5: −3.02 and 4.72
+# at the most.) Wide is safe: the batch norm after the first convolution takes the map's scale and shift out again.
+ZSCORE_WINDOW = (-3.0, 6.0)
+
+
+def architecture(
+    features: Sequence[int] = PUBLISHED_FEATURES,
+    norm_eps: float = 1e-5,
+    input_maps: Sequence[tuple[float, float]] | None = None,
+) -> dict[str, Any]:
+    """Describe the network for nnU-Net's plans; it is the same for any order of the axes.
+
+    Args:
+        features: channels after each level's second convolution.
+        norm_eps: epsilon of the norms.
+        input_maps: of each channel, scale and shift as :func:`planned_map` gives them; ``None``: the input stays.
+    """
+    maps = {}
+    if input_maps is not None:
+        maps = {"input_scale": [scale for scale, _ in input_maps], "input_shift": [shift for _, shift in input_maps]}
+    return {
+        "network_class_name": GENESIS,
+        "arch_kwargs": {
+            "n_stages": len(STRIDES),
+            "features_per_stage": list(features),
+            "kernel_sizes": [list(size) for size in KERNEL_SIZES],
+            "strides": [list(stride) for stride in STRIDES],
+            "norm_eps": norm_eps,
+            **maps,
+        },
+        "_kw_requires_import": [],
+    }
 
 
 class GenesisUNet3D(AbstractDynamicNetworkArchitectures):
@@ -71,7 +110,7 @@ class GenesisUNet3D(AbstractDynamicNetworkArchitectures):
         self.decoder = GenesisDecoder(self.encoder, num_classes, deep_supervision)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits of (B, C, Z, Y, X).
+        """Compute the logits of (B, C, Z, Y, X).
 
         Raises:
             GenesisError: an axis isn't divisible by 8.
@@ -84,12 +123,12 @@ class GenesisUNet3D(AbstractDynamicNetworkArchitectures):
         return self.decoder(self.encoder(self.input_map(x)))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Elements of all convolutions' outputs for a patch (Z, Y, X): nnU-Net's measure of GPU memory."""
+        """Count the elements of all convolutions' outputs for a patch (Z, Y, X): nnU-Net's measure of GPU memory."""
         return sum(part.compute_conv_feature_map_size(input_size) for part in (self.encoder, self.decoder))
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """He initialisation, for ReLU; nnU-Net applies it to every module."""
+        """Initialise as He, for ReLU; nnU-Net applies it to every module."""
         InitWeights_He(0)(module)
 
 
@@ -115,14 +154,14 @@ class GenesisEncoder(nn.Module):
         self.pool = nn.MaxPool3d(2)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Outputs of all levels, full resolution first."""
+        """Return the outputs of all levels, full resolution first."""
         outputs: list[torch.Tensor] = []
         for stage in self.stages:
             outputs.append(stage(self.pool(outputs[-1]) if outputs else x))
         return outputs
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """As the network's."""
+        """Count as the network does."""
         total, size = 0, list(input_size)
         for (convolutions,) in self.stages:
             total += convolutions.compute_conv_feature_map_size(size)
@@ -141,7 +180,7 @@ class GenesisDecoder(UNetDecoder):
             self.stages[level] = conv_pair(encoder, below + skip, (skip, skip))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """As the network's."""
+        """Count as the network does."""
         channels = self.encoder.output_channels
         wider = [
             (below - skip) * np.prod([length // 2**level for length in input_size], dtype=np.int64)
@@ -151,7 +190,7 @@ class GenesisDecoder(UNetDecoder):
 
 
 def conv_pair(encoder: GenesisEncoder, inputs: int, outputs: tuple[int, int]) -> Any:
-    """Two 3³ convolutions, each with the encoder's norm and nonlinearity."""
+    """Make two 3³ convolutions, each with the encoder's norm and nonlinearity."""
     return StackedConvBlocks(
         2, encoder.conv_op, inputs, outputs, 3, 1, encoder.conv_bias, encoder.norm_op, encoder.norm_op_kwargs,
         nonlin=encoder.nonlin, nonlin_kwargs=encoder.nonlin_kwargs,
@@ -174,3 +213,106 @@ def _check_arguments(
                 f"GenesisUNet3D: architecture argument {name} is {found}, expected {wanted}. The published weights fix "
                 "this network; make plans for it with nnUNetv2_genesis_plan, and change features_per_stage only."
             )
+
+
+class BatchStatisticsNorm(nn.Module):
+    """Batch norm that uses the statistics of the batch in evaluation too.
+
+    ``running_mean``, ``running_var`` and ``num_batches_tracked`` give the published file's tensors a place; they are
+    neither read nor updated.
+
+    Args:
+        num_features: channels C of the input (B, C, Z, Y, X).
+        eps: added to the variance; PyTorch's default is 1e-5, Keras' 1e-3.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    # Not a torch.nn.BatchNorm3d: under DDP nnU-Net would turn that into a SyncBatchNorm, which validates with running
+    # statistics, so that training would select its best epoch by another network than the one that predicts.
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise (B, C, Z, Y, X) over all axes but C."""
+        return functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        """Say what ``print(network)`` shows."""
+        return f"{self.weight.numel()}, eps={self.eps}"
+
+
+class InputMap(nn.Module):
+    """x · scale + shift per channel, clipped to [0, 1]; without scale and shift, the identity (nothing is clipped).
+
+    It is clipped because the published data were: bone and metal above 1000 HU look like 1000 HU to the weights.
+    Scale and shift come from the plans and are not in the state dict, so that the same weights serve other data.
+
+    Args:
+        channels: input channels of the network.
+        scale: factors of the first ``len(scale)`` channels; further ones (the one-hot segmentation of a cascade's
+            previous stage, which is in [0, 1]) are left alone.
+        shift: as many summands.
+
+    Raises:
+        GenesisError: ``scale`` and ``shift`` don't fit each other or the channels.
+    """
+
+    scale: torch.Tensor | None
+    shift: torch.Tensor | None
+
+    def __init__(self, channels: int, scale: Sequence[float] | None, shift: Sequence[float] | None):
+        super().__init__()
+        lengths = [len(values) if values is not None else 0 for values in (scale, shift)]
+        if lengths[0] != lengths[1] or lengths[0] > channels:
+            raise GenesisError(
+                f"GenesisUNet3D: expected input_scale and input_shift for each of the {channels} input channels (or "
+                f"neither), found {lengths[0]} and {lengths[1]} numbers. Correct the plans' arch_kwargs, or plan anew."
+            )
+        others = channels - lengths[0]
+        self.register_buffer("scale", self._column(scale, [1.0] * others), persistent=False)
+        self.register_buffer("shift", self._column(shift, [0.0] * others), persistent=False)
+
+    @staticmethod
+    def _column(values: Sequence[float] | None, more: list[float]) -> torch.Tensor | None:
+        return None if values is None else torch.tensor([*values, *more]).reshape(-1, 1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, Z, Y, X)."""
+        if self.scale is None or self.shift is None:
+            return x
+        return (x * self.scale + self.shift).clamp(0, 1)
+
+
+def planned_map(scheme: str, properties: Mapping[str, float]) -> tuple[float, float]:
+    """Return the scale and shift that map a channel's normalised intensities to [0, 1].
+
+    Args:
+        scheme: nnU-Net's normalisation. CTNormalization gives exactly (HU + 1000) / 2000, ZScoreNormalization a fixed
+            window (:data:`ZSCORE_WINDOW`); what is in [0, 1] already stays.
+        properties: the channel's ``foreground_intensity_properties``: ``mean`` and ``std`` in HU are read for CT.
+
+    Raises:
+        GenesisError: the scheme doesn't say where the intensities lie.
+    """
+    if scheme == "CTNormalization":
+        width = HIGHEST_HU - LOWEST_HU
+        # CTNormalization divides by at least 1e-8, too.
+        return max(float(properties["std"]), 1e-8) / width, (float(properties["mean"]) - LOWEST_HU) / width
+    if scheme == "ZScoreNormalization":
+        lowest, highest = ZSCORE_WINDOW
+        return 1 / (highest - lowest), -lowest / (highest - lowest)
+    if scheme in ("RescaleTo01Normalization", "RGBTo01Normalization"):
+        return 1.0, 0.0
+    raise GenesisError(
+        f"dataset.json: channel normalised with {scheme}, of which the range is unknown; the Genesis 3D U-Net expects "
+        "intensities that can be mapped to [0, 1]. Name the channel CT, zscore or rescale_to_0_1 in channel_names."
+    )

@@ -1,28 +1,33 @@
 """Plans for the original Models Genesis 3D U-Net: nnU-Net's, with patch and batch size fitted to this network."""
 
+import contextlib
+import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
 from nnunet_genesis.architectures.genesis_unet3d import (
     DIVISOR,
-    KERNEL_SIZES,
     PUBLISHED_FEATURES,
-    STRIDES,
     GenesisUNet3D,
+    architecture,
+    planned_map,
 )
-from nnunet_genesis.architectures.input_map import planned_map
+from nnunet_genesis.checkpoint import GenesisWeights, load_weights
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import read_json
+from nnunet_genesis.folders import dataset_name, nnunet_folder, read_dataset_json, read_plans
 
 PLANS_NAME = "nnUNetGenesisUNet3DPlans"
 DEFAULT_PLANS = "nnUNetPlans"
-NETWORK_CLASS = "nnunet_genesis.architectures.GenesisUNet3D"
 # A patch isn't made smaller than this for lack of memory; the bottleneck then has 2 voxels an axis.
 LEAST_EDGE = 16
 
@@ -71,7 +76,7 @@ class GenesisUNet3DPlanner(ExperimentPlanner):
 
     @staticmethod
     def static_estimate_VRAM_usage(*_args: Any, **_kwargs: Any) -> int:  # noqa: N802 - nnU-Net's name
-        """Next to nothing: nnU-Net's U-Net isn't the network to be trained, so it isn't built and its patch not shrunk.
+        """Return next to nothing: nnU-Net's U-Net isn't the one to be trained, so it isn't built, nor its patch shrunk.
 
         :meth:`get_plans_for_configuration` estimates ours instead.
         """
@@ -85,7 +90,7 @@ class GenesisUNet3DPlanner(ExperimentPlanner):
         approximate_n_voxels_dataset: float,
         _cache: dict[str, Any],
     ) -> dict[str, Any]:
-        """nnU-Net's plan of one configuration, with our network and the patch and batch size that fit it.
+        """Make nnU-Net's plan of one configuration, with our network and the patch and batch size that fit it.
 
         Raises:
             GenesisError: no patch fits the memory, or a channel's intensities can't be mapped to [0, 1].
@@ -103,19 +108,10 @@ class GenesisUNet3DPlanner(ExperimentPlanner):
     def _architecture(self, schemes: Sequence[str]) -> dict[str, Any]:
         properties = self.dataset_fingerprint["foreground_intensity_properties_per_channel"]
         maps = [planned_map(scheme, properties[str(channel)]) for channel, scheme in enumerate(schemes)]
-        arch_kwargs = {
-            "n_stages": len(STRIDES),
-            "features_per_stage": self.features_per_stage,
-            "kernel_sizes": KERNEL_SIZES,
-            "strides": STRIDES,
-            "norm_eps": self.norm_eps,
-            "input_scale": [scale for scale, _ in maps],
-            "input_shift": [shift for _, shift in maps],
-        }
-        return {"network_class_name": NETWORK_CLASS, "arch_kwargs": arch_kwargs, "_kw_requires_import": []}
+        return architecture(self.features_per_stage, self.norm_eps, maps)
 
     def _voxels_that_fit(self, arch_kwargs: Mapping[str, Any]) -> float:
-        """Voxels of the largest patch, at nnU-Net's reference batch size, in the memory target."""
+        """Count the voxels of the largest patch, at nnU-Net's reference batch size, in the memory target."""
         with torch.device("meta"):  # shapes are all that the estimate needs
             network = GenesisUNet3D(len(arch_kwargs["input_scale"]), len(self.dataset_json["labels"]), **arch_kwargs)
         # The same for every patch: its edges are divisible by 8, so the estimate is proportional to its volume.
@@ -123,7 +119,7 @@ class GenesisUNet3DPlanner(ExperimentPlanner):
         return self.UNet_reference_val_3d * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB / per_voxel
 
     def _fit_patch(self, largest: Sequence[int], median_shape: Sequence[float], voxels: float) -> list[int]:
-        """The largest patch of ``voxels`` at most: nnU-Net's rule in steps of 8, from the median shape rounded up."""
+        """Shrink the median shape, rounded up, to ``voxels`` at most: nnU-Net's rule in steps of 8."""
         patch = [min(map(_divisible, lengths)) for lengths in zip(largest, median_shape, strict=True)]
         voxels *= self.UNet_reference_val_corresp_bs_3d / self.UNet_min_batch_size
         while np.prod(patch) > voxels:
@@ -138,21 +134,21 @@ class GenesisUNet3DPlanner(ExperimentPlanner):
         return patch
 
     def _batch_size(self, patch: Sequence[int], voxels: float, dataset_voxels: float) -> int:
-        """nnU-Net's rule: what fits, covering no more than 5 % of the data set, at least 2."""
+        """Follow nnU-Net's rule: what fits, covering no more than 5 % of the data set, at least 2."""
         volume = float(np.prod(patch))
         fitting = round(voxels / volume * self.UNet_reference_val_corresp_bs_3d)
         covering = round(dataset_voxels * self.max_dataset_covered / volume)
         return max(min(fitting, covering), self.UNet_min_batch_size)
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """The default plans' for ``3d_fullres`` where the preprocessed data are the same, else one of our own."""
+        """Return the default plans' for ``3d_fullres`` where the preprocessed data are the same, else our own."""
         if configuration_name == "3d_fullres" and self._data_are_the_defaults():
             return f"{DEFAULT_PLANS}_{configuration_name}"
         return super().generate_data_identifier(configuration_name)
 
     def _data_are_the_defaults(self) -> bool:
         file = Path(nnUNet_preprocessed) / self.dataset_name / f"{DEFAULT_PLANS}.json"
-        plans = load_json(str(file)) if file.is_file() else {"configurations": {}}
+        plans = read_plans(file) if file.is_file() else {"configurations": {}}
         theirs = plans["configurations"].get("3d_fullres")
         if theirs is None:  # not planned yet: nnU-Net will choose the same unless told otherwise
             return self.overwrite_target_spacing is None
@@ -182,5 +178,114 @@ class GenesisUNet3DPlanner(ExperimentPlanner):
 
 
 def _divisible(length: float) -> int:
-    """The next multiple of 8, at least 8."""
+    """Round up to a multiple of 8, at least 8."""
     return max(1, int(np.ceil(length / DIVISOR))) * DIVISOR
+
+
+def plan_genesis_unet3d(
+    dataset: str,
+    weights: Path | None = None,
+    gpu_memory_target: float = 8,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str = PLANS_NAME,
+) -> Path:
+    """Plan the original Genesis 3D U-Net for a labelled data set.
+
+    Args:
+        dataset: name or id of a data set in nnUNet_raw.
+        weights: Genesis checkpoint to be written into the plans; the network takes its widths and epsilon.
+        gpu_memory_target: GB, by nnU-Net's estimate.
+        overwrite_target_spacing: mm of ``3d_fullres``, in the order of the image's array (z, y, x).
+        plans_name: name of the plans.
+
+    Returns:
+        The plans file.
+
+    Raises:
+        GenesisError: the data set isn't there, an option or the weights can't be used, or the plans' name is taken.
+    """
+    if gpu_memory_target <= 0 or any(length <= 0 for length in overwrite_target_spacing or ()):
+        raise GenesisError(
+            f"-gpu_memory_target {gpu_memory_target}, -overwrite_target_spacing {overwrite_target_spacing}: expected "
+            "numbers above 0. Correct the command."
+        )
+    network = network_arguments(load_weights(weights)) if weights else {}
+    name = _dataset_name(dataset)
+    folder = Path(nnUNet_preprocessed) / name
+    file = folder / f"{plans_name}.json"
+    _refuse_foreign_plans(file)
+    if not (folder / "dataset_fingerprint.json").is_file():
+        print(f"{folder}: no dataset_fingerprint.json yet; extracting it, as nnUNetv2_extract_fingerprint does")
+        extract_fingerprint_dataset(convert_dataset_name_to_id(name), verbose=False)
+    spacing = [float(length) for length in overwrite_target_spacing] if overwrite_target_spacing else None
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints every configuration's dictionary
+        GenesisUNet3DPlanner(
+            name, gpu_memory_target, plans_name=plans_name, overwrite_target_spacing=spacing, weights=weights, **network
+        ).plan_experiment()
+    return file
+
+
+def network_arguments(weights: GenesisWeights) -> dict[str, Any]:
+    """Return widths and epsilon of the Genesis 3D U-Net that the weights belong to.
+
+    Raises:
+        GenesisError: they belong to another network.
+    """
+    tensors = weights.network_weights
+    second = [f"encoder.stages.{level}.0.convs.1.conv.weight" for level in range(4)]
+    widths = [tuple(tensors[name].shape[:2]) for name in second if name in tensors]
+    deeper = any(name.startswith("encoder.stages.4.") for name in tensors)
+    if len(widths) != 4 or deeper or any(out != 2 * inside for out, inside in widths):
+        raise GenesisError(
+            f"{weights.path}: expected weights of the original Genesis 3D U-Net (four encoder stages whose second "
+            f"convolution doubles the features), found {widths or 'other tensors'}. Give Genesis_Chest_CT weights "
+            "imported with nnUNetv2_genesis_import; weights of nnU-Net's networks need no plans of their own."
+        )
+    arguments = weights.record.planned.network_arch_init_kwargs
+    return {"features_per_stage": [out for out, _ in widths], "norm_eps": float(arguments.get("norm_eps", 1e-5))}
+
+
+def summary(file: Path) -> str:
+    """Say what was planned in the plans file, and the commands that come next."""
+    plans, dataset = read_json(file), convert_dataset_name_to_id(file.parent.name)
+    lines = [f"Plans: {file}"]
+    planned = {name: values for name, values in plans["configurations"].items() if "patch_size" in values}
+    for name, values in planned.items():
+        edges = ["×".join(f"{length:.3g}" for length in values[key]) for key in ("patch_size", "spacing")]
+        lines.append(f"  {name}: patch {edges[0]}, batch size {values['batch_size']}, spacing {edges[1]} mm")
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    for channel, (scale, shift) in enumerate(zip(arguments["input_scale"], arguments["input_shift"], strict=True)):
+        lines.append(f"  network input, channel {channel}: x · {scale:.6g} + {shift:.6g}, clipped to [0, 1]")
+    name, given = file.stem, plans["genesis"].get("weights")
+    lines.append(f"  weights: {given or 'none yet; set nnUNet_genesis_weights=/path/to/genesis.pth, as below'}")
+    data = file.parent / plans["configurations"]["3d_fullres"]["data_identifier"]
+    shared = f"   # not needed if {data} is complete" if data.is_dir() else ""
+    lines += ["Next:", f"  nnUNetv2_preprocess -d {dataset} -p {name} -c {' '.join(sorted(planned))}{shared}"]
+    if not os.environ.get("nnUNet_extTrainer"):
+        lines.append('  export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers)"')
+    if not given:
+        lines.append("  export nnUNet_genesis_weights=/path/to/genesis.pth")
+    return "\n".join([*lines, f"  nnUNetv2_train {dataset} 3d_fullres 0 -p {name} -tr nnUNetTrainerGenesisFull"])
+
+
+def _dataset_name(dataset: str) -> str:
+    raw, _ = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
+    name = dataset_name(dataset)
+    file = raw / name / "dataset.json"
+    if not file.is_file():
+        raise GenesisError(
+            f"{file}: no such file; planning needs the raw, labelled data set. Correct -d or nnUNet_raw. (Scans "
+            "without labels: nnUNetv2_genesis_prepare --like a planned data set, with -p.)"
+        )
+    read_dataset_json(file)
+    return name
+
+
+def _refuse_foreign_plans(file: Path) -> None:
+    ours = GenesisUNet3DPlanner.__name__
+    planner = read_plans(file).get("experiment_planner_used") if file.is_file() else ours
+    if planner != ours:
+        raise GenesisError(
+            f"{file}: exists already and is {planner}'s; expected no plans, or plans of {ours}. Choose another name "
+            "with -overwrite_plans_name."
+        )

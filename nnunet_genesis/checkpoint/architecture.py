@@ -1,9 +1,10 @@
-"""An architecture as foreign plans describe it -> the same in our own words, or a refusal.
+"""The networks that we know, and an architecture as foreign plans describe it in our own words, or a refusal.
 
 nnU-Net imports what the plans name. So no text of a foreign file is kept here: names are looked up in the tables
 below, numbers are checked, anything else is refused.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from nnunet_genesis.errors import GenesisError
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 GENESIS = "nnunet_genesis.architectures.GenesisUNet3D"
+
+KINDS = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual", "GenesisUNet3D": "Genesis 3D U-Net"}
+# Where the image enters; a residual encoder has a stem before its stages.
+_STEMS = {"residual": ("encoder.stem", "convs.0"), "plain": ("encoder.stages.0", "0.convs.0")}
+_STEMS["Genesis 3D U-Net"] = _STEMS["plain"]
 
 # The trailing name decides; "ResEncL" is nnssl's for a ResidualEncoderUNet of fixed size.
 _CLASSES = {"PlainConvUNet": PLAIN, "ResidualEncoderUNet": RESIDUAL, "ResEncL": RESIDUAL, "GenesisUNet3D": GENESIS}
@@ -27,14 +33,72 @@ _OPERATIONS = {
     "BasicBlockD": "dynamic_network_architectures.building_blocks.residual.BasicBlockD",
     "BottleneckD": "dynamic_network_architectures.building_blocks.residual.BottleneckD",
 }
+# What nnU-Net's planners choose for 3D networks; LeakyReLU's slope is torch's default, 0.01.
+OPERATIONS = {
+    "conv_op": _OPERATIONS["Conv3d"],
+    "conv_bias": True,
+    "norm_op": _OPERATIONS["InstanceNorm3d"],
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "dropout_op": None,
+    "dropout_op_kwargs": None,
+    "nonlin": _OPERATIONS["LeakyReLU"],
+    "nonlin_kwargs": {"inplace": True},
+}
+# nnssl's name for a ResidualEncoderUNet of this size.
+RES_ENC_L = {
+    "n_stages": 6,
+    "features_per_stage": [32, 64, 128, 256, 320, 320],
+    "kernel_sizes": [[3, 3, 3]] * 6,
+    "strides": [[1, 1, 1], *[[2, 2, 2]] * 5],
+    "n_blocks_per_stage": [1, 3, 4, 6, 6, 6],
+    "n_conv_per_stage_decoder": [1] * 5,
+    **OPERATIONS,
+}
+
 IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin", "block")
 # Largest integers: generous for any network, small enough to build its layout in no time.
 _LIMITS = {"n_stages": 16, "n_conv_per_stage": 64, "n_blocks_per_stage": 64, "n_conv_per_stage_decoder": 64}
 _LIMIT = 65536
 
 
+def kind_of(class_name: str) -> str:
+    """Name the kind of network (see :data:`KINDS`) that a class builds; other classes are a kind of their own."""
+    name = class_name.rpartition(".")[2]
+    return KINDS.get(name, name)
+
+
+def first_convolution(names: Iterable[str]) -> str | None:
+    """Find the weight that sees the image among the names of a network's tensors."""
+    found = set(names)
+    return next((name for stem, block in _STEMS.values() if (name := f"{stem}.{block}.conv.weight") in found), None)
+
+
+def adaptation_entries(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what nnssl's adaptation plan says of a network.
+
+    Args:
+        architecture: entry of nnU-Net's plans.
+    """
+    class_name, arguments = architecture["network_class_name"].rpartition(".")[2], architecture["arch_kwargs"]
+    is_res_enc_l = _CLASSES.get(class_name) == RESIDUAL and RES_ENC_L.items() <= arguments.items()
+    stem, block = _STEMS.get(kind_of(class_name), (None, None))
+    return {
+        "architecture_plans": {
+            "arch_class_name": "ResEncL" if is_res_enc_l else class_name,
+            "arch_kwargs": arguments,
+            "arch_kwargs_requiring_import": list(architecture["_kw_requires_import"]),
+        },
+        "key_to_encoder": "encoder.stages",
+        "key_to_stem": stem,
+        "keys_to_in_proj": [
+            f"{stem}.{block}.{name}" for name in ("conv", "all_modules.0") if stem
+        ],  # one tensor, twice
+        "key_to_lpe": None,
+    }
+
+
 def own_words(class_name: Any, arguments: Any, file: Path) -> dict[str, Any]:
-    """The ``architecture`` entry of nnU-Net's plans, made of our own constants and checked numbers.
+    """Make the ``architecture`` entry of nnU-Net's plans of our own constants and checked numbers.
 
     Args:
         class_name: the network's class, with or without its module.
@@ -42,7 +106,7 @@ def own_words(class_name: Any, arguments: Any, file: Path) -> dict[str, Any]:
         file: for messages.
 
     Raises:
-        GenesisError: the class or an operation isn't one that we know, or an argument is no number.
+        GenesisError: the class or an operation isn't one that we know, or an argument isn't a number.
     """
     network = class_path(class_name, file)
     if not isinstance(arguments, dict):
@@ -63,7 +127,7 @@ def own_words(class_name: Any, arguments: Any, file: Path) -> dict[str, Any]:
 
 
 def class_path(class_name: Any, file: Path) -> str:
-    """Our path of the class that ``class_name`` names.
+    """Look up our path of the class that ``class_name`` names.
 
     Raises:
         GenesisError: it is none of those that we know.

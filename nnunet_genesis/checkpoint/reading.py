@@ -3,34 +3,38 @@
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 
 from nnunet_genesis.checkpoint import safetensors_format
-from nnunet_genesis.checkpoint.record import SCHEMA_VERSION
+from nnunet_genesis.checkpoint.record import Record
 from nnunet_genesis.checkpoint.untrusted import (
     HDF5,
     ZIP,
     check_archive,
-    check_content,
-    check_legacy,
+    check_sizes,
     first_problem,
     plain,
-    sha256,
     some_keys,
 )
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import regular_file
+from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.folders import environment
-from nnunet_genesis.numpy_scalars import numpy_scalars
 
-_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's own, and stronger than weights_only=False
-_GZIP, _TAR = "a gzip archive", (257, "a tar archive")
-_REQUIRED = ("schema_version", "plans", "configuration")
+# nnU-Net's logs hold numpy's floats; numpy 1 and 2 keep ``scalar``, the first of what such a number is made with, in
+# different modules.
+_SCALAR = np.float64().__reduce__()[0]
+_NUMPY: list[Any] = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8"))),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +44,13 @@ class GenesisWeights:
     Attributes:
         path: the file.
         network_weights: state dict of the pretrained network (nnU-Net's parameter names), on the CPU.
-        metadata: the ``genesis`` record: plans, configuration, normalisation, corruption, data, software, …
+        record: what the checkpoint says of itself.
         sha256: of the file, in hexadecimal digits; empty where it wasn't computed.
     """
 
     path: Path
     network_weights: dict[str, torch.Tensor]
-    metadata: dict[str, Any]
+    record: Record
     sha256: str = ""
 
 
@@ -65,7 +69,7 @@ def load(path: str | os.PathLike[str], map_location: str | torch.device = "cpu")
         checkpoint = read(path, map_location)
     except PermissionError as error:
         raise GenesisError(f"{path}: no permission to read it. Check the file's owner and mode.") from error
-    check_content(checkpoint, path)
+    check_sizes(checkpoint, path)
     if not isinstance(checkpoint, dict):
         raise GenesisError(
             f"{path}: expected a checkpoint with the key 'network_weights', found a {type(checkpoint).__name__}. "
@@ -84,7 +88,7 @@ def load_weights(path: str | os.PathLike[str]) -> GenesisWeights:
 
 
 def check(checkpoint: dict[str, Any], path: str | os.PathLike[str], digest: str = "") -> GenesisWeights:
-    """The weights and the record of ``checkpoint``, as :func:`load` gave it; ``digest``: the file's SHA-256.
+    """Take weights and record from ``checkpoint``, as :func:`load` gave it; ``digest``: the file's SHA-256.
 
     Raises:
         GenesisError: it isn't a Genesis checkpoint of a schema that we know, or holds anything but finite 3D weights.
@@ -97,15 +101,9 @@ def check(checkpoint: dict[str, Any], path: str | os.PathLike[str], digest: str 
             f"{some_keys(checkpoint)}). Give a checkpoint_*.pth of nnUNetv2_genesis_pretrain, or "
             "convert this one: nnUNetv2_genesis_import FILE -o genesis.pth."
         )
-    missing = [key for key in _REQUIRED if key not in metadata]
-    if missing or not isinstance(metadata["schema_version"], int) or metadata["schema_version"] > SCHEMA_VERSION:
-        found = f"missing {', '.join(missing)}" if missing else f"version {metadata['schema_version']!r}"
-        raise GenesisError(
-            f"{path}: expected Genesis schema version {SCHEMA_VERSION} or older, found {found}. It comes from a newer "
-            "nnunet-genesis or is damaged: upgrade with 'pip install -U nnunet-genesis', or write it anew."
-        )
+    record = Record.from_plain(plain(metadata, Path(path)), Path(path))
     _check_weights(weights, path)
-    return GenesisWeights(Path(path), weights, plain(metadata, Path(path)), digest)
+    return GenesisWeights(Path(path), weights, record, digest)
 
 
 def _check_weights(weights: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -123,59 +121,71 @@ def _check_weights(weights: dict[str, Any], path: str | os.PathLike[str]) -> Non
         )
 
 
-def _read_torch(path: Path, map_location: str | torch.device = "cpu") -> Any:
-    """Content of the file: tensors, plain data, and numpy's floats as in nnU-Net's logs.
-
-    Raises:
-        GenesisError: the file is damaged, no checkpoint, or holds anything else.
-        PermissionError: it may not be read.
-    """
+def _read_torch(path: Path, map_location: str | torch.device) -> Any:
     try:
-        check_file(path)
-        with restricted():
+        with restricted(path):
             return torch.load(path, map_location=map_location, weights_only=True)
     except (GenesisError, PermissionError):
         raise
     except Exception as error:  # torch raises a dozen types for a file that isn't a checkpoint
-        raise GenesisError(unreadable(path, error)) from error
+        raise GenesisError(_damaged(path, error)) from error
 
 
-def check_file(path: Path) -> None:
-    """Refuse what would crash torch or fill the memory; see :mod:`nnunet_genesis.checkpoint.untrusted`.
+@contextlib.contextmanager
+def restricted(path: Path) -> Iterator[None]:
+    """Let every ``torch.load`` in the block build tensors and plain data alone, even with ``weights_only=False``.
+
+    Args:
+        path: the file that is loaded there.
 
     Raises:
-        GenesisError: it is such a file, or Keras'.
-        zipfile.BadZipFile: it is damaged.
+        GenesisError: the file claims more than it holds, is damaged, no checkpoint, or holds anything else; the message
+            names what.
+        PermissionError: it may not be read.
     """
+    _check_file(path)
+    with environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"), torch.serialization.safe_globals(_NUMPY):
+        try:
+            yield
+        except (UnpicklingError, EOFError) as error:
+            raise GenesisError(_refusal(path, error)) from error
+
+
+def _check_file(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(len(HDF5))
-        file.seek(_TAR[0])
-        packed = _GZIP if start.startswith(b"\x1f\x8b") else _TAR[1] if file.read(5) == b"ustar" else None
+        file.seek(257)
+        packed = "gzip" if start.startswith(b"\x1f\x8b") else "tar" if file.read(5) == b"ustar" else None
     if packed:
-        raise GenesisError(f"{path}: expected a checkpoint, found {packed}. Unpack it, and give the file inside.")
+        raise GenesisError(
+            f"{path}: expected a checkpoint, found a {packed} archive. Unpack it, and give the file inside."
+        )
     if start == HDF5:
         raise GenesisError(
             f"{path}: expected a checkpoint, found an HDF5 file (Keras'). Convert it first: nnUNetv2_genesis_import "
             "FILE -o genesis.pth."
         )
-    (check_archive if start.startswith(ZIP) else check_legacy)(path)
+    if start.startswith(ZIP):
+        try:
+            check_archive(path)
+        except BadZipFile as error:
+            raise GenesisError(_damaged(path, error)) from error
 
 
-@contextlib.contextmanager
-def restricted() -> Iterator[None]:
-    """Within the block every ``torch.load`` builds tensors and plain data alone, even with ``weights_only=False``."""
-    with environment(**{_FORCE: "1"}), torch.serialization.safe_globals(numpy_scalars()):
-        yield
+def _refusal(path: Path, error: Exception) -> str:
+    """Name what torch refused to build."""
+    found = set(re.findall(r"GLOBAL (\S+)", str(error)))  # of the first; torch lists them all for its zip format alone
+    with contextlib.suppress(Exception):
+        found |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    if not found:
+        return _damaged(path, error)
+    return (
+        f"{path}: refused. It holds Python objects besides tensors and plain data ({some_keys(sorted(found))}), which "
+        "could run code when loaded. Expected a checkpoint_*.pth of nnUNetv2_genesis_pretrain or of nnU-Net."
+    )
 
 
-def unreadable(path: Path, error: Exception) -> str:
-    """What torch's ``error`` means, and what to do."""
-    # "Unsupported operand": the bytes aren't even a pickle that torch knows.
-    if isinstance(error, UnpicklingError) and "Unsupported operand" not in str(error):
-        return (
-            f"{path}: refused. It holds Python objects besides tensors and plain data, which could run code when "
-            "loaded. Expected a checkpoint_*.pth of nnUNetv2_genesis_pretrain or of nnU-Net."
-        )
+def _damaged(path: Path, error: Exception) -> str:
     return (
         f"{path}: can't be read as a checkpoint ({type(error).__name__}); it is damaged, truncated or of another "
         "format. Copy it again, or use another checkpoint."

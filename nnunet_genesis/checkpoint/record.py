@@ -1,9 +1,19 @@
-"""The record that a checkpoint keeps of itself: its schema."""
+"""The record that a checkpoint keeps of itself: its only schema, of plain types."""
 
+import dataclasses
 import platform
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_genesis import __version__
+from nnunet_genesis.checkpoint.architecture import adaptation_entries
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import check_plans
 
 SCHEMA_VERSION = 1
 
@@ -14,12 +24,178 @@ CITATIONS = [
     "learning-based biomedical image segmentation. Nature Methods 18 (2021) 203-211. doi:10.1038/s41592-020-01008-z",
 ]
 
+_PACKAGES = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
+
 
 def software_versions() -> dict[str, str]:
-    """Versions that a checkpoint records, by package."""
-    packages = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
+    """Return the versions that a checkpoint records, by package."""
+    ours = {"nnunet-genesis": __version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in _PACKAGES}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a checkpoint says of itself; the fields are the keys of its ``genesis`` entry.
+
+    Of an untrusted file only ``schema_version`` is checked, and that ``plans`` and ``configuration`` are there; other
+    fields may be missing (``None``) or of any plain type.
+
+    Attributes:
+        schema_version: :data:`SCHEMA_VERSION` or older.
+        method: how the weights were trained.
+        plans: nnU-Net's.
+        configuration: of the plans, that was trained.
+        spacing: mm, one number an axis; ``None`` if unknown.
+        patch_size: voxels.
+        axis_order: anatomical axes of the array as stored in files read by SimpleITK, e.g. ``zyx``.
+        normalization: ``schemes``, ``use_mask_for_norm`` and ``foreground_intensity_properties_per_channel``.
+        corruption: probabilities, by name; of a pretraining.
+        options: of a pretraining.
+        training: ``epochs``, ``batch_size`` and ``best_r2``; of a pretraining.
+        data: ``dataset_name``, ``channel_names``, ``number_of_cases``, ``fold``.
+        software: versions by package.
+        licence: of the weights.
+        citations: to be cited with them.
+        imported: ``format``, ``file`` and ``sha256`` of the foreign file that they come from.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    method: str | None = None
+    plans: dict[str, Any]
+    configuration: str
+    spacing: list[float] | None = None
+    patch_size: list[int] | None = None
+    axis_order: str | None = None
+    normalization: dict[str, Any] | None = None
+    corruption: dict[str, float] | None = None
+    options: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    software: dict[str, str] | None = None
+    licence: str | None = None
+    citations: list[str] | None = None
+    imported: dict[str, str] | None = None
+
+    @classmethod
+    def of_training(
+        cls,
+        plans: Mapping[str, Any],
+        configuration: str,
+        *,
+        corruption: Mapping[str, float],
+        options: Mapping[str, Any],
+        training: Mapping[str, Any],
+        data: Mapping[str, Any],
+        licence: str,
+    ) -> "Record":
+        """Describe a pretraining; see the attributes. ``data`` lacks nothing but the data set's name."""
+        return cls(
+            **_of_plans(plans, configuration),
+            method="restoration (Models Genesis)",
+            corruption=dict(corruption),
+            options=dict(options),
+            training=dict(training),
+            data={"dataset_name": plans["dataset_name"], **data},
+            licence=licence,
+            citations=list(CITATIONS),
+        )
+
+    @classmethod
+    def of_import(
+        cls,
+        plans: Mapping[str, Any],
+        configuration: str,
+        *,
+        imported: Mapping[str, str],
+        method: str,
+        channel_names: Mapping[str, str],
+        licence: str,
+        citations: Sequence[str],
+        axis_order: str | None = None,
+        number_of_cases: int | None = None,
+    ) -> "Record":
+        """Describe a foreign file; see the attributes. ``axis_order``: where it isn't what the plans say."""
+        cases = {} if number_of_cases is None else {"number_of_cases": {"training": number_of_cases}}
+        known = _of_plans(plans, configuration)
+        return cls(
+            **known | {"axis_order": axis_order or known["axis_order"]},
+            method=method,
+            data={"dataset_name": plans["dataset_name"], "channel_names": dict(channel_names), **cases},
+            licence=licence,
+            citations=list(citations),
+            imported=dict(imported),
+        )
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any], file: Path) -> "Record":
+        """Read the ``genesis`` entry of a checkpoint; keys that aren't ours are left.
+
+        Raises:
+            GenesisError: it is of a newer schema, or not one of ours.
+        """
+        missing = [key for key in ("schema_version", "plans", "configuration") if key not in content]
+        if missing or not isinstance(content["schema_version"], int) or content["schema_version"] > SCHEMA_VERSION:
+            found = f"missing {', '.join(missing)}" if missing else f"version {content['schema_version']!r}"
+            raise GenesisError(
+                f"{file}: expected Genesis schema version {SCHEMA_VERSION} or older, found {found}. It comes from a "
+                "newer nnunet-genesis or is damaged: upgrade with 'pip install -U nnunet-genesis', or write it anew."
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in content.items() if key in names})
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the ``genesis`` entry; what is ``None`` is left out, but for the spacing."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if value is not None or name == "spacing"}
+
+    @property
+    def planned(self) -> ConfigurationManager:
+        """Return the configuration that was trained, as nnU-Net reads it.
+
+        Raises:
+            GenesisError: the plans are damaged.
+        """
+        check_plans(self.plans, "The Genesis record's plans", self.configuration)
+        return PlansManager(self.plans).get_configuration(self.configuration)
+
+    def adaptation_plan(self, input_channels: int) -> dict[str, Any]:
+        """Return the ``nnssl_adaptation_plan``: what other programs look for beside the weights; plain types only.
+
+        Args:
+            input_channels: of the network.
+        """
+        configuration = deepcopy(self.planned.configuration)
+        return {
+            **adaptation_entries(configuration.pop("architecture")),
+            "pretrain_plan": {
+                "dataset_name": self.plans.get("dataset_name"),
+                "plans_name": self.plans.get("plans_name"),
+                "configurations": {self.configuration: configuration},
+            },
+            "pretrain_num_input_channels": input_channels,
+            "recommended_downstream_patchsize": list(self.patch_size or ()),
+        }
+
+
+def _of_plans(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """Collect what plans say of the images, and what is the same for every new record."""
+    manager = PlansManager(deepcopy(dict(plans)))
+    chosen = manager.get_configuration(configuration)
     return {
-        "nnunet-genesis": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        "plans": manager.plans,
+        "configuration": configuration,
+        "spacing": None if chosen.spacing is None else [float(length) for length in chosen.spacing],
+        "patch_size": [int(length) for length in chosen.patch_size],
+        "axis_order": axis_order(plans),
+        "normalization": {
+            "schemes": list(chosen.normalization_schemes),
+            "use_mask_for_norm": list(chosen.use_mask_for_norm),
+            "foreground_intensity_properties_per_channel": manager.foreground_intensity_properties_per_channel,
+        },
+        "software": software_versions(),
     }
+
+
+def axis_order(plans: Mapping[str, Any]) -> str:
+    """Name the axes of the arrays that a network with these plans sees: SimpleITK's z, y, x, transposed as they say."""
+    return "".join("zyx"[axis] for axis in plans.get("transpose_forward", (0, 1, 2)))

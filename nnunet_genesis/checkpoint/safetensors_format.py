@@ -51,7 +51,7 @@ def _to_json(key: str, value: Any) -> str:
 
 
 def duplicates(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Name -> canonical name, for each name of a tensor that the state dict holds under a better one too."""
+    """Map name to canonical name, for each name of a tensor that the state dict holds under a better one too."""
     best: dict[Any, str] = {}
     for name in sorted(weights, key=_rank):  # stable: the first of equals stays
         best.setdefault(_identity(weights[name]), name)
@@ -72,14 +72,14 @@ def _rank(name: str) -> tuple[bool, bool]:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Told from the content: the length of a JSON header, then the header, all inside the file."""
+    """Tell from the content: the length of a JSON header, then the header, all inside the file."""
     with open(path, "rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
 
 
 def read(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """The checkpoint in ``path``, with every name that its state dict had; the library checks the header's claims.
+    """Read the checkpoint in ``path``, with every name that its state dict had; the library checks the header's claims.
 
     Raises:
         GenesisError: the file is damaged, or its header isn't what we write, or too large.

@@ -1,16 +1,34 @@
 """Released weights -> Genesis checkpoint; one pure function per source format, told from the content."""
 
+import math
+import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_genesis.checkpoint.untrusted import some_keys
-from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers import genesis, genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2
-from nnunet_genesis.importers.imported import Imported
-from nnunet_genesis.importers.source import Source, read
+from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint.architecture import GENESIS
+from nnunet_genesis.checkpoint.untrusted import plain, some_keys
+from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.files import regular_file, sha256
+from nnunet_genesis.importers import genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2
+from nnunet_genesis.importers.base import Imported, Source
 
-__all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "import_weights", "read"]
+__all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "import_weights", "read", "to_text"]
+
+
+def _same(source: Source) -> Imported:
+    """Take a Genesis checkpoint unchanged, to be written again, e.g. as safetensors.
+
+    Raises:
+        GenesisError: it isn't a whole one.
+    """
+    weights = checkpoint.check(dict(source.content), source.path).network_weights
+    for key in ("genesis", "nnssl_adaptation_plan"):
+        plain(source.content.get(key), source.path)
+    return Imported(dict(source.content), {name: list(value.shape) for name, value in weights.items()})
+
 
 # The authors' files: axes (x, y, z), which can be reversed or kept.
 _WITH_AXES: dict[str, Callable[[Source, bool], Imported]] = {
@@ -21,13 +39,23 @@ _WITH_AXES: dict[str, Callable[[Source, bool], Imported]] = {
 _PLAIN: dict[str, Callable[[Source], Imported]] = {
     "nnssl": nnssl.convert,
     "nnunet_v2": nnunet_v2.convert,
-    "genesis": genesis.convert,
+    "genesis": _same,
 }
 FORMATS = (*_WITH_AXES, *_PLAIN)
 
 
+def read(path: str | Path) -> Source:
+    """Read a file without running anything in it.
+
+    Raises:
+        GenesisError: there is no such file, or it is of no kind that we can read.
+    """
+    path = regular_file(path, "a file of weights")
+    return Source(path, keras.read(path) if keras.is_hdf5(path) else checkpoint.load(path), sha256(path))
+
+
 def import_weights(path: str | Path, format: str | None = None, keep_axes: bool = False) -> dict[str, Any]:
-    """The Genesis checkpoint in a file of released weights; :func:`convert` gives an account of it besides.
+    """Read the Genesis checkpoint in a file of released weights; :func:`convert` gives an account of it besides.
 
     Args:
         path: the file.
@@ -41,7 +69,7 @@ def import_weights(path: str | Path, format: str | None = None, keep_axes: bool 
 
 
 def convert(path: str | Path | Source, format: str | None = None, keep_axes: bool = False) -> Imported:
-    """As :func:`import_weights`, with what was placed, what wasn't, and why; ``path`` may have been read already.
+    """Do as :func:`import_weights`, and say what was placed, what wasn't, and why; ``path`` may have been read already.
 
     Raises:
         GenesisError: the file can't be read, is of no known format, or isn't what its format needs.
@@ -65,7 +93,7 @@ def convert(path: str | Path | Source, format: str | None = None, keep_axes: boo
 
 
 def detect(content: Mapping[str, Any]) -> str | None:
-    """The format that a file's content is of, or None; looks at keys only."""
+    """Tell the format of a file's content from its keys; None if it is none of ours."""
     if "network_weights" in content:
         marks = {"genesis": "genesis", nnssl.PLAN: "nnssl", "init_args": "nnunet_v2"}
         return next((name for key, name in marks.items() if key in content), None)
@@ -76,3 +104,63 @@ def detect(content: Mapping[str, Any]) -> str | None:
     if any("down_tr64." in name for name in names):
         return "genesis_unet3d"
     return "keras" if any(str(name).startswith("depth_0_") for name in content) else None
+
+
+def to_text(imported: Imported, output: Path) -> str:
+    """Say what was read, what was placed, licence, citations, and the next commands."""
+    record = imported.record
+    network = _network(record)
+    schemes = _entry(record.get("normalization"), "schemes")
+    schemes = schemes if isinstance(schemes, list) else ["not known"]
+    citations = record.get("citations") or ["not stated in the file"]
+    parameters = sum(math.prod(shape) for shape in imported.placed.values())
+    lines = [
+        f"{output}: {network.rpartition('.')[2]}, from {_origin(imported)}",
+        f"  {record.get('method')}",
+        f"  axes {record.get('axis_order')}, patch {record.get('patch_size') or 'not known'}, spacing "
+        f"{record.get('spacing') or 'not known'}, normalisation {', '.join(map(str, schemes))}",
+        f"  placed: {len(imported.placed)} tensors, {parameters:,} values",
+        *_reasons("not placed", imported.not_placed),
+        *_reasons("filled", imported.filled),
+        *(f"  note: {note}" for note in imported.notes),
+        f"Licence: {record.get('licence') or 'not stated'}",
+        "Cite:",
+        *(f"  {citation}" for citation in (citations if isinstance(citations, list) else [citations])),
+        *_next_commands(output, own_network=network == GENESIS),
+    ]
+    return "\n".join(map(printable, lines))
+
+
+def _entry(value: Any, key: Any) -> Any:
+    """Return ``value[key]``, or None: what a Genesis checkpoint says of itself may lack anything."""
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _network(record: Mapping[str, Any]) -> str:
+    planned = _entry(_entry(record["plans"], "configurations"), record["configuration"])
+    return str(_entry(_entry(planned, "architecture"), "network_class_name") or "unknown")
+
+
+def _origin(imported: Imported) -> str:
+    origin = imported.record.get("imported")
+    return f"{_entry(origin, 'file')} ({_entry(origin, 'format')})" if origin else "a Genesis checkpoint"
+
+
+def _reasons(title: str, reasons: Mapping[str, str]) -> list[str]:
+    lines = []
+    for reason, count in Counter(reasons.values()).most_common():
+        example = next(name for name, why in reasons.items() if why == reason)
+        lines.append(f"  {title}: {count} tensors (e.g. {example}): {reason}")
+    return lines
+
+
+def _next_commands(output: Path, own_network: bool) -> list[str]:
+    file = shlex.quote(str(output))
+    plan = f"  nnUNetv2_genesis_plan -d DATASET --architecture genesis_unet3d --weights {file}"
+    return [
+        "Next:",
+        f"  nnUNetv2_genesis_inspect {file} -d DATASET",
+        *([plan] if own_network else []),
+        f"  export nnUNet_genesis_weights={shlex.quote(str(output.resolve()))}",
+        "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis",
+    ]

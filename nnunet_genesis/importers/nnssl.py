@@ -3,21 +3,30 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nnunet_genesis.adaptation_plan import RES_ENC_L, adaptation_plan
-from nnunet_genesis.checkpoint.architecture import own_words
+from nnunet_genesis.checkpoint import Record
+from nnunet_genesis.checkpoint.architecture import RES_ENC_L, own_words
+from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.imported import Imported
-from nnunet_genesis.importers.layout import Layout, place, shapes
-from nnunet_genesis.importers.record import minimal_plans, record
-from nnunet_genesis.importers.source import Source, Tensors, plain, tensors
-from nnunet_genesis.importers.variable import own_layout, refuse_2d
+from nnunet_genesis.importers.base import (
+    CONFIGURATION,
+    Imported,
+    Layout,
+    Source,
+    Tensors,
+    genesis_checkpoint,
+    minimal_plans,
+    own_layout,
+    place,
+    refuse_2d,
+    tensors,
+)
 
 PLAN = "nnssl_adaptation_plan"
 _DEFAULT_PATCH = [160, 160, 160]  # OpenMind's; only where the file states none, which a note says
 
 
 def convert(source: Source) -> Imported:
-    """The encoder, and the decoder where the file has nnU-Net's whole decoder; citations are carried over.
+    """Place the encoder, and the decoder where the file has nnU-Net's whole decoder; citations are carried over.
 
     Args:
         source: a dict with ``network_weights`` and ``nnssl_adaptation_plan``; there, ``arch_kwargs`` may be None for
@@ -34,15 +43,22 @@ def convert(source: Source) -> Imported:
     kept, why = _kept(target, found)
     weights = place(found, kept, source.path)
     name, configuration = _configuration(plan, source)
+    patch = _triple(plan.get("recommended_downstream_patchsize")) or _triple(configuration.get("patch_size"))
     inputs = next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
-    genesis = _record(source, architecture, name, configuration, plan, inputs)
+    normalization = {
+        "schemes": ["ZScoreNormalization"] * inputs,
+        "use_mask_for_norm": [False] * inputs,
+        "foreground_intensity_properties_per_channel": {},
+    }
+    spacing = _triple(configuration.get("spacing"))
+    plans = minimal_plans(f"nnssl_{name}", architecture, patch or _DEFAULT_PATCH, normalization, spacing)
     missing = [key for key in target.shapes if key not in kept.shapes]
-    return Imported(
-        {"network_weights": weights, "genesis": genesis, PLAN: adaptation_plan(genesis, inputs)},
-        shapes([key for key in found if key in kept.shapes], found),
-        {key: why for key in found if key not in kept.shapes},
-        {},
-        tuple(_notes(missing, stated=_patch(plan, configuration) is not None)),
+    return Imported.of(
+        genesis_checkpoint(weights, _record(source, plans, inputs)),
+        found,
+        [key for key in found if key in kept.shapes],
+        why=why,
+        notes=list(_notes(missing, stated=patch is not None)),
     )
 
 
@@ -58,7 +74,7 @@ def _architecture(plan: Any, source: Source) -> dict[str, Any]:
 
 
 def _renamed(state: Tensors, plan: Mapping[str, Any]) -> Tensors:
-    """nnU-Net's names for the encoder, wherever the plan says that it lies; the stem first, as it may lie inside."""
+    """Give the encoder nnU-Net's names, wherever the plan says that it lies; the stem first, as it may lie inside."""
     places = {str(plan.get("key_to_encoder") or "encoder.stages"): "encoder.stages"}
     stem = str(plan.get("key_to_stem") or "encoder.stem")
     if not stem.startswith(tuple(f"{key}." for key in places)):  # PlainConvUNet's stem is its first stage
@@ -71,7 +87,7 @@ def _renamed(state: Tensors, plan: Mapping[str, Any]) -> Tensors:
 
 
 def _kept(target: Layout, found: Tensors) -> tuple[Layout, str]:
-    """The part of the network that the file has: all of it, or the encoder; and why other tensors stay out."""
+    """Choose the part of the network that the file has: all of it, or the encoder; and why other tensors stay out."""
     fits = all(name in found and tuple(found[name].shape) == shape for name, shape in target.shapes.items())
     if fits:
         return target, "not a part of nnU-Net's network"
@@ -79,7 +95,7 @@ def _kept(target: Layout, found: Tensors) -> tuple[Layout, str]:
 
 
 def _configuration(plan: Mapping[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
-    """Name and content of the configuration that was pretrained: the only one, or the one that init_args name."""
+    """Find name and content of the configuration that was pretrained: the only one, or the one that init_args name."""
     pretraining = plan.get("pretrain_plan")
     found = pretraining.get("configurations") if isinstance(pretraining, dict) else None
     if not isinstance(found, dict) or not found or not all(isinstance(entry, dict) for entry in found.values()):
@@ -90,39 +106,17 @@ def _configuration(plan: Mapping[str, Any], source: Source) -> tuple[str, dict[s
     return name, found[name]
 
 
-def _record(
-    source: Source,
-    architecture: dict[str, Any],
-    name: str,
-    configuration: dict[str, Any],
-    plan: Mapping[str, Any],
-    inputs: int,
-) -> dict[str, Any]:
-    normalization = {
-        "schemes": ["ZScoreNormalization"] * inputs,
-        "use_mask_for_norm": [False] * inputs,
-        "foreground_intensity_properties_per_channel": {},
-    }
-    plans = minimal_plans(
-        f"nnssl_{name}",
-        architecture,
-        _patch(plan, configuration) or _DEFAULT_PATCH,
-        normalization,
-        _triple(configuration.get("spacing")),
-    )
+def _record(source: Source, plans: dict[str, Any], inputs: int) -> Record:
     trainer = source.content.get("trainer_name")
-    return record(
+    return Record.of_import(
         plans,
-        source.describe("nnssl"),
+        CONFIGURATION,
+        imported=source.describe("nnssl"),
         method=f"self-supervised (nnssl, {trainer if isinstance(trainer, str) else 'unknown trainer'})",
         channel_names={str(index): "unknown" for index in range(inputs)},
         licence="not stated in the file",
         citations=citations(plain(source.content.get("citations"), source.path)),
     )
-
-
-def _patch(plan: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[Any] | None:
-    return _triple(plan.get("recommended_downstream_patchsize")) or _triple(configuration.get("patch_size"))
 
 
 def _notes(missing: list[str], stated: bool) -> Iterator[str]:
@@ -138,7 +132,7 @@ def _triple(value: Any) -> list[Any] | None:
 
 
 def citations(value: Any) -> list[str]:
-    """Citations in whatever shape (text, list of texts, dicts of texts or of lists) as a list of texts.
+    """Turn citations of whatever shape (text, list of texts, dicts of texts or of lists) into a list of texts.
 
     A dict becomes ``key: value`` pairs in one text, unless its values are lists or dicts themselves.
     """

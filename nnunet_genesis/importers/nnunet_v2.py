@@ -5,16 +5,20 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_genesis.adaptation_plan import adaptation_plan
-from nnunet_genesis.checkpoint import CITATIONS
+from nnunet_genesis.checkpoint import CITATIONS, Record
 from nnunet_genesis.checkpoint.architecture import own_words
+from nnunet_genesis.checkpoint.record import axis_order
+from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.imported import Imported
-from nnunet_genesis.importers.layout import place, shapes
-from nnunet_genesis.importers.record import record
-from nnunet_genesis.importers.source import Source, plain, tensors
-from nnunet_genesis.importers.variable import own_layout, refuse_2d
-from nnunet_genesis.transfer.network import axis_order
+from nnunet_genesis.importers.base import (
+    Imported,
+    Source,
+    genesis_checkpoint,
+    own_layout,
+    place,
+    refuse_2d,
+    tensors,
+)
 
 _PLANS = (
     "dataset_name",
@@ -30,7 +34,7 @@ _PLANS = (
 
 
 def convert(source: Source) -> Imported:
-    """The network as it is; the record comes from the plans inside the file.
+    """Take the network as it is; the record comes from the plans inside the file.
 
     Of the plans, the configuration that was trained is kept, its architecture in our own words: nothing that the file
     names is imported, now or later.
@@ -50,25 +54,21 @@ def convert(source: Source) -> Imported:
     inputs = next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
     channels = _channel_names(dataset, plans["configurations"][name], inputs, source)
     cases = dataset.get("numTraining")
-    genesis = record(
+    record = Record.of_import(
         plans,
-        source.describe("nnunet_v2"),
+        name,
+        imported=source.describe("nnunet_v2"),
         method=f"supervised (nnU-Net v2, {source.content.get('trainer_name') or 'unknown trainer'})",
         channel_names=channels,
         licence=str(dataset.get("licence") or dataset.get("license") or "not stated in the file"),
         citations=[CITATIONS[1], *([str(dataset["reference"])] if dataset.get("reference") else [])],
-        configuration=name,
-        axis_order=axis_order(plans),
         number_of_cases=cases if isinstance(cases, int) else None,
     )
-    return Imported(
-        {
-            "network_weights": weights,
-            "genesis": genesis,
-            "nnssl_adaptation_plan": adaptation_plan(genesis, inputs),
-        },
-        shapes([key for key in found if key in target.shapes], found),
-        {key: "not in the network that the plans describe" for key in found if key not in target.shapes},
+    return Imported.of(
+        genesis_checkpoint(weights, record),
+        found,
+        [key for key in found if key in target.shapes],
+        why="not in the network that the plans describe",
     )
 
 
@@ -93,7 +93,7 @@ def _channel_names(
 
 
 def _init_args(source: Source) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """Plans with the trained configuration alone, its name, and the data set's description; all plain."""
+    """Return plans with the trained configuration alone, its name, and the data set's description; all plain."""
     arguments = source.content.get("init_args")
     arguments = arguments if isinstance(arguments, dict) else {}
     name, dataset = arguments.get("configuration"), arguments.get("dataset_json")
@@ -129,7 +129,7 @@ def _init_args(source: Source) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 
 def _check(configuration: dict[str, Any], foreground: Any) -> None:
-    """Raise whatever is raised where the record that comes of it couldn't be used."""
+    """Raise whatever error where the record that comes of it couldn't be used."""
     for key in ("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm"):
         if not isinstance(configuration[key], list):
             raise TypeError(f"{key} is a {type(configuration[key]).__name__}")

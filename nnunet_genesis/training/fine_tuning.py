@@ -3,15 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunet_genesis.checkpoint.reading import check_file, restricted, unreadable
+from nnunet_genesis.checkpoint.reading import restricted
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import regular_file
@@ -174,9 +172,5 @@ class FineTuningTrainer(ResumableTrainer):
 
 
 def _load_restricted(load: Callable[[str], None], file: Path) -> None:
-    try:
-        check_file(regular_file(file))
-        with restricted():
-            load(str(file))
-    except (UnpicklingError, BadZipFile) as error:
-        raise GenesisError(unreadable(file, error)) from error
+    with restricted(regular_file(file)):
+        load(str(file))

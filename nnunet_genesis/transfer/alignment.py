@@ -11,7 +11,7 @@ TOLERANCE = 0.5  # octaves: what is called the same resolution
 
 
 def resolutions(strides: Sequence[Sequence[int]], spacing: Vector | None = None) -> list[list[float]]:
-    """Voxel size of each stage, one number an axis: the cumulative stride, times the spacing (mm) where given."""
+    """Return each stage's voxel size, one number an axis: the cumulative stride, times the spacing (mm) where given."""
     cumulative = accumulate(strides, lambda above, stride: [a * b for a, b in zip(above, stride, strict=True)])
     return [
         [factor * length for factor, length in zip(stage, spacing or [1.0] * 3, strict=True)] for stage in cumulative
@@ -19,7 +19,7 @@ def resolutions(strides: Sequence[Sequence[int]], spacing: Vector | None = None)
 
 
 def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None]:
-    """For every target stage the source stage of the same resolution, from full resolution down.
+    """Find for every target stage the source stage of the same resolution, from full resolution down.
 
     The first stages see the image and always belong together. So what is compared is the resolution relative to the
     finest axis of the image: in mm it tells thick slices from thin ones, but two networks whose voxels are 0.7 and
@@ -40,7 +40,7 @@ def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None
 
     @functools.cache
     def best(i: int, j: int) -> tuple[int, float, tuple[int | None, ...]]:
-        """Fewest unpaired target stages, then least distance, for the target from i and the source from j."""
+        """Find the fewest unpaired target stages, then least distance, for the target from i and the source from j."""
         if i == len(target):
             return 0, 0.0, ()
         unpaired, cost, rest = best(i + 1, j)

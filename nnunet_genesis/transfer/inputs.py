@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunet_genesis.transfer.moves import Mix
 from nnunet_genesis.transfer.network import Network, Window
-from nnunet_genesis.transfer.steps import Mix
 
 Matrix = list[list[float]]
 
@@ -23,7 +23,7 @@ class InputMap:
 
 
 def input_map(source: Network, target: Network) -> InputMap:
-    """The map from the target's input channels to the source's.
+    """Find the map from the target's input channels to the source's.
 
     Channels: by name where both networks name a channel alike; else replicated or summed so that one image in all
     channels gives the features that the source has for it in all of its own. Intensities: where both sides of a pair
@@ -47,7 +47,7 @@ def input_map(source: Network, target: Network) -> InputMap:
 def _fold(
     matrix: Matrix, offsets: list[float], source: Sequence[Window | None], target: Sequence[Window | None]
 ) -> list[str]:
-    """Put the affine maps between CT normalisations into ``matrix`` and ``offsets``; what to say of them."""
+    """Put the affine maps between CT normalisations into ``matrix`` and ``offsets``; return what to say of them."""
     maps = set()
     for row, to in zip(matrix, target, strict=False):
         for c, origin in enumerate(source):
@@ -60,7 +60,7 @@ def _fold(
 
 
 def _channels(source: Sequence[str], target: Sequence[str]) -> tuple[Matrix, list[str]]:
-    """Matrix (target, source), and what to say of it (nothing for the identity)."""
+    """Return the matrix (target, source), and what to say of it (nothing for the identity)."""
     named = _by_name(source, target)
     if named and max(len(source), len(target)) > 1:
         matrix = [[float(named.get(d) == c) for c in range(len(source))] for d in range(len(target))]
@@ -79,7 +79,7 @@ def _channels(source: Sequence[str], target: Sequence[str]) -> tuple[Matrix, lis
 
 
 def _by_name(source: Sequence[str], target: Sequence[str]) -> dict[int, int]:
-    """Target index → source index of the channels that bear the same, unique name."""
+    """Map target index to source index of the channels that bear the same, unique name."""
     one, other = ([name.strip().casefold() for name in names] for names in (source, target))
     if len(set(one)) < len(one) or len(set(other)) < len(other):
         return {}

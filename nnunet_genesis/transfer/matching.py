@@ -3,55 +3,18 @@
 import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from nnunet_genesis.transfer.alignment import align, resolutions
 from nnunet_genesis.transfer.inputs import InputMap, input_map
+from nnunet_genesis.transfer.moves import Kernel, Move, Narrow, Offset, Permute, Reason, Step, part_of
 from nnunet_genesis.transfer.network import Network, Shape
-from nnunet_genesis.transfer.steps import Kernel, Mix, Narrow, Offset, Permute, Step
 
 _PLACE = re.compile(r"^(encoder|decoder)\.(stages|transpconvs)\.(\d+)\.")
 _BLOCK = re.compile(r"^(?:encoder|decoder)\.stages\.\d+(?:\.\d+)?\.(?:convs|blocks)\.(\d+)\.")
 
 
-@dataclass(frozen=True)
-class Move:
-    """What happens to one target tensor.
-
-    Attributes:
-        target: its name in the target network.
-        shape: its shape.
-        source: name of the source tensor; ``None`` if the target keeps its initialisation.
-        steps: how the source tensor is adapted, in order; empty for a plain copy.
-        placed: number of the target's elements that come from the source.
-        reason: why it is skipped.
-    """
-
-    target: str
-    shape: Shape
-    source: str | None = None
-    steps: tuple[Step, ...] = ()
-    placed: int = 0
-    reason: str = ""
-
-    @property
-    def operation(self) -> str:
-        """``copy``, ``adapt`` or ``skip``."""
-        return "skip" if self.source is None else "adapt" if self.steps else "copy"
-
-    @property
-    def part(self) -> str:
-        """See :func:`part_of`."""
-        return part_of(self.target)
-
-
-def part_of(name: str) -> str:
-    """``encoder``, ``decoder`` or ``head``, for nnU-Net's name of a parameter."""
-    return "head" if ".seg_layers." in name else name.split(".", 1)[0]
-
-
 def stage_of(name: str, stages: int) -> int | None:
-    """Encoder stage whose resolution a tensor works at (the stem: 0), in a network of ``stages`` encoder stages.
+    """Return the encoder stage at whose resolution a tensor works (the stem: 0), of the network's ``stages``.
 
     The decoder's index counts from the bottom, where there is no decoder stage.
     """
@@ -76,7 +39,7 @@ def match(source: Network, target: Network, parts: Collection[str], partial_widt
 
 
 def stage_pairs(source: Network, target: Network) -> list[int | None]:
-    """Source stage of every target stage; see :func:`nnunet_genesis.transfer.alignment.align`."""
+    """Return the source stage of every target stage; see :func:`nnunet_genesis.transfer.alignment.align`."""
     order = _order(source, target)
     strides = [[stride[axis] for axis in order] for stride in source.strides]
     if source.spacing is None or target.spacing is None:
@@ -90,7 +53,7 @@ def _order(source: Network, target: Network) -> tuple[int, ...]:
 
 
 class _UnplaceableError(Exception):
-    """The reason why a tensor is skipped."""
+    """Why a tensor is skipped: the reason, and the same in words."""
 
 
 class _Matcher:
@@ -110,38 +73,44 @@ class _Matcher:
         try:
             origin = self._counterpart(name)
             steps = self._steps(name, origin, self.source.shapes[origin], shape)
-        except _UnplaceableError as reason:
-            return Move(name, shape, reason=str(reason))
-        return Move(name, shape, origin, steps, _placed(shape, self.source.shapes[origin], steps))
+        except _UnplaceableError as error:
+            return Move(name, shape, reason=error.args[1], cause=error.args[0])
+        placed = math.prod(shape)
+        for step in steps:
+            placed = step.placed(placed, shape)
+        return Move(name, shape, origin, steps, placed)
 
     def _counterpart(self, name: str) -> str:
-        """Name of the source tensor."""
+        """Find the source tensor's name."""
         part = part_of(name)
         if part == "head":
-            raise _UnplaceableError("segmentation head: belongs to the new task")
+            raise _UnplaceableError(Reason.HEAD, "segmentation head: belongs to the new task")
         if part not in self.parts:
-            raise _UnplaceableError(f"{part}: this trainer does not transfer it")
+            raise _UnplaceableError(Reason.PART, f"{part}: this trainer does not transfer it")
         if not self.same_kind:
-            raise _UnplaceableError(f"the pretrained network is {self.source.kind}, this one {self.target.kind}")
+            raise _UnplaceableError(
+                Reason.KIND, f"the pretrained network is {self.source.kind}, this one {self.target.kind}"
+            )
         stage = stage_of(name, len(self.target.strides))
         pair = None if stage is None else self.pairs[stage]
         if pair is None:
-            raise _UnplaceableError("no pretrained stage of this resolution")
+            raise _UnplaceableError(Reason.RESOLUTION, "no pretrained stage of this resolution")
         if part == "decoder":
             pair = len(self.source.strides) - 2 - pair
         origin = _PLACE.sub(lambda found: f"{found[1]}.{found[2]}.{pair}.", name)
         if not self.partial_widths and self._blocks(name, self.target) != self._blocks(origin, self.source):
             raise _UnplaceableError(
+                Reason.WIDTH,
                 f"{self._blocks(origin, self.source)} pretrained blocks in this stage, here "
-                f"{self._blocks(name, self.target)} (nnUNet_genesis_partial_widths=1 takes the leading ones)"
+                f"{self._blocks(name, self.target)} (nnUNet_genesis_partial_widths=1 takes the leading ones)",
             )
         if origin not in self.source.shapes:
-            raise _UnplaceableError("not in the pretrained network")
+            raise _UnplaceableError(Reason.MISSING, "not in the pretrained network")
         return origin
 
     @staticmethod
     def _blocks(name: str, network: Network) -> int:
-        """Number of blocks in the stage of ``name``; 0 outside a stage, or where the network has no such stage."""
+        """Count the blocks in the stage of ``name``; 0 outside a stage, or where the network has no such stage."""
         found = _PLACE.match(name)
         if not found or found[2] != "stages":
             return 0
@@ -152,7 +121,7 @@ class _Matcher:
         transposed = ".transpconvs." in name
         steps: list[Step] = []
         if len(source) != len(target):
-            raise _UnplaceableError(f"pretrained shape {list(source)}, here {list(target)}")
+            raise _UnplaceableError(Reason.SHAPE, f"pretrained shape {list(source)}, here {list(target)}")
         if len(target) == 5:
             if self.order != (0, 1, 2) and source[2:] != (1, 1, 1):
                 steps.append(Permute(self.order))
@@ -171,8 +140,9 @@ class _Matcher:
     def _narrow(self, name: str, origin: str, source: Shape, target: Shape, transposed: bool) -> Narrow:
         if not self.partial_widths:
             raise _UnplaceableError(
+                Reason.WIDTH,
                 f"pretrained shape {list(source)}, here {list(target)} (nnUNet_genesis_partial_widths=1 takes the "
-                "leading channels)"
+                "leading channels)",
             )
         if len(target) == 1:
             return Narrow(min(source[0], target[0]))
@@ -185,7 +155,7 @@ class _Matcher:
 
     @staticmethod
     def _upsampled(name: str, network: Network) -> int:
-        """Channels that a decoder stage's first convolution gets from below, before the skip's; else 0."""
+        """Count the channels that a decoder stage's first convolution gets from below, before the skip's; else 0."""
         found = _PLACE.match(name)
         block = _BLOCK.match(name)
         if not found or found[1] != "decoder" or not block or block[1] != "0":
@@ -199,18 +169,4 @@ def _kernel(axis: int, source: int, target: int, transposed: bool) -> Kernel:
         return Kernel(axis, 1, "mean" if transposed else "sum")
     if source == 1 and (transposed or target % 2):
         return Kernel(axis, target, "repeat" if transposed else "centre")
-    raise _UnplaceableError(f"kernels of {source} and {target} voxels")
-
-
-def _placed(shape: Shape, source: Shape, steps: tuple[Step, ...]) -> int:
-    """Number of the target's elements that come from the source."""
-    placed = math.prod(shape)
-    for step in steps:
-        if isinstance(step, Mix):
-            placed = placed // shape[1] * sum(map(any, step.matrix))
-        if isinstance(step, Narrow):
-            out, into = (1, 0) if step.transposed else (0, 1)
-            placed = placed // shape[out] * step.outputs
-            if step.segments:
-                placed = placed // shape[into] * sum(map(min, step.segments))
-    return placed
+    raise _UnplaceableError(Reason.SHAPE, f"kernels of {source} and {target} voxels")

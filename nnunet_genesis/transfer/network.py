@@ -8,14 +8,14 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.checkpoint import GenesisWeights
+from nnunet_genesis.checkpoint.architecture import first_convolution, kind_of
+from nnunet_genesis.checkpoint.record import axis_order
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names
 
 Shape = tuple[int, ...]
 
-_KINDS = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual", "GenesisUNet3D": "Genesis 3D U-Net"}
 _STAGE = re.compile(r"^encoder\.stages\.(\d+)\.")
-_FIRST_CONVOLUTION = re.compile(r"^encoder\.(stem|stages\.0(\.\d+)?)\.convs\.0\.conv\.weight$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,26 +51,21 @@ class Network:
     windows: Sequence[Window | None]
 
     def first_convolution(self) -> str:
-        """Name of the weight that sees the image.
+        """Return the name of the weight that sees the image.
 
         Raises:
             GenesisError: there is none.
         """
-        found = [name for name in self.shapes if _FIRST_CONVOLUTION.match(name)]
-        if not found:
+        name = first_convolution(self.shapes)
+        if name is None:
             raise GenesisError(f"No first convolution in a {self.kind} network; expected nnU-Net's encoder.* names.")
-        return min(found, key=lambda name: ".stem." not in name)  # a residual encoder has a stem before its stages
-
-
-def axis_order(plans: Mapping[str, Any]) -> str:
-    """Axes of the arrays that a network with these plans sees: SimpleITK's z, y, x, transposed as the plans say."""
-    return "".join("zyx"[axis] for axis in plans.get("transpose_forward", (0, 1, 2)))
+        return name
 
 
 def target_network(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], shapes: Mapping[str, Shape]
 ) -> Network:
-    """The network that nnU-Net builds for a configuration.
+    """Describe the network that nnU-Net builds for a configuration.
 
     Args:
         plans: content of nnU-Net's plans file.
@@ -84,18 +79,20 @@ def target_network(
 
 
 def source_network(weights: GenesisWeights) -> Network:
-    """The network of a Genesis checkpoint, from its record and its tensors; nothing is built or imported.
+    """Describe the network of a Genesis checkpoint, from its record and its tensors; nothing is built or imported.
 
     Raises:
         GenesisError: the record lacks something or doesn't describe the tensors.
     """
-    record = weights.metadata
+    record = weights.record
     shapes = {name: tuple(value.shape) for name, value in weights.network_weights.items()}
     try:
-        manager, names = PlansManager(record["plans"]), channel_names(record["data"])
-        network = _network(manager, record["configuration"], names, shapes, record["spacing"], record["axis_order"])
+        names = channel_names(record.data or {})
+        network = _network(
+            PlansManager(record.plans), record.configuration, names, shapes, record.spacing, record.axis_order or ""
+        )
         _check(network)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+    except (GenesisError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise GenesisError(
             f"{weights.path}: its Genesis record is damaged or incomplete ({type(error).__name__}: {error}). Expected "
             "plans, configuration, spacing, axis_order and channel names that describe its tensors. Write it anew "
@@ -113,9 +110,8 @@ def _network(
     axes: str,
 ) -> Network:
     planned, properties = plans.get_configuration(configuration), plans.foreground_intensity_properties_per_channel
-    class_name = planned.network_arch_class_name.rsplit(".", 1)[-1]
     return Network(
-        kind=_KINDS.get(class_name, class_name),
+        kind=kind_of(planned.network_arch_class_name),
         shapes=shapes,
         strides=[[stride] * 3 if isinstance(stride, int) else list(stride) for stride in planned.pool_op_kernel_sizes],
         spacing=None if spacing is None else [float(length) for length in spacing],

@@ -7,9 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nnunet_genesis.errors import GenesisError, printable
-from nnunet_genesis.transfer.matching import Move, stage_of
+from nnunet_genesis.transfer.matching import stage_of
+from nnunet_genesis.transfer.moves import Move, Reason
 
 PARTS = ("encoder", "decoder")
+# What to do with weights of this kind for a network of another.
+_OTHER_KIND = {
+    "residual": "Plan for a residual encoder (nnUNetv2_plan_experiment -pl nnUNetPlannerResEncM, then -p "
+    "nnUNetResEncUNetMPlans), or use weights of a plain one.",
+    "plain": "Use the default plans (-p nnUNetPlans), or weights of a network of this kind.",
+    "Genesis 3D U-Net": "Plan for this network (nnUNetv2_genesis_plan --architecture genesis_unet3d, then -p "
+    "nnUNetGenesisUNet3DPlans).",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +28,7 @@ class LoadReport:
     Attributes:
         source: the file that the weights come from.
         moves: one per target tensor.
+        kind: of the pretrained network, see :class:`nnunet_genesis.transfer.network.Network`.
         stages: for every encoder stage of the target, its voxel size (one number an axis) and the index of the
             pretrained stage, or ``None``.
         unit: of the voxel sizes: ``mm`` or ``voxels``.
@@ -28,24 +38,36 @@ class LoadReport:
 
     source: str
     moves: Sequence[Move]
+    kind: str = ""
     stages: Sequence[tuple[Sequence[float], int | None]] = ()
     unit: str = "voxels"
     warnings: Sequence[str] = ()
     sha256: str = ""
 
     def coverage(self, part: str = "encoder") -> float:
-        """Share of the part's parameters (elements, not tensors), in [0, 1], that come from the source."""
+        """Return the share of the part's parameters (elements, not tensors), in [0, 1], that come from the source."""
         return _share(move for move in self.moves if move.part == part)
 
     def refusal(self, min_coverage: float) -> str | None:
-        """Why this is too little, and what to do; ``None`` where ``min_coverage`` (in [0, 1]) is reached."""
+        """Say why this is too little, and what to do; ``None`` where ``min_coverage`` (in [0, 1]) is reached."""
         covered = self.coverage()
         if covered >= min_coverage and covered > 0:
             return None
         causes = Counter(move.reason for move in self.moves if move.part == "encoder" and move.reason)
         return (
             f"{self.source}: these weights cover {covered:.1%} of this network's encoder, expected at least "
-            f"{min_coverage:.0%}. Most frequent cause: {causes.most_common(1)[0][0]}. {_remedy(self.moves)}"
+            f"{min_coverage:.0%}. Most frequent cause: {causes.most_common(1)[0][0]}. {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        """Name the closest thing that would work."""
+        causes = {move.cause for move in self.moves if move.part == "encoder"}
+        if Reason.KIND in causes:
+            return _OTHER_KIND.get(self.kind, "Use weights of a network of this kind.")
+        widths = "Set nnUNet_genesis_partial_widths=1, " if Reason.WIDTH in causes else "Either "
+        return (
+            f"{widths}pretrain with this data set's plans (nnUNetv2_genesis_prepare --like), choose plans that match "
+            "(-p), or lower nnUNet_genesis_min_coverage."
         )
 
     def require(self, min_coverage: float) -> None:
@@ -58,7 +80,7 @@ class LoadReport:
             raise GenesisError(f"{refusal}\n{self.to_text()}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, for JSON."""
+        """Return the report as plain data, for JSON."""
         return {
             "source": self.source,
             "sha256": self.sha256,
@@ -70,13 +92,17 @@ class LoadReport:
                 for stage, (size, pair) in enumerate(self.stages)
             ],
             "moves": [
-                dataclasses.asdict(move) | {"operation": move.operation, "steps": [str(step) for step in move.steps]}
+                {
+                    **{name: value for name, value in vars(move).items() if name != "cause"},
+                    "operation": move.operation,
+                    "steps": [str(step) for step in move.steps],
+                }
                 for move in self.moves
             ],
         }
 
     def to_text(self) -> str:
-        """Coverage, then one line a stage, then one a reason for what is skipped, then the warnings."""
+        """Write coverage, then one line a stage, then one a reason for what is skipped, then the warnings."""
         lines = [f"Genesis weights: {printable(self.source)}"]
         lines += [f"  SHA-256: {self.sha256}"] if self.sha256 else []
         for part in PARTS:
@@ -105,25 +131,3 @@ def _share(moves: Iterable[Move]) -> float:
     moves = list(moves)
     total = sum(math.prod(move.shape) for move in moves)
     return sum(move.placed for move in moves) / total if total else 0.0
-
-
-def _remedy(moves: Sequence[Move]) -> str:
-    """The closest thing that would work."""
-    reasons = " ".join({move.reason for move in moves if move.part == "encoder"})
-    if "pretrained network is residual" in reasons:
-        return (
-            "Plan for a residual encoder (nnUNetv2_plan_experiment -pl nnUNetPlannerResEncM, then -p "
-            "nnUNetResEncUNetMPlans), or use weights of a plain one."
-        )
-    if "pretrained network is plain" in reasons:
-        return "Use the default plans (-p nnUNetPlans), or weights of a network of this kind."
-    if "pretrained network is Genesis 3D U-Net" in reasons:
-        return (
-            "Plan for this network (nnUNetv2_genesis_plan --architecture genesis_unet3d, then -p "
-            "nnUNetGenesisUNet3DPlans)."
-        )
-    widths = "Set nnUNet_genesis_partial_widths=1, " if "partial_widths" in reasons else ""
-    return (
-        f"{widths or 'Either '}pretrain with this data set's plans (nnUNetv2_genesis_prepare --like), choose plans "
-        "that match (-p), or lower nnUNet_genesis_min_coverage."
-    )

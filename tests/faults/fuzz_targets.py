@@ -18,16 +18,16 @@ import torch
 
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.report import to_text
-from nnunet_genesis.importers.source import Source
+from nnunet_genesis.importers import to_text
+from nnunet_genesis.importers.base import Source
 from nnunet_genesis.inspection import describe_text, describe_weights
-from nnunet_genesis.transfer.load import plan_transfer
+from nnunet_genesis.transfer.plan import plan_transfer
 from pretraining.scans.find import find_scans
 from pretraining.scans.image_files import read_image_file
 from pretraining.scans.reading import read_scan
 from tests.faults.bombs import as_archive
 from tests.faults.small_world import DATASET, small_plans
-from tests.nnunet_genesis import foreign_files as foreign
+from tests.nnunet_genesis.importers import foreign_files as foreign
 from tests.nnunet_genesis.networks import describe, network, record_of, save
 from tests.pretraining.dicom_series import make_slice
 

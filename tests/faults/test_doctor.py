@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_genesis import cli, doctor, internals, machine
+from nnunet_genesis import cli, doctor
 from nnunet_genesis.doctor import OK, PROBLEM, WARNING, Finding
 
 Usage = namedtuple("Usage", "total used free")
@@ -115,23 +115,6 @@ def test_versions(monkeypatch):
     assert "nnunet-genesis: not installed" in only(doctor.check_versions, PROBLEM).text
 
 
-def test_internals(monkeypatch):
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.utilities import crossval_split
-
-    used = internals.relied_on()
-    trainer = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
-    assert {(trainer, "nnUNetTrainer"), (trainer, "nnUNetTrainer.on_train_start")} <= used
-    assert internals.missing() == []
-    monkeypatch.delattr(crossval_split, "generate_crossval_split")
-    monkeypatch.delattr(nnUNetTrainer, "on_train_start")
-    assert internals.missing() == [
-        f"{trainer}.nnUNetTrainer.on_train_start",
-        "nnunetv2.utilities.crossval_split.generate_crossval_split",
-    ]
-    assert "2 of" in only(doctor.check_internals, PROBLEM).text
-
-
 def test_trainers(healthy, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer")
     assert "not set" in only(doctor.check_trainers, PROBLEM).text
@@ -162,17 +145,17 @@ def test_settings(variable, value, said, monkeypatch):
 def test_no_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(machine, "DRIVER", tmp_path / "none")
-    assert "GPU: none" in only(machine.check_gpu, WARNING).text
-    monkeypatch.setattr(machine, "DRIVER", tmp_path)
-    assert "can't use it" in only(machine.check_gpu, PROBLEM).text
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path / "none")
+    assert "GPU: none" in only(doctor.check_gpu, WARNING).text
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path)
+    assert "can't use it" in only(doctor.check_gpu, PROBLEM).text
 
 
 @pytest.mark.parametrize(("free", "level"), [(20e9, OK), (2e9, WARNING)])
 def test_a_gpu(free, level, monkeypatch):
     a_gpu(monkeypatch, free)
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(1))
-    assert levels(machine.check_gpu) == [level]
+    assert levels(doctor.check_gpu) == [level]
 
 
 def test_a_gpu_that_cannot_compute(monkeypatch):
@@ -182,7 +165,7 @@ def test_a_gpu_that_cannot_compute(monkeypatch):
         raise RuntimeError("CUDA error: no kernel image is available\nmore")
 
     monkeypatch.setattr(torch, "ones", fails)
-    assert "can't compute (CUDA error: no kernel image is available)" in only(machine.check_gpu, PROBLEM).text
+    assert "can't compute (CUDA error: no kernel image is available)" in only(doctor.check_gpu, PROBLEM).text
 
 
 def a_gpu(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
@@ -194,25 +177,25 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 
 @pytest.mark.parametrize(("size", "level"), [(64e6, PROBLEM), (1e9, WARNING), (8e9, OK)])
 def test_shared_memory(size, level, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "SHARED", tmp_path)
-    monkeypatch.setattr(machine, "disk_usage", lambda _: Usage(size, 0, size))
-    assert levels(machine.check_shared_memory) == [level]
+    monkeypatch.setattr(doctor, "SHARED", tmp_path)
+    monkeypatch.setattr(doctor, "disk_usage", lambda _: Usage(size, 0, size))
+    assert levels(doctor.check_shared_memory) == [level]
 
 
 def test_open_files():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:
-        assert "at most 256" in only(machine.check_files, WARNING).text
+        assert "at most 256" in only(doctor.check_files, WARNING).text
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_compiler(monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/nowhere")
-    assert "no place for the result" in only(machine.check_compiler, WARNING).text
+    assert "no place for the result" in only(doctor.check_compiler, WARNING).text
     monkeypatch.setitem(sys.modules, "numba", None)
-    (found,) = doctor.guarded(machine.check_compiler)
+    (found,) = doctor.guarded(doctor.check_compiler)
     assert found.level == PROBLEM
     assert "compiler: can't be checked" in found.text
 
@@ -221,4 +204,4 @@ def test_compiler(monkeypatch):
 @pytest.mark.parametrize("value", ["9999", "many", "-1"])
 def test_cores(variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)
-    assert f"{variable}={value}" in only(machine.check_cores, WARNING).text
+    assert f"{variable}={value}" in only(doctor.check_cores, WARNING).text

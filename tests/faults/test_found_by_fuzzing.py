@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.importers import convert
-from nnunet_genesis.importers.report import to_text
-from nnunet_genesis.importers.source import Source
+from nnunet_genesis.importers import convert, to_text
+from nnunet_genesis.importers.base import Source
 from pretraining.scans.find import find_scans
 from pretraining.scans.image_files import read_image_file
 from pretraining.scans.scan import ScanError

@@ -17,9 +17,8 @@ import torch
 from nnunet_genesis import cli
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json
-from nnunet_genesis.settings import Settings
+from nnunet_genesis.settings import Settings, weights_file
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
-from nnunet_genesis.weights_file import weights_file
 from pretraining.scans.image_files import read_image_file
 from tests.faults.small_world import DATASET, NAME, small_plans, write_small_world
 from tests.nnunet_genesis.networks import network, save

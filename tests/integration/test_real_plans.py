@@ -13,14 +13,13 @@ from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.architectures.planner import PLANS_NAME
-from nnunet_genesis.architectures.planning import plan_genesis_unet3d
+from nnunet_genesis.architectures.planner import PLANS_NAME, plan_genesis_unet3d
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import import_weights
 from pretraining.run import pretrain
 from tests.integration.real_plans import CASES, PLANNERS, plan, preprocess_few, random_values, read
-from tests.nnunet_genesis.foreign_files import keras_shapes, random_state, unet3d_shapes, v1_shapes
+from tests.nnunet_genesis.importers.foreign_files import keras_shapes, random_state, unet3d_shapes, v1_shapes
 
 CPU = torch.device("cpu")
 PLAIN, RESIDUAL = PLANNERS

@@ -9,9 +9,9 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint import SCHEMA_VERSION
-from nnunet_genesis.transfer.matching import Move, match
+from nnunet_genesis.transfer.matching import match
+from nnunet_genesis.transfer.moves import Move, apply_moves
 from nnunet_genesis.transfer.network import Network, Window
-from nnunet_genesis.transfer.operations import apply_moves
 
 BOTH = ("encoder", "decoder")
 ISO = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))

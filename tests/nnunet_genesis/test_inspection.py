@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_genesis import cli
-from tests.nnunet_genesis.foreign_files import random_state, v1_shapes
+from tests.nnunet_genesis.importers.foreign_files import random_state, v1_shapes
 from tests.nnunet_genesis.networks import network, plans_of, record_of, save
 
 ARGUMENTS = {

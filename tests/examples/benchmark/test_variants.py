@@ -43,7 +43,7 @@ def test_a_variant_trains_and_fine_tuning_takes_its_weights(world, variant):
     final = Path(trainer.output_folder) / "checkpoint_final.pth"
     assert final.parents[1].name == f"{named('nnUNetTrainerRestoration', variant)}__nnUNetPlans__3d_fullres"
     weights = checkpoint.load_weights(final)
-    assert weights.metadata["options"]["iterations"] == 2
+    assert weights.record.options["iterations"] == 2
     for arm in ("genesis", "full"):
         found = recursive_find_trainer_class_by_name(named(ARMS[arm], variant))
         assert found.__name__ == named(ARMS[arm], variant)

@@ -35,7 +35,7 @@ def test_round_trip(tmp_path):
     assert found.keys() == content().keys()
     assert (found["genesis"], found["current_epoch"]) == (METADATA, 2)
     weights = checkpoint.load_weights(str(tmp_path / "c.pth"))
-    assert (weights.path, weights.metadata) == (tmp_path / "c.pth", METADATA)
+    assert (weights.path, weights.record) == (tmp_path / "c.pth", checkpoint.Record(**METADATA))
     assert torch.equal(weights.network_weights["encoder.weight"], torch.arange(6.0).reshape(2, 3))
 
 

@@ -7,7 +7,8 @@ import pickle
 import pytest
 import torch
 
-from nnunet_genesis.transfer.matching import Move, match, part_of
+from nnunet_genesis.transfer.matching import match
+from nnunet_genesis.transfer.moves import Move, Reason, part_of
 from nnunet_genesis.transfer.report import LoadReport
 from tests.nnunet_genesis.networks import BOTH, FIRST, describe, network, same, transfer, values
 
@@ -174,4 +175,4 @@ def test_a_tensor_of_another_rank_is_left_out():
     odd = dataclasses.replace(source, shapes={**source.shapes, "encoder.stages.1.0.convs.0.conv.bias": (4, 1)})
     moves = {move.target: move for move in match(odd, describe(network()), BOTH, partial_widths=True)}
     name = "encoder.stages.1.0.convs.0.conv.bias"
-    assert moves[name] == Move(name, (4,), reason="pretrained shape [4, 1], here [4]")
+    assert moves[name] == Move(name, (4,), reason="pretrained shape [4, 1], here [4]", cause=Reason.SHAPE)

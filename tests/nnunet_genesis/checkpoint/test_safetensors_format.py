@@ -9,10 +9,10 @@ from safetensors import safe_open
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.transfer.load import plan_transfer
+from nnunet_genesis.transfer.moves import apply_moves
 from nnunet_genesis.transfer.network import source_network
-from nnunet_genesis.transfer.operations import apply_moves
-from tests.nnunet_genesis.test_importers_plans import from_v2, network, v2_content
+from nnunet_genesis.transfer.plan import plan_transfer
+from tests.nnunet_genesis.importers.test_planned_files import from_v2, network, v2_content
 
 
 @pytest.fixture(params=[PLAIN, RESIDUAL, GENESIS])
@@ -50,7 +50,7 @@ def test_the_content_decides_not_the_name(tmp_path):
     content = from_v2(v2_content()).checkpoint
     checkpoint.save(content, tmp_path / "c.safetensors")
     (tmp_path / "c.safetensors").rename(tmp_path / "c.pth")
-    assert checkpoint.load_weights(tmp_path / "c.pth").metadata == content["genesis"]
+    assert checkpoint.load_weights(tmp_path / "c.pth").record.to_plain() == content["genesis"]
 
 
 def test_separate_storages_of_one_tensor_stay_separate_names(tmp_path):

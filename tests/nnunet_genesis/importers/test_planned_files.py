@@ -15,11 +15,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_genesis import checkpoint, cli, importers
-from nnunet_genesis.adaptation_plan import RES_ENC_L, adaptation_plan
-from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL
+from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RES_ENC_L, RESIDUAL
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis_unet3d, nnssl, nnunet_v2
-from nnunet_genesis.importers.source import Source
+from nnunet_genesis.importers.base import Source
 from nnunet_genesis.transfer.network import source_network
 
 SMALL = {"features_per_stage": [4, 6, 8, 10]}
@@ -200,7 +199,7 @@ def test_plans_from_before_nnunet_2_3():
         ([10**9] * 3, ["arch_kwargs", "n_conv_per_stage"], "n_conv_per_stage: expected numbers"),
         ([4] * 1000, ["arch_kwargs", "features_per_stage"], "features_per_stage: expected numbers"),
         ([4, 6], ["arch_kwargs", "features_per_stage"], "describe no PlainConvUNet that can be built"),
-        ([4, 6, 9], ["arch_kwargs", "features_per_stage"], r"expected shape \[9, 6, 3, 3, 3\], found \[8, 6"),
+        ([4, 6, 9], ["arch_kwargs", "features_per_stage"], r"of shape \[9, 6, 3, 3, 3\], found \[8, 6"),
         (None, ["arch_kwargs"], "expected the arguments of"),
         (torch.zeros(3), ["arch_kwargs", "n_stages"], "expected plain data in its record and plans, found a Tensor"),
     ],
@@ -394,7 +393,7 @@ def test_nnssl_res_enc_l_without_arguments():
             {"arch_class_name": "ResidualEncoderUNet", "arch_kwargs": None},
             "expected the arguments of ResidualEncoderUNet",
         ),
-        ({"arch_class_name": "ResEncL", "arch_kwargs": None}, r"expected shape \[.*\], found \["),
+        ({"arch_class_name": "ResEncL", "arch_kwargs": None}, r"of shape \[.*\], found \["),
         (None, "expected nnssl_adaptation_plan with 'architecture_plans', found NoneType"),
     ],
 )
@@ -442,7 +441,7 @@ def test_the_adaptation_plan_names_what_is_there(kind, tmp_path):
 def test_a_network_that_the_plan_does_not_know_has_no_keys():
     record = from_v2(v2_content()).record
     record["plans"]["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "my.Network"
-    assert adaptation_plan(record, 1)["keys_to_in_proj"] == []
+    assert checkpoint.Record.from_plain(record, Path("f.pth")).adaptation_plan(1)["keys_to_in_proj"] == []
 
 
 def run_import(monkeypatch, *command: str) -> int | str | None:
@@ -471,7 +470,7 @@ def test_the_command_says_what_was_placed_whom_to_cite_and_what_is_next(tmp_path
     shared = tmp_path / "shared.safetensors"
     assert run_import(monkeypatch, str(output), "-o", str(shared)) == 0
     one, other = checkpoint.load_weights(output), checkpoint.load_weights(shared)
-    assert one.metadata == other.metadata
+    assert one.record == other.record
     assert one.network_weights.keys() == other.network_weights.keys()
 
 

@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 
-from nnunet_genesis.transfer.matching import Move
+from nnunet_genesis.transfer.moves import Kernel, Mix, Move, Narrow, Offset, Permute
 from nnunet_genesis.transfer.network import Window
-from nnunet_genesis.transfer.operations import adapt
-from nnunet_genesis.transfer.steps import Kernel, Mix, Narrow, Offset, Permute
 from tests.nnunet_genesis.networks import FIRST, network, same, transfer, values
 
 FLAT = [[1, 3, 3]] + [[3, 3, 3]] * 3
@@ -15,7 +13,7 @@ FLAT = [[1, 3, 3]] + [[3, 3, 3]] * 3
 
 def adapted(step, weight: torch.Tensor, target: torch.Tensor | None = None, **others) -> torch.Tensor:
     target = weight if target is None else target
-    return adapt(Move("t", tuple(target.shape), "s", (step,)), {"s": weight, **others}, target)
+    return Move("t", tuple(target.shape), "s", (step,)).adapt({"s": weight, **others}, target)
 
 
 @pytest.fixture(autouse=True)

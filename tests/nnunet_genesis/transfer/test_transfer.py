@@ -10,9 +10,9 @@ from torch import distributed, multiprocessing
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.transfer.load import plan_transfer, warnings
+from nnunet_genesis.transfer.moves import apply_moves
 from nnunet_genesis.transfer.network import Window, axis_order, source_network, target_network
-from nnunet_genesis.transfer.operations import apply_moves
+from nnunet_genesis.transfer.plan import plan_transfer, warnings
 from nnunet_genesis.transfer.report import LoadReport
 from tests.nnunet_genesis.networks import BOTH, describe, network, plans_of, record_of, same, save, values
 

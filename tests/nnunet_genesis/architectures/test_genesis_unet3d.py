@@ -14,11 +14,10 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch.nn import functional
 
 from nnunet_genesis.architectures import GenesisUNet3D
-from nnunet_genesis.architectures.genesis_unet3d import KERNEL_SIZES, STRIDES
-from nnunet_genesis.architectures.input_map import planned_map
+from nnunet_genesis.architectures.genesis_unet3d import KERNEL_SIZES, STRIDES, planned_map
 from nnunet_genesis.errors import GenesisError
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "genesis_unet3d_keys.json"
+REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference" / "genesis_unet3d_keys.json"
 PUBLISHED_PARAMETERS = 19_073_665
 NARROW = (4, 8, 16, 32)
 

@@ -14,9 +14,9 @@ MAX_SPACING_RATIO = 2.0
 def plan_transfer(
     weights: GenesisWeights, target: Network, parts: Collection[str] = ("encoder",), partial_widths: bool = False
 ) -> LoadReport:
-    """What loading ``parts`` (of ``encoder``, ``decoder``) of the weights into ``target`` would do. Changes nothing.
+    """Say what loading ``parts`` (of ``encoder``, ``decoder``) of the weights into ``target`` would do; change nothing.
 
-    Carry it out with :func:`nnunet_genesis.transfer.operations.apply_moves`.
+    Carry it out with :func:`nnunet_genesis.transfer.moves.apply_moves`.
 
     Raises:
         GenesisError: the checkpoint's record doesn't describe its tensors.
@@ -27,11 +27,19 @@ def plan_transfer(
     sizes = resolutions(target.strides, target.spacing)
     unit = "voxels" if target.spacing is None else "mm"
     stages = list(zip(sizes, pairs, strict=True))
-    return LoadReport(str(weights.path), moves, stages, unit, warnings(source, target), weights.sha256)
+    return LoadReport(
+        str(weights.path),
+        moves,
+        source.kind,
+        stages=stages,
+        unit=unit,
+        warnings=warnings(source, target),
+        sha256=weights.sha256,
+    )
 
 
 def warnings(source: Network, target: Network) -> list[str]:
-    """Differences that no operation mends."""
+    """List differences that no step can correct."""
     found = []
     if source.spacing and target.spacing and len(source.spacing) == len(target.spacing):
         there = [source.spacing[source.axis_order.index(axis)] for axis in target.axis_order]
@@ -53,7 +61,7 @@ def warnings(source: Network, target: Network) -> list[str]:
 
 
 def is_ct(network: Network) -> bool:
-    """Whether all its channels are CT."""
+    """Say whether all its channels are CT."""
     return all(
         window is not None or name.casefold() == "ct"
         for window, name in zip(network.windows, network.channels, strict=True)

@@ -10,9 +10,9 @@ import torch
 from nnunet_genesis import importers
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import keras
-from nnunet_genesis.importers.source import Source
-from tests.nnunet_genesis import foreign_files as foreign
-from tests.nnunet_genesis.test_importers import build, difference, noise
+from nnunet_genesis.importers.base import Source
+from tests.nnunet_genesis.importers import foreign_files as foreign
+from tests.nnunet_genesis.importers.test_authors_files import build, difference, noise
 
 NAME = "{layer}/{layer}/{kind}:0"
 h5py = pytest.importorskip("h5py", reason="Keras files need the optional h5py")
@@ -80,7 +80,7 @@ def test_a_file_without_an_output_layer(state):
     [
         ({"depth_3_conv/kernel": None}, "expected a tensor 'depth_3_conv/kernel'"),
         ({"depth_3_bn/gamma": None}, "expected a tensor 'depth_3_bn/gamma'"),
-        ({"depth_3_conv/kernel": torch.zeros(3, 3)}, "'depth_3_conv/kernel': expected shape"),
+        ({"depth_3_conv/kernel": torch.zeros(3, 3)}, "'depth_3_conv/kernel' of shape"),
         ({"depth_9_conv/kernel": torch.zeros(3, 3, 3, 9, 9)}, "decoder.stages.0.convs.1.conv.weight"),
         (
             {"depth_3_conv/bias": torch.full((128,), float("nan"))},

@@ -12,11 +12,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis_unet3d, nnunet_v1
-from nnunet_genesis.importers.source import Source
+from nnunet_genesis.importers.base import Source
 from nnunet_genesis.transfer.network import source_network
-from tests.nnunet_genesis import foreign_files as foreign
+from tests.nnunet_genesis.importers import foreign_files as foreign
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference"
 
 
 def build(content: dict) -> torch.nn.Module:
@@ -139,8 +139,8 @@ def broken(state: dict, name: str, value: object) -> dict:
     ("value", "found"),
     [
         (None, r"expected a tensor 'KEY' of shape \[.*\], found none"),
-        (torch.zeros(2, 2, 3, 3, 3), r"'KEY': expected shape \[.*\], found \[2, 2, 3, 3, 3\]"),
-        (torch.zeros(2, 2), r"'KEY': expected shape \[.*\], found \[2, 2\]"),
+        (torch.zeros(2, 2, 3, 3, 3), r"'KEY' of shape \[.*\], found \[2, 2, 3, 3, 3\]"),
+        (torch.zeros(2, 2), r"'KEY' of shape \[.*\], found \[2, 2\]"),
         (torch.full((1,), float("nan")), r"'KEY' holds values that are not finite"),
         (torch.full((1,), -float("inf")), r"'KEY' holds values that are not finite"),
         ("text", r"'KEY' is a str"),
