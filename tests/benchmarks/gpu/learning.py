@@ -6,16 +6,23 @@ from typing import Any
 import torch
 
 from pretraining.monitoring import r_squared
-from tests.benchmarks.gpu.part import Part
+from tests.benchmarks.gpu.part import NotAvailable, Part
 from tests.benchmarks.gpu.steps import best
 from tests.benchmarks.gpu.trainers import loaders, pretrainer
 
 GOAL, WORKERS, EVERY, WARMUP = 0.5, 8, 20, 40
+LEAST = 45  # seconds
 PLAIN = {"precision": "fp32", "format": "contiguous", "compile": False, "cudnn.benchmark": False}
 
 
 def main(part: Part) -> None:
-    """Report the curve of each setting: (seconds of training, steps, R²)."""
+    """Report the curve of each setting: (seconds of training, steps, R²).
+
+    Raises:
+        NotAvailable: too little time is left for two curves.
+    """
+    if part.left < LEAST and not part.tiny:
+        raise NotAvailable(f"{part.left:.0f} s are left, and two curves need {LEAST}")
     fastest = best(part)
     for name, setting in (("fastest", fastest), ("plain", PLAIN)):
         seconds = min(1.0 if part.tiny else 45.0, part.left / 2 - 8 if name == "fastest" else part.left - 6)

@@ -66,13 +66,12 @@ def _choices(part: Part) -> Iterator[Choice]:
                 ("fine-tuning", RESENC, "fp32", "contiguous", True),
             ]
         )
-    first = [("pretraining", CONFIGURATION, number, memory, True) for number in ("bf16", "fp16") for memory in FORMATS]
-    first += [("pretraining", CONFIGURATION, "bf16", memory, False) for memory in FORMATS]
-    first += [("fine-tuning", CONFIGURATION, number, memory, True) for number in ("fp16", "bf16") for memory in FORMATS]
-    first += [("pretraining", RESENC, "bf16", memory, True) for memory in FORMATS]
-    first += [("fine-tuning", RESENC, "fp16", memory, True) for memory in FORMATS]
-    first += [(task, CONFIGURATION, "fp32", "contiguous", True) for task in TASKS]
-    first += [("fine-tuning", CONFIGURATION, "fp16", "contiguous", False)]
+    first: list[Choice] = [(task, CONFIGURATION, number, "contiguous", True) for number in DTYPES for task in TASKS]
+    first += [("pretraining", RESENC, number, "contiguous", True) for number in ("bf16", "fp16")]
+    first += [
+        ("fine-tuning", RESENC, "fp16", "contiguous", True),
+        ("pretraining", CONFIGURATION, "bf16", "channels_last", True),
+    ]
     return iter(dict.fromkeys([*first, *sorted(everything, key=lambda choice: choice[1])]))
 
 
