@@ -20,8 +20,7 @@ from nnunet_genesis.checkpoint.writing import BEST, GO_ON, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words
 from nnunet_genesis.folders import channel_names
-from nnunet_genesis.stability import require_finite
-from nnunet_genesis.training.base import ResumableTrainer
+from nnunet_genesis.training.base import ResumableTrainer, require_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
 from nnunet_genesis.training.distributed import from_rank_0, gather
 from nnunet_genesis.training.precision import (

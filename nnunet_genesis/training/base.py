@@ -1,6 +1,8 @@
 """nnU-Net's trainer, made to stop after any iteration, to go on at its epoch's start, and to skip steps not finite."""
 
+import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from torch import distributed as dist
+from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_genesis.checkpoint.writing import BEST, FINAL, GO_ON, LATEST, PREVIOUS, set_aside
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import check_writable, disk_in_words, remove_unfinished
-from nnunet_genesis.stability import MOST_IN_A_ROW, longest_run
 from nnunet_genesis.training.batches import finish
 from nnunet_genesis.training.signals import Interrupted, StopSignals, name_of
+
+MOST_IN_A_ROW = 10  # steps that may be skipped
 
 
 class ResumableTrainer(nnUNetTrainer):
@@ -179,3 +183,30 @@ class ResumableTrainer(nnUNetTrainer):
                 f"WARNING: the checkpoint was written within epoch {self.current_epoch}, by an early version. Its "
                 "weights are kept, and all of the epoch's iterations are done again on top of them."
             )
+
+
+def longest_run(flags: Sequence[bool]) -> int:
+    """Give the length of the longest run of ``True``."""
+    return max((len(list(run)) for flag, run in itertools.groupby(flags) if flag), default=0)
+
+
+def skip_unless_finite(optimizer: torch.optim.Optimizer) -> bool:
+    """Drop gradients that hold NaN or infinity, so that a step changes nothing; say whether there were any."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients or torch.isfinite(nn.utils.get_total_norm(gradients)):
+        return False
+    optimizer.zero_grad(set_to_none=True)
+    return True
+
+
+def require_finite(network: nn.Module, checkpoint: str, advice: str) -> None:
+    """Refuse to save a network with NaN or infinity in it.
+
+    Raises:
+        GenesisError: it has.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    if not torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all():
+        raise GenesisError(
+            f"{checkpoint}: not written: weights have become NaN or infinite. The training has diverged. {advice}"
+        )

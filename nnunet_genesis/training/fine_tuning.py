@@ -14,8 +14,7 @@ from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import regular_file
 from nnunet_genesis.folders import environment
-from nnunet_genesis.stability import MOST_IN_A_ROW, require_finite, skip_unless_finite
-from nnunet_genesis.training.base import ResumableTrainer
+from nnunet_genesis.training.base import MOST_IN_A_ROW, ResumableTrainer, require_finite, skip_unless_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
 from nnunet_genesis.training.precision import choose_precision, forward_in, in_words, keep_small_maps_in_fp32
 from nnunet_genesis.training.signals import StopValidation

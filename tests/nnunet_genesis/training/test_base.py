@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.stability import longest_run, require_finite, skip_unless_finite
+from nnunet_genesis.training.base import longest_run, require_finite, skip_unless_finite
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ def test_longest_run(flags, length):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_step_without_numbers_changes_neither_weights_nor_momentum(value):
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_momentum(value):
     layer, found = torch.nn.Linear(2, 1), []
     optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     optimizer.register_step_pre_hook(lambda optimizer, *_: found.append(skip_unless_finite(optimizer)))
