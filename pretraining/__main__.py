@@ -43,7 +43,8 @@ def prepare() -> None:
     args = parser.parse_args()
 
     def command() -> int:
-        from pretraining.prepare import PrepareOptions, prepare_dataset
+        from pretraining.preparation.options import PrepareOptions
+        from pretraining.preparation.pipeline import prepare_dataset
 
         left_out = prepare_dataset(PrepareOptions(**vars(args)))
         return 1 if any(item.trace for item in left_out) else LEFT_OUT_STATUS if left_out else 0

@@ -1,16 +1,21 @@
 """nnU-Net's fingerprint of unlabelled scans: its own analysis of each case, the body as foreground."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
+from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
-from pretraining.scans.reading import ScanReader
-from pretraining.scans.scan import Scan
+from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.pool import for_each_scan
+from pretraining.scans.reading import ScanReader, wrong_channels, wrong_modality
+from pretraining.scans.scan import LeftOut, Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,47 @@ def analyse(scan: Scan, asked: str | None, samples: int, cache: Path) -> Analysi
     )
     analysis.save(file)
     return analysis
+
+
+def analyse_all(
+    scans: Sequence[Scan], cache: Path, samples: int, options: PrepareOptions
+) -> tuple[dict[str, tuple[Scan, Analysis]], list[LeftOut]]:
+    """Analyse scans, each in a process of its own; by case, and what is left out."""
+    cache.mkdir(exist_ok=True)
+    work = partial(analyse, asked=options.asked_modality, samples=samples, cache=cache)
+    found: dict[str, tuple[Scan, Analysis]] = {}
+    left_out = []
+    for scan, result in for_each_scan(work, scans, options.processes, "Analysing"):
+        if isinstance(result, LeftOut):
+            left_out.append(result)
+        else:
+            found[scan.case] = (scan, result)
+    return found, left_out
+
+
+def agreeing(
+    found: Mapping[str, tuple[Scan, Analysis]], options: PrepareOptions
+) -> tuple[dict[str, Analysis], list[LeftOut]]:
+    """Choose the scans of most scans' modality and number of channels; by case, and what is left out.
+
+    Raises:
+        GenesisError: a window in HU is asked for, and they are no CTs.
+    """
+    asked = options.asked_modality
+    modality = asked or Counter(analysis.modality for _, analysis in found.values()).most_common(1)[0][0]
+    if options.hu_window and modality != "CT":
+        raise GenesisError(f"--hu_window is for CT; these scans are {modality}. Leave it out, or give --modality CT.")
+    print(f"Modality: {modality} ({'as asked' if asked else 'found from DICOM tags or intensities'})")
+    channels = Counter(len(scan.channels) for scan, _ in found.values()).most_common(1)[0][0]
+    chosen, left_out = {}, []
+    for case, (scan, analysis) in sorted(found.items()):
+        if analysis.modality != modality:
+            left_out.append(LeftOut(scan.source, wrong_modality(analysis.modality, modality)))
+        elif len(scan.channels) != channels:
+            left_out.append(LeftOut(scan.source, wrong_channels(len(scan.channels), channels)))
+        else:
+            chosen[case] = analysis
+    return chosen, left_out
 
 
 def samples_per_scan(scans: int) -> int:

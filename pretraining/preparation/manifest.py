@@ -1,16 +1,21 @@
-"""``genesis_manifest.csv``: a row per scan, and the held-out set in ``splits_final.json``."""
+"""``genesis_manifest.csv``: a row per scan; its groups, its log of errors, and the held-out set."""
 
 import csv
 import hashlib
-import json
+import hmac
+import os
+import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
-from nnunet_genesis.files import atomic_path, write_json
-from pretraining.scans.scan import ERROR_LOG, LeftOut
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import atomic_path, read_json, write_json
+from pretraining.scans.scan import ERROR_LOG, LeftOut, Scan
 
-FILE_NAME = "genesis_manifest.csv"
+FILE_NAME, GROUP_KEY = "genesis_manifest.csv", "genesis_group_key"
+PREPARED = "prepared"
+_PATIENT = "patient_"
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Row:
         modality: CT, MR, …
         shape: voxels z × y × x, before preprocessing.
         spacing: mm z × y × x.
-        group: scans of one patient share it; a keyed hash (:mod:`pretraining.preparation.groups`).
+        group: scans of one patient share it; see :func:`with_keyed_groups`.
         remark: what is worth a look, although the scan is used.
     """
 
@@ -39,37 +44,92 @@ class Row:
     group: str = ""
     remark: str = ""
 
+    @classmethod
+    def of_prepared(cls, scan: Scan, modality: str, remark: str) -> "Row":
+        """Describe a scan that is prepared; its own modality, where it has one, counts before the data set's."""
+        shape = "x".join(str(length) for length in scan.shape)
+        spacing = "x".join(f"{length:.4g}" for length in scan.spacing)
+        return cls(
+            scan.source, scan.case, PREPARED, modality=scan.modality or modality, shape=shape, spacing=spacing,
+            group=scan.group, remark=remark,
+        )  # fmt: skip
 
-def read_manifest(base: Path) -> list[Row]:
-    """Rows of an earlier run; none if there wasn't one."""
-    file = base / FILE_NAME
+
+def update(folder: Path, prepared: Sequence[Row], left_out: Sequence[LeftOut]) -> list[Row]:
+    """Add what a run has done to the manifest; where a scan was left out earlier, what is now known of it counts.
+
+    Returns:
+        The rows of all prepared cases.
+    """
+    earlier = _read(folder)
+    cases = {row.case: row for row in [*earlier, *prepared] if row.status == PREPARED}
+    known = {row.source for row in cases.values()} | {item.source for item in left_out}
+    kept = [row for row in earlier if row.status != PREPARED and row.source not in known]
+    now = dict.fromkeys(Row(item.source, reason=item.reason) for item in left_out)
+    with atomic_path(folder / FILE_NAME) as path, open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([field.name for field in fields(Row)])
+        rows = sorted([*cases.values(), *kept, *now], key=lambda row: (row.source, row.case))
+        writer.writerows(astuple(row) for row in rows)
+    return list(cases.values())
+
+
+def _read(folder: Path) -> list[Row]:
+    file = folder / FILE_NAME
     if not file.is_file():
         return []
     with file.open(newline="", encoding="utf-8") as stream:
         return [Row(**row) for row in csv.DictReader(stream)]
 
 
-def write_manifest(base: Path, rows: Iterable[Row]) -> None:
-    """Write the rows, sorted by source."""
-    with atomic_path(base / FILE_NAME) as path, open(path, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows(astuple(row) for row in sorted(rows, key=lambda row: (row.source, row.case)))
-
-
-def log_errors(base: Path, left_out: Iterable[LeftOut]) -> None:
+def log_errors(folder: Path, left_out: Iterable[LeftOut]) -> None:
     """Append the tracebacks of internal errors to the log beside the manifest, which names it."""
     errors = [item for item in left_out if item.trace]
     if errors:
-        with (base / ERROR_LOG).open("a", encoding="utf-8") as log:
+        with (folder / ERROR_LOG).open("a", encoding="utf-8") as log:
             log.writelines(f"{item.source}\n{item.trace}\n" for item in errors)
         print(
-            f"{len(errors)} of them by internal errors of nnunet-genesis, not by any fault of theirs. Please report "
-            f"{base / ERROR_LOG}; look through it before: it names files."
+            f"{len(errors)} scans met an internal error of nnunet-genesis, which is no fault of theirs. Please report "
+            f"{folder / ERROR_LOG}; look through it before, as it names files."
         )
 
 
-def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[int, int]:
+def with_keyed_groups(folder: Path, scans: Sequence[Scan]) -> list[Scan]:
+    """Hash patients' groups with the data set's key, which is made once and readable by its owner only.
+
+    A patient's number is short; of a hash without a key it could be found by trying all numbers.
+
+    Args:
+        folder: the data set's folder, which the key never leaves.
+        scans: as found; a group that isn't the case's own name is a patient's.
+
+    Raises:
+        GenesisError: the key of an earlier run is gone.
+    """
+    if all(scan.group == scan.case for scan in scans):
+        return list(scans)
+    key = _group_key(folder)
+    return [scan if scan.group == scan.case else replace(scan, group=_keyed(key, scan.group)) for scan in scans]
+
+
+def _keyed(key: bytes, group: str) -> str:
+    return f"{_PATIENT}{hmac.new(key, group.encode(), 'sha256').hexdigest()[:12]}"
+
+
+def _group_key(folder: Path) -> bytes:
+    file = folder / GROUP_KEY
+    if not file.is_file():
+        if any(row.group.startswith(_PATIENT) for row in _read(folder)):
+            raise GenesisError(
+                f"{file}: no such file, but {FILE_NAME} names groups that were made with it: patients could be divided "
+                "between training and held-out scans. Restore it, or prepare a new data set (-d, -n)."
+            )
+        with atomic_path(file) as path, open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
+            new.write(secrets.token_bytes(32))
+    return file.read_bytes()
+
+
+def write_split(folder: Path, rows: Sequence[Row], val_fraction: float) -> tuple[int, int]:
     """Write one fold to ``splits_final.json``; patients (groups) are never divided.
 
     A held-out set that is there already keeps its cases, and what was added later is trained on. With a single
@@ -78,10 +138,10 @@ def write_split(base: Path, rows: Sequence[Row], val_fraction: float) -> tuple[i
     Returns:
         Number of training and of validation cases.
     """
-    groups = {row.case: row.group or row.case for row in rows if row.status == "prepared"}
-    file = base / "splits_final.json"
+    groups = {row.case: row.group or row.case for row in rows if row.status == PREPARED}
+    file = folder / "splits_final.json"
     if file.is_file():
-        held_out = {groups[case] for case in json.loads(file.read_text())[0]["val"] if case in groups}
+        held_out = {groups[case] for case in read_json(file)[0]["val"] if case in groups}
     else:
         # By hash: which patients are held out depends neither on the order of the scans nor on a random state; nor on
         # the groups' random key, so of a case's name.

@@ -1,32 +1,106 @@
-"""Plans for unlabelled scans: nnU-Net's planner on their fingerprint, or another data set's plans."""
+"""Plans for unlabelled scans: nnU-Net's planner on their fingerprint, or another data set's; made once, then kept."""
 
 import contextlib
 import inspect
 import io
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nnunetv2
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, write_json
-from nnunet_genesis.folders import dataset_name, environment, nnunet_folder
+from nnunet_genesis.folders import (
+    PlannedDataset,
+    channel_names,
+    check_plans,
+    environment,
+    nnunet_folder,
+    planned_dataset,
+    read_dataset_json,
+    read_plans,
+)
+from pretraining.preparation.fingerprint import Analysis, fingerprint
 from pretraining.preparation.options import PrepareOptions
 
-DEFAULT_PLANNER, FINGERPRINT = "ExperimentPlanner", "dataset_fingerprint.json"
+DATASET, FINGERPRINT = "dataset.json", "dataset_fingerprint.json"
+DEFAULT_PLANNER = "ExperimentPlanner"
+
+
+@dataclass(frozen=True)
+class PreparedDataset(PlannedDataset):
+    """A data set of unlabelled scans, planned.
+
+    Attributes:
+        fingerprint: what it was planned from, content of ``dataset_fingerprint.json``.
+        configurations: names of those that scans are prepared for; all are in the plans.
+    """
+
+    fingerprint: dict[str, Any]
+    configurations: Sequence[str]
+
+    @property
+    def modality(self) -> str:
+        """``CT`` or ``MR``."""
+        return str(self.dataset_json["genesis"]["modality"])
+
+    @property
+    def case_folders(self) -> dict[str, Path]:
+        """By configuration, the folder of the preprocessed cases."""
+        manager = PlansManager(self.plans)
+        return {name: self.folder / manager.get_configuration(name).data_identifier for name in self.configurations}
+
+    def save(self) -> None:
+        """Write fingerprint, ``dataset.json`` and plans, unless an earlier run did."""
+        file = self.folder / f"{self.plans['plans_name']}.json"
+        if file.is_file():
+            print(f"Keeping the plans of an earlier run: {file}")
+            return
+        if not (self.folder / DATASET).is_file():
+            write_json(self.fingerprint, self.folder / FINGERPRINT, sort_keys=True)
+            write_json(self.dataset_json, self.folder / DATASET)
+        write_json(self.plans, file)  # last: where they are, all else is
+
+
+def new_folder(options: PrepareOptions) -> Path:
+    """Return the data set's folder, which may not exist yet.
+
+    Raises:
+        GenesisError: another data set has its id, or it isn't one of ours.
+    """
+    root = nnunet_folder("nnUNet_preprocessed")
+    others = [f.name for f in root.glob(f"Dataset{options.dataset_id:03d}_*") if f.name != options.dataset_name]
+    if others:
+        raise GenesisError(f"-d {options.dataset_id}: {root} has {others[0]} already. Choose another id, or that name.")
+    folder = root / options.dataset_name
+    if (folder / DATASET).is_file() and "genesis" not in read_json(folder / DATASET):
+        raise GenesisError(f"{folder}: is a data set that nnunet-genesis did not make. Choose another id (-d) or name.")
+    return folder
+
+
+def checked(options: PrepareOptions) -> PrepareOptions:
+    """Return the options with the whole name in ``like``.
+
+    Raises:
+        GenesisError: nnU-Net has no such planner, or there is no such data set to be like.
+    """
+    if options.like:
+        return replace(options, like=_like(options).folder.name)
+    planner_class(options.planner)
+    return options
 
 
 def planner_class(name: str | None) -> type:
-    """nnU-Net's planner of that name.
+    """Find nnU-Net's planner of that name.
 
     Raises:
         GenesisError: nnU-Net has no such planner.
@@ -41,73 +115,110 @@ def planner_class(name: str | None) -> type:
     return found
 
 
-def planned_name(options: PrepareOptions) -> str:
-    """Name of the plans that the options lead to."""
-    if options.like:
-        return options.plans_name
-    return inspect.signature(planner_class(options.planner)).parameters["plans_name"].default
+def known_dataset(options: PrepareOptions, folder: Path, scans: int) -> PreparedDataset | None:
+    """Find the data set as an earlier run has planned it, or as ``like`` has it, if either; writes nothing."""
+    dataset_json = _earlier_dataset_json(options, folder)
+    if dataset_json is None:
+        return _prepared_like(options, folder, scans) if options.like else None
+    found = read_json(folder / FINGERPRINT)
+    file = folder / f"{_plans_name(options)}.json"
+    if file.is_file():
+        plans = read_plans(file, *options.configurations)
+    elif options.like:
+        plans = _plans_like(options)
+    else:
+        plans = _run_planner(options, dataset_json, found)
+    return PreparedDataset(folder, plans, dataset_json, found, options.configurations)
 
 
-def make_plans(options: PrepareOptions, base: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """Run nnU-Net's planner on ``base/dataset_fingerprint.json``; write plans and ``dataset.json`` to ``base``."""
-    planner = planner_class(options.planner)
-    with _temporary_folders(base, dataset_json), contextlib.redirect_stdout(io.StringIO()):
-        plans, name = plan_experiment_dataset(options.dataset_id, planner, options.gpu_memory_target)
-    write_json(dataset_json, base / "dataset.json")
-    write_json(plans, base / f"{name}.json")  # last: where they are, all else is
-    return plans
-
-
-def like_folder(options: PrepareOptions) -> Path:
-    """Folder of the data set to be like.
+def plan_dataset(options: PrepareOptions, folder: Path, analyses: Mapping[str, Analysis]) -> PreparedDataset:
+    """Plan a data set of analysed scans, which are of one modality; writes nothing.
 
     Raises:
-        GenesisError: it or its plans aren't there.
+        GenesisError: the planner makes no such configuration.
     """
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(str(options.like), f"--like {options.like}")
-    missing = [
-        name for name in (f"{options.plans_name}.json", "dataset.json", FINGERPRINT) if not (folder / name).is_file()
-    ]
-    if missing:
-        raise GenesisError(
-            f"--like {options.like}: {folder} lacks {', '.join(missing)}. Plan that data set first: "
-            f"nnUNetv2_plan_and_preprocess -d {options.like} -c 3d_fullres, and name its plans with -p."
-        )
-    return folder
+    found = fingerprint(list(analyses.values()), options.hu_window)
+    dataset_json = _dataset_json(options, analyses)
+    return PreparedDataset(
+        folder, _run_planner(options, dataset_json, found), dataset_json, found, options.configurations
+    )
 
 
-def plans_like(options: PrepareOptions) -> dict[str, Any]:
-    """The other data set's plans, for the new one."""
-    plans = read_json(like_folder(options) / f"{options.plans_name}.json")
-    plans["dataset_name"] = options.dataset_name
+def _plans_name(options: PrepareOptions) -> str:
+    planner = planner_class(options.planner)
+    return options.plans_name if options.like else inspect.signature(planner).parameters["plans_name"].default
+
+
+def _earlier_dataset_json(options: PrepareOptions, folder: Path) -> dict[str, Any] | None:
+    if not (folder / DATASET).is_file():
+        return None
+    dataset_json = read_dataset_json(folder / DATASET)
+    record = dataset_json["genesis"]
+    for key, value in options.record().items():
+        if record.get(key) != value:
+            raise GenesisError(
+                f"{folder}: was prepared with {key} = {record.get(key)}, now {value} is asked for. All scans of a data "
+                "set must be prepared alike: repeat the earlier option, or use a new data set (-d, -n)."
+            )
+    if options.modality not in ("auto", record["modality"]):
+        raise GenesisError(f"{folder}: holds {record['modality']} scans; --modality {options.modality} doesn't fit.")
+    return dataset_json
+
+
+def _like(options: PrepareOptions) -> PlannedDataset:
+    given = f"--like {options.like}"
+    return planned_dataset(str(options.like), options.plans_name, *options.configurations, given=given)
+
+
+def _plans_like(options: PrepareOptions) -> dict[str, Any]:
+    plans = {**_like(options).plans, "dataset_name": options.dataset_name, "plans_name": options.plans_name}
     plans.pop("genesis", None)
     return plans
 
 
-def write_plans_like(options: PrepareOptions, base: Path, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
-    """Write these plans, the other data set's fingerprint and our ``dataset.json`` to ``base``."""
-    source = like_folder(options)
-    write_json(read_json(source / FINGERPRINT), base / FINGERPRINT, sort_keys=True)
-    write_json(dataset_json, base / "dataset.json")
-    write_json(plans, base / f"{options.plans_name}.json")
+def _prepared_like(options: PrepareOptions, folder: Path, scans: int) -> PreparedDataset:
+    like, plans = _like(options), _plans_like(options)
+    schemes = PlansManager(plans).get_configuration(options.configurations[0]).normalization_schemes
+    modality = "CT" if schemes[0] == "CTNormalization" else "MR"
+    if options.modality not in ("auto", modality):
+        raise GenesisError(f"--like {options.like}: is planned for {modality}; --modality {options.modality} is asked.")
+    dataset_json = _unlabelled(channel_names(like.dataset_json), scans, {"modality": modality, **options.record()})
+    return PreparedDataset(folder, plans, dataset_json, read_json(like.folder / FINGERPRINT), options.configurations)
 
 
-@contextlib.contextmanager
-def _temporary_folders(base: Path, dataset_json: dict[str, Any]) -> Iterator[None]:
-    """A raw data set of nothing but ``dataset.json``, for nnU-Net's planner insists on one, and a folder to write to.
+def _dataset_json(options: PrepareOptions, analyses: Mapping[str, Analysis]) -> dict[str, Any]:
+    first = next(iter(analyses.values()))
+    modality, channels = first.modality, len(first.intensities)
+    # nnU-Net chooses the normalisation by this name: "CT" is clipped by fixed statistics, all others are z-scored.
+    same_name = modality == "CT" or channels == 1
+    names = {str(index): modality if same_name else f"{modality}_{index}" for index in range(channels)}
+    return _unlabelled(names, len(analyses), {"modality": modality, **options.record()})
 
-    What the planner writes isn't whole at every moment.
-    """
+
+def _unlabelled(names: dict[str, str], scans: int, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "channel_names": names,
+        "labels": {"background": 0, "body": 1},
+        "numTraining": scans,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+        "genesis": record,
+    }
+
+
+def _run_planner(options: PrepareOptions, dataset_json: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Run nnU-Net's planner, which insists on a raw data set and on a folder to write to, in temporary ones."""
+    planner = planner_class(options.planner)
+    # It looks at the first image's name only to find a reader, which dataset.json names already.
+    listed = {"dataset": {"scan": {"images": ["scan_0000.nii.gz"], "label": "scan.nii.gz"}}}
+    # It sets torch's threads to nnUNet_n_proc_DA, which fails on the 0 that training accepts.
+    threads = str(max(1, get_allowed_n_proc_DA()))
     with tempfile.TemporaryDirectory() as raw, tempfile.TemporaryDirectory() as preprocessed:
-        folder, copy = Path(raw) / base.name, Path(preprocessed) / base.name
-        folder.mkdir()
-        copy.mkdir()
-        shutil.copyfile(base / FINGERPRINT, copy / FINGERPRINT)
-        # The planner looks at the first image's name only to find a reader, which dataset.json names already.
-        listed = {"dataset": {"scan": {"images": ["scan_0000.nii.gz"], "label": "scan.nii.gz"}}}
-        save_json({**dataset_json, **listed}, str(folder / "dataset.json"), sort_keys=False)
-        # The planner sets torch's threads to nnUNet_n_proc_DA, which fails on the 0 that training accepts.
-        threads = str(max(1, get_allowed_n_proc_DA()))
-        folders = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
-        with environment(**folders, nnUNet_n_proc_DA=threads):
-            yield
+        for place, name, content in ((raw, DATASET, dataset_json | listed), (preprocessed, FINGERPRINT, found)):
+            (Path(place) / options.dataset_name).mkdir()
+            write_json(content, Path(place) / options.dataset_name / name)
+        places = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
+        with environment(**places, nnUNet_n_proc_DA=threads), contextlib.redirect_stdout(io.StringIO()):
+            plans, name = plan_experiment_dataset(options.dataset_id, planner, options.gpu_memory_target)
+    check_plans(plans, f"Plans {name}", *options.configurations)
+    return dict(plans)

@@ -1,7 +1,8 @@
-"""Preprocess one scan with nnU-Net's preprocessor, the body as pseudo-label."""
+"""Preprocess scans with nnU-Net's preprocessor, the body as pseudo-label."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_genesis.files import check_space, move_whole
-from pretraining.intensity_range import Range, measured_range, planned_range
+from nnunet_genesis.folders import channel_names
+from pretraining.intensity_range import Range, measured_range, planned_range, save_ranges, stored_ranges
 from pretraining.preparation.lock import CACHE
+from pretraining.preparation.manifest import Row
+from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.planning import PreparedDataset
+from pretraining.preparation.pool import for_each_scan
 from pretraining.preparation.resampling import FastConfiguration
 from pretraining.scans.reading import ScanReader
-from pretraining.scans.scan import Scan, ScanError
+from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # the last one is written last: a case is finished when it is there
 _REMARK = "genesis_remark"  # in the case's properties, for the manifest of a later run
@@ -40,16 +46,53 @@ class ScanPlans(PlansManager):
         return configuration if self._exact else FastConfiguration(configuration.configuration)
 
 
-def preprocess(
-    scan: Scan,
-    asked: str | None,
-    plans: dict[str, Any],
-    configurations: Sequence[str],
-    dataset_json: dict[str, Any],
-    base: Path,
-    exact: bool = False,
-) -> dict[str, Range]:
-    """Preprocess ``scan`` for each configuration into ``base``, unless that is done; ``exact``: resampled by nnU-Net.
+def preprocess_all(
+    dataset: PreparedDataset, scans: Sequence[Scan], options: PrepareOptions
+) -> tuple[list[Row], list[LeftOut]]:
+    """Preprocess scans, each in a process of its own, unless that is done; their rows, and what is left out."""
+    folders = dataset.case_folders
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    ranges = {name: stored_ranges(folder) for name, folder in folders.items()}
+    finished = _finished(dataset, ranges)
+    done = [scan for scan in scans if scan.case in finished]
+    if done:
+        print(f"{len(done)} scans are finished already")
+    work = partial(preprocess, dataset=dataset, asked=options.asked_modality, exact=options.exact)
+    left_out, todo = [], [scan for scan in scans if scan.case not in finished]
+    try:
+        for scan, result in for_each_scan(work, todo, options.processes, "Preprocessing"):
+            if isinstance(result, LeftOut):
+                left_out.append(result)
+                continue
+            done.append(scan)
+            for name, case_range in result.items():
+                ranges[name][scan.case] = case_range
+    finally:
+        for name, folder in folders.items():
+            if ranges[name] and options.part_id is None:  # parts would overwrite each other's
+                save_ranges(folder, ranges[name])
+    return [Row.of_prepared(scan, dataset.modality, _remark(folders, scan.case)) for scan in done], left_out
+
+
+def _finished(dataset: PreparedDataset, ranges: Mapping[str, Mapping[str, Range]]) -> set[str]:
+    """Return the cases whose files, and ranges where the plans don't fix them, are there for every configuration."""
+    manager, cases = PlansManager(dataset.plans), []
+    for name, folder in dataset.case_folders.items():
+        fixed = planned_range(manager, manager.get_configuration(name)) is not None
+        found = {file.stem for file in folder.glob("*.pkl") if is_finished(folder, file.stem)}
+        cases.append(found if fixed else found & ranges[name].keys())
+    return set.intersection(*cases)
+
+
+def preprocess(scan: Scan, dataset: PreparedDataset, asked: str | None, exact: bool = False) -> dict[str, Range]:
+    """Preprocess a scan for each configuration, unless that is done.
+
+    Args:
+        scan: the scan.
+        dataset: where to, and how.
+        asked: modality of scans whose files don't say; ``None`` to guess.
+        exact: resample with nnU-Net's own functions.
 
     Returns:
         By configuration the intensity range (see :mod:`pretraining.intensity_range`), where the plans don't fix it.
@@ -57,15 +100,14 @@ def preprocess(
     Raises:
         ScanError: the scan can't be read, or isn't of the data set's modality.
     """
-    reader = ScanReader(asked, dataset_json["genesis"]["modality"], len(dataset_json["channel_names"]))
-    manager = ScanPlans(plans, reader, exact)
+    reader = ScanReader(asked, dataset.modality, len(channel_names(dataset.dataset_json)))
+    manager = ScanPlans(dataset.plans, reader, exact)
     ranges: dict[str, Range] = {}
-    for name in configurations:
+    for name, folder in dataset.case_folders.items():
         configuration = manager.get_configuration(name)
-        folder = base / configuration.data_identifier
         if not is_finished(folder, scan.case):
             _check_shape(compute_new_shape(scan.shape, scan.spacing, _spacing_zyx(manager, configuration)))
-            _preprocess_case(scan, manager, configuration, dataset_json, folder, base / CACHE)
+            _preprocess_case(scan, manager, configuration, dataset, folder)
         if planned_range(manager, configuration) is None:
             ranges[name] = measured_range(blosc2.open(urlpath=str(folder / f"{scan.case}.b2nd"), mode="r")[:])
     return ranges
@@ -75,25 +117,25 @@ def _preprocess_case(
     scan: Scan,
     manager: ScanPlans,
     configuration: ConfigurationManager,
-    dataset_json: dict[str, Any],
+    dataset: PreparedDataset,
     folder: Path,
-    cache: Path,
 ) -> None:
+    cache = dataset.folder / CACHE
     cache.mkdir(exist_ok=True)
     # Of this process' own: what is left of one that was killed may go on for a moment.
     with tempfile.TemporaryDirectory(dir=cache) as name:
-        partial = Path(name)
+        place = Path(name)
         try:
             configuration.preprocessor_class(verbose=False).run_case_save(
-                str(partial / scan.case), scan, scan, manager, configuration, dataset_json
+                str(place / scan.case), scan, scan, manager, configuration, dataset.dataset_json
             )
         except RuntimeError:
-            check_space(partial)  # blosc2 doesn't say that the disk is full
+            check_space(place)  # blosc2 doesn't say that the disk is full
             raise
-        _check_shape(blosc2.open(urlpath=str(partial / f"{scan.case}.b2nd"), mode="r").shape[1:])
-        _complete_properties(partial / f"{scan.case}.pkl", manager.reader.remark)
+        _check_shape(blosc2.open(urlpath=str(place / f"{scan.case}.b2nd"), mode="r").shape[1:])
+        _complete_properties(place / f"{scan.case}.pkl", manager.reader.remark)
         for ending in ENDINGS:
-            move_whole(partial / f"{scan.case}{ending}", folder / f"{scan.case}{ending}")
+            move_whole(place / f"{scan.case}{ending}", folder / f"{scan.case}{ending}")
 
 
 def is_finished(folder: Path, case: str) -> bool:
@@ -114,8 +156,9 @@ def _check_shape(shape: Sequence[int]) -> None:
         )
 
 
-def remark_on(folder: Path, case: str) -> str:
-    """What the manifest remarks on a finished case, or ""."""
+def _remark(folders: Mapping[str, Path], case: str) -> str:
+    """Return what the manifest remarks on a finished case, or ""."""
+    folder = next(iter(folders.values()))
     return str(load_pickle(str(folder / f"{case}.pkl")).get(_REMARK, ""))
 
 

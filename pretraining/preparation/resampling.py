@@ -1,7 +1,7 @@
 """nnU-Net's resampling, one axis after the other, as resampling is linear and separable.
 
 An axis' weights are what scipy's ``zoom(mode="nearest", grid_mode=True)``, with which nnU-Net resamples, makes of the
-identity matrix, so images differ by rounding only (float32 instead of float64); segmentations don't differ.
+identity matrix, so images differ by rounding only (to float32 after each axis); segmentations don't differ.
 """
 
 import itertools
@@ -110,18 +110,18 @@ def _shrinking_first(old: Sequence[int], new: Sequence[int]) -> list[int]:
 
 
 def _cubic_weights(old: int, new: int) -> np.ndarray:
-    """Return the weight of each of ``old`` voxels in each of ``new`` ones, float32 (new, old), as scipy has them."""
-    weights = zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)
-    return weights.astype(np.float32)
+    """Return the weight of each of ``old`` voxels in each of ``new`` ones, float64 (new, old), as scipy has them."""
+    return zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)
 
 
 def _weighted(image: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
-    """Multiply the lines of ``image`` along ``axis`` by ``weights`` (new, old), without copying them."""
-    if axis == image.ndim - 1:
-        return image @ weights.T
-    shape = image.shape
-    lines = weights @ image.reshape(*shape[: axis + 1], -1)
-    return lines.reshape(*shape[:axis], len(weights), *shape[axis + 1 :])
+    """Multiply the lines of ``image`` along ``axis`` by ``weights`` (new, old), in float64, one slice at a time."""
+    out = np.empty((*image.shape[:axis], len(weights), *image.shape[axis + 1 :]), image.dtype)
+    across = 2 if axis == 1 else 1
+    for source, target in zip(np.moveaxis(image, across, 0), np.moveaxis(out, across, 0), strict=True):
+        lines = source.astype(np.float64)
+        target[...] = lines @ weights.T if axis == 3 else weights @ lines
+    return out
 
 
 def _segmentation(labels: np.ndarray, shape: tuple[int, ...], thick: int | None) -> np.ndarray:

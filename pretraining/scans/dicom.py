@@ -9,7 +9,7 @@ import SimpleITK
 
 from pretraining.scans.dicom_geometry import SPACING_TOLERANCE, order_slices
 from pretraining.scans.dicom_headers import SliceHeader, read_slice_header
-from pretraining.scans.quiet import quiet_itk
+from pretraining.scans.itk_files import quiet_itk
 from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
 
 

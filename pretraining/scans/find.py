@@ -14,7 +14,6 @@ from pretraining.scans.dicom import SeriesCollector, digest
 from pretraining.scans.dicom_headers import read_slice_header
 from pretraining.scans.image_files import ending_of, is_nifti, read_geometry
 from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
-from pretraining.scans.words import relative_name
 
 __all__ = ["LeftOut", "Scan", "ScanError", "find_scans"]
 
@@ -62,7 +61,7 @@ class _Finder:
         base = root if root.is_dir() else root.parent
         images: dict[tuple[str, str, str], dict[int, Path]] = {}
         for path in self._files(root, base):
-            source = relative_name(path, base)
+            source = _relative_name(path, base)
             try:
                 self._sort_in(path, base, images)
             except Exception as e:
@@ -92,14 +91,14 @@ class _Finder:
             return
         header = read_slice_header(path)
         if header is not None:
-            self._series.add(header, relative_name(path.parent, base), base.resolve().name)
+            self._series.add(header, _relative_name(path.parent, base), base.resolve().name)
         elif name.endswith(_DICOM_ENDINGS):
             raise ScanError("not readable as DICOM, although its name says so")
         elif name.endswith(_UNSUPPORTED_ENDINGS):
             raise ScanError("a format that is not supported: convert or unpack it to .nii.gz")
 
     def _add_image(self, channels: dict[int, Path], base: Path) -> None:
-        source = relative_name(next(iter(channels.values())), base)
+        source = _relative_name(next(iter(channels.values())), base)
         try:
             self._scans.append(_image_scan(list(channels.items()), source, base))
         except Exception as e:
@@ -112,11 +111,11 @@ class _Finder:
             return
 
         def failed(error: OSError) -> None:
-            self.left_out.append(LeftOut.because(relative_name(Path(error.filename), base), error))
+            self.left_out.append(LeftOut.because(_relative_name(Path(error.filename), base), error))
 
         for folder, folders, names in os.walk(root, followlinks=True, onerror=failed):
             if not folders and not names:
-                self.left_out.append(LeftOut(relative_name(Path(folder), base), "empty folder"))
+                self.left_out.append(LeftOut(_relative_name(Path(folder), base), "empty folder"))
             folders[:] = [p.name for p in self._new([Path(folder, name) for name in sorted(folders)])]
             yield from self._new([Path(folder, name) for name in sorted(names)])
 
@@ -186,3 +185,13 @@ def _difference(a: Geometry, b: Geometry) -> str | None:
     if not np.allclose(a.direction, b.direction, atol=1e-2) or not np.allclose(a.origin, b.origin, atol=max(a.spacing)):
         return "position or orientation"
     return None
+
+
+def _relative_name(path: Path, base: Path) -> str:
+    """Return a path relative to its input root, posix, on one line and in UTF-8."""
+    # A name whose bytes are no UTF-8 must not break the manifest.
+    relative = path.relative_to(base)
+    name = relative.as_posix() if relative.parts else base.name
+    text = os.fsencode(name).decode("utf-8", "replace")
+    # Nor must a line break, or a command to the terminal.
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)

@@ -4,12 +4,13 @@ import gzip
 import io
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
 
-from pretraining.scans.quiet import quiet_itk
 from pretraining.scans.scan import Geometry, ScanError
 
 _BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
@@ -22,6 +23,17 @@ _HEADER = 1_000_000  # bytes: no header is longer
 _TEXTS = ("Name", "Comment", "ObjectType", "ObjectSubType", "TransformType", "AnatomicalOrientation", "Modality",
           "ElementType", "ElementDataFile")  # fmt: skip
 _NO_SPACING = "its header gives no voxel spacing, and SimpleITK would take 1 mm: save it with its spacing"
+
+
+@contextmanager
+def quiet_itk() -> Iterator[None]:
+    """Switch ITK's warnings off within the block: what matters in them is checked here and said in words."""
+    before = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def read_itk_geometry(path: Path) -> Geometry:

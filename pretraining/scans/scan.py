@@ -24,7 +24,8 @@ class Scan:
         channels: per channel the files in reading order: one file, or the sorted slices of a DICOM series.
         source: posix path relative to its input root; for a DICOM series the folder of its first file.
         group: scans of the same patient share it (where DICOM names a patient, a hash that must not be written down,
-            for its number could be guessed: :mod:`pretraining.preparation.groups`; else the case name).
+            for its number could be guessed: :func:`pretraining.preparation.manifest.with_keyed_groups`; else the
+            case name).
         modality: DICOM Modality ("CT", "MR", ...), or None where the format does not say.
         shape: voxels as (z, y, x).
         spacing: mm as (z, y, x).

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import blosc2
@@ -16,7 +17,7 @@ from pretraining.dataloader import RestorationDataLoader
 from pretraining.preparation.preprocess import preprocess
 from pretraining.restoration import RestorationTransform
 from pretraining.scans.scan import Scan
-from tests.benchmarks.preparation import ct_plans, ct_scans
+from tests.benchmarks.preparation import ct_dataset, ct_scans
 from tests.benchmarks.timing import profiled, quiet, shares
 
 PATCHES = ((128, 128, 128), (64, 64, 32))
@@ -47,18 +48,17 @@ def main() -> None:
 
 def ct_loader(scans: list[Scan], folder: Path, patch: tuple[int, ...]) -> RestorationDataLoader:
     """Batches of 2 patches of preprocessed scans, stored in chunks for such patches."""
-    plans, dataset_json = ct_plans(scans[:1], folder, patch)
-    base = folder / "x".join(map(str, patch))
-    cases = base / "nnUNetPlans_3d_fullres"
+    dataset = replace(ct_dataset(scans[:1], folder, patch), folder=folder / "x".join(map(str, patch)))
+    cases = dataset.case_folders["3d_fullres"]
     cases.mkdir(parents=True)
     for scan in scans:
-        preprocess(scan, "CT", plans, ["3d_fullres"], dataset_json, base)
-    properties = plans["foreground_intensity_properties_per_channel"]["0"]
+        preprocess(scan, dataset, "CT")
+    properties = dataset.plans["foreground_intensity_properties_per_channel"]["0"]
     low, high = (
         (properties[key] - properties["mean"]) / properties["std"] for key in ("percentile_00_5", "percentile_99_5")
     )
     ranges = {scan.case: [[low, high]] for scan in scans}
-    labels = LabelManager(dataset_json["labels"], None)
+    labels = LabelManager(dataset.dataset_json["labels"], None)
     return RestorationDataLoader(
         nnUNetDatasetBlosc2(str(cases)), 2, patch, labels, 1.0, ranges, RestorationTransform(), (0, 0)
     )

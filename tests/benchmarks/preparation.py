@@ -13,11 +13,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pretraining.preparation.fingerprint import analyse, fingerprint, samples_per_scan
+from pretraining.preparation.planning import PreparedDataset
 from pretraining.preparation.pool import start_worker
 from pretraining.preparation.preprocess import preprocess
 from pretraining.scans.find import find_scans
@@ -53,12 +53,12 @@ def main() -> None:
 def measure(scans: list[Scan], folder: Path) -> list[tuple[Scan, float, float, dict[str, float]]]:
     """Per scan: seconds by nnU-Net's resampling and by ours, and ours step by step."""
     tiny = find_scans([write_scan(folder / "tiny.nii.gz", spacing=2.4)])[0][0]
-    plans, dataset_json = ct_plans([tiny], folder)
-    _seconds(tiny, plans, dataset_json, folder, False)  # imports
+    dataset = ct_dataset([tiny], folder)
+    _seconds(tiny, dataset, False)  # imports
     rows = []
     for scan in scans:
-        theirs, _ = _seconds(scan, plans, dataset_json, folder, True)
-        ours, steps = _seconds(scan, plans, dataset_json, folder, False)
+        theirs, _ = _seconds(scan, dataset, True)
+        ours, steps = _seconds(scan, dataset, False)
         rows.append((scan, theirs, ours, steps))
     return rows
 
@@ -66,11 +66,11 @@ def measure(scans: list[Scan], folder: Path) -> list[tuple[Scan, float, float, d
 def peak(scan: Scan, folder: Path, exact: bool) -> float:
     """Peak memory of preprocessing one scan beyond what the process holds before it, in bytes; on Linux."""
     tiny = find_scans([write_scan(folder / "tiny.nii.gz", spacing=2.4)])[0][0]
-    plans, dataset_json = ct_plans([tiny], folder)
-    _seconds(tiny, plans, dataset_json, folder, exact)
+    dataset = ct_dataset([tiny], folder)
+    _seconds(tiny, dataset, exact)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far; getrusage's is the parent's where that is higher
     before = _memory("VmRSS")
-    _seconds(scan, plans, dataset_json, folder, exact)
+    _seconds(scan, dataset, exact)
     return _memory("VmHWM") - before
 
 
@@ -78,18 +78,15 @@ def _memory(name: str) -> float:
     return 1024 * float(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
-def _seconds(
-    scan: Scan, plans: dict[str, Any], dataset_json: dict[str, Any], folder: Path, exact: bool
-) -> tuple[float, dict[str, float]]:
-    base = folder / "preprocessed"
-    (base / "nnUNetPlans_3d_fullres").mkdir(parents=True)
-    seconds, functions = profiled(preprocess, scan, "CT", plans, ["3d_fullres"], dataset_json, base, exact)
-    shutil.rmtree(base)
+def _seconds(scan: Scan, dataset: PreparedDataset, exact: bool) -> tuple[float, dict[str, float]]:
+    (dataset.folder / "nnUNetPlans_3d_fullres").mkdir(parents=True)
+    seconds, functions = profiled(preprocess, scan, dataset, "CT", exact)
+    shutil.rmtree(dataset.folder)
     return seconds, shares(seconds, functions, STEPS)
 
 
-def ct_plans(scans: list[Scan], folder: Path, patch: tuple[int, ...] = PATCH) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The part of nnU-Net's plans that preprocessing reads, with its default resampling."""
+def ct_dataset(scans: list[Scan], folder: Path, patch: tuple[int, ...] = PATCH) -> PreparedDataset:
+    """A data set below ``folder`` with the part of nnU-Net's plans that preprocessing reads; default resampling."""
     (folder / "cache").mkdir(exist_ok=True)
     found = fingerprint([analyse(scan, "CT", samples_per_scan(1), folder / "cache") for scan in scans], (-1000, 1000))
     kwargs = {"order_z": 0, "force_separate_z": None}
@@ -107,7 +104,8 @@ def ct_plans(scans: list[Scan], folder: Path, patch: tuple[int, ...] = PATCH) ->
         "configurations": {"3d_fullres": configuration},
     }  # fmt: skip
     labels = {"background": 0, "body": 1}
-    return plans, {"channel_names": {"0": "CT"}, "labels": labels, "genesis": {"modality": "CT"}}
+    dataset_json = {"channel_names": {"0": "CT"}, "labels": labels, "genesis": {"modality": "CT"}}
+    return PreparedDataset(folder / "preprocessed", plans, dataset_json, {}, ("3d_fullres",))
 
 
 def ct_scans(folder: Path, most: int = MOST_SCANS) -> list[Scan]:
@@ -166,7 +164,8 @@ def prepare_copies(scan: Path, folder: Path, count: int) -> float:
         (folder / name).mkdir()
         os.environ[f"nnUNet_{name}"] = str(folder / name)
     os.environ.pop("nnUNet_raw", None)
-    from pretraining.prepare import PrepareOptions, prepare_dataset
+    from pretraining.preparation.options import PrepareOptions
+    from pretraining.preparation.pipeline import prepare_dataset
 
     start = time.perf_counter()
     with quiet():

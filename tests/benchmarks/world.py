@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from pretraining.preparation.options import PrepareOptions
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 from tests.benchmarks.timing import quiet
 from tests.conftest import DATA
 from tests.integration.tiny_world import make_case, write_image

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import SimpleITK
 
-from pretraining.preparation import cases, dataset
-from pretraining.preparation.groups import KEY
+from pretraining.preparation import fingerprint, preprocess
 from pretraining.preparation.lock import LOCK
+from pretraining.preparation.manifest import GROUP_KEY as KEY
 from pretraining.preparation.pool import Result, attempt
 from pretraining.scans.scan import LeftOut, Scan
 from tests.faults.healthy import Healthy, write_dicom
@@ -59,6 +59,6 @@ def without_processes(patch: pytest.MonkeyPatch) -> None:
         for scan in scans:
             yield scan, attempt(work, scan)
 
-    for module in (cases, dataset):
+    for module in (fingerprint, preprocess):
         patch.setattr(module, "for_each_scan", for_each_scan)
     patch.setenv("BLOSC_NTHREADS", "1")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pretraining.__main__ import prepare
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 from tests.faults.preparations import assert_same, contents, make_world, without_processes
 from tests.integration.warm_processes import start_command
 from tests.pretraining.synthetic_scans import World

@@ -14,9 +14,11 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_genesis.errors import GenesisError
+from pretraining.preparation.manifest import FILE_NAME
+from pretraining.preparation.pipeline import prepare_dataset
+from pretraining.preparation.planning import PreparedDataset
 from pretraining.preparation.pool import for_each_scan
 from pretraining.preparation.preprocess import preprocess
-from pretraining.prepare import prepare_dataset
 from pretraining.scans.find import find_scans
 from pretraining.scans.scan import LeftOut, Scan
 from tests.faults.killing_work import die, fill_disk, wait_to_be_killed
@@ -91,17 +93,19 @@ def test_full_disk_is_named_and_nothing_half_written_is_taken_for_finished(small
     full = pytest.raises(GenesisError, match=r"Dataset701_CT.*: not written: No space left.*Free some")
     with full:
         prepare_dataset(world.options())  # while analysing
-    assert manifest(world.base) == []  # no scan is blamed for it
+    assert not (world.base / FILE_NAME).exists()  # no scan is blamed for it
     _resize(small_disk, 100_000)
     prepare_dataset(world.options(no_pp=True))
     _make_room(small_disk, 12)  # for a part of an image, which blosc2 calls a RuntimeError
     (first,), _ = find_scans([tmp_path / "scans" / "0.nii.gz"])
+    plans, dataset_json = world.json("nnUNetPlans.json"), world.json("dataset.json")
+    dataset = PreparedDataset(world.base, plans, dataset_json, {}, ("3d_fullres",))
     with pytest.raises(OSError, match="No space"):
-        preprocess(first, None, world.json("nnUNetPlans.json"), ["3d_fullres"], world.json("dataset.json"), world.base)
+        preprocess(first, dataset, None)
     _make_room(small_disk, 1600)  # for some scans
     with full:
         prepare_dataset(world.options())
-    assert manifest(world.base) == []
+    assert not list(manifest(world.base))
     assert 0 < _all_readable(world) < 8
     _resize(small_disk, 100_000)
     assert prepare_dataset(world.options()) == []

@@ -16,7 +16,7 @@ MEASURED = """
 import re, resource, sys
 from pathlib import Path
 from pretraining.preparation.options import PrepareOptions
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 if __name__ == "__main__":
     prepare_dataset(PrepareOptions((Path(sys.argv[1]),), int(sys.argv[2]), "CT", processes=1))
     own = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-import pretraining.prepare
-from pretraining.prepare import prepare_dataset
+import pretraining.preparation.pipeline
+from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans.find import find_scans
 from tests.faults import odd_dicom, odd_files, odd_names
 from tests.faults.healthy import Healthy, healthy_scan, write
@@ -71,7 +71,7 @@ def prepared(tmp_path_factory) -> Iterator[Prepared]:
     inputs = (root / "scans", root / "here" / "twins", root / "there" / "twins")
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as folders:
         use_folders(folders, root)
-        patch.setattr(pretraining.prepare, "find_scans", find_and_change)
+        patch.setattr(pretraining.preparation.pipeline, "find_scans", find_and_change)
         faulthandler.dump_traceback_later(HANG, exit=True)
         with contextlib.redirect_stdout(io.StringIO()) as out:
             left_out = prepare_dataset(world.options(inputs=inputs, processes=1))

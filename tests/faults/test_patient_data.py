@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from nnunet_genesis.errors import GenesisError
-from pretraining.preparation.groups import KEY
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.manifest import GROUP_KEY as KEY
+from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.run import pretrain
 from tests.faults.healthy import Healthy, cut, write_dicom
 from tests.faults.preparations import without_processes

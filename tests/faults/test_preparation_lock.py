@@ -11,7 +11,7 @@ import torch
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.preparation.lock import LOCK, locked, refuse_while_prepared
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.run import pretrain
 from tests.pretraining.synthetic_scans import World, use_folders, write_scan
 

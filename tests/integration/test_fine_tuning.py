@@ -14,7 +14,7 @@ from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
 from pretraining.preparation.options import PrepareOptions
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.run import pretrain
 from tests.integration.predicting import predict, predict_in_a_process
 from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess

@@ -16,7 +16,7 @@ from nnunet_genesis.errors import GenesisError
 from pretraining.__main__ import pretrain as command
 from pretraining.options import RestorationOptions
 from pretraining.preparation.options import PrepareOptions
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.restoration import CORRUPTIONS
 from pretraining.run import pretrain
 from pretraining.trainer import nnUNetTrainerRestoration

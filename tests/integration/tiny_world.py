@@ -14,7 +14,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 )
 
 from pretraining.preparation.options import PrepareOptions
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 
 SHAPE = (24, 32, 32)  # z, y, x
 
@@ -55,7 +55,7 @@ def prepare_scans(preprocessed: Path, scans: Path) -> None:
     for index in range(5):
         write_image(make_case(index)[0][0], scans / f"scan{index}.nii.gz")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("pretraining.preparation.cases", "pretraining.preparation.dataset"):
+        for module in ("pretraining.preparation.fingerprint", "pretraining.preparation.preprocess"):
             patch.setattr(f"{module}.for_each_scan", lambda work, scans, *_: [(scan, work(scan)) for scan in scans])
         prepare_dataset(PrepareOptions((scans,), 701, "One", val_fraction=0.4))
     file = preprocessed / "Dataset701_One" / "nnUNetPlans.json"

@@ -19,7 +19,7 @@ MODULES = [
     "nnunetv2.experiment_planning.plan_and_preprocess_api",
     "nnunetv2.run.run_training",
     "pretraining.__main__",
-    "pretraining.prepare",
+    "pretraining.preparation.pipeline",
     "pretraining.run",
 ]
 

@@ -17,7 +17,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.__main__ import prepare
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans.body import body_mask
 from tests.pretraining.synthetic_scans import World, manifest, preprocessed, truncate, use_folders, write_scan
 
@@ -200,7 +200,7 @@ def test_like_refuses_another_number_of_channels(world):
 
 
 def test_like_with_an_unknown_configuration_is_named_and_nothing_is_written(world):
-    with pytest.raises(GenesisError, match=r"nnUNetPlans.json: has no configuration 3d_ful; found 2d, 3d_fullres"):
+    with pytest.raises(GenesisError, match=r"nnUNetPlans.json: no configuration '3d_ful'; found 2d, 3d_fullres"):
         prepare_dataset(world.options(dataset_id=702, like="701", configurations=("3d_ful",)))
     assert not list((world.root / "preprocessed").glob("Dataset702_*/nnUNetPlans.json"))
 
@@ -269,6 +269,7 @@ def test_like_a_data_set_that_names_its_channels_modality(world):
     [
         ("nnUNetPlans.json", {}),
         ("dataset.json", {}),
+        ("dataset_fingerprint.json", {}),
         *(
             (name, {"dataset_id": 702, "like": "701"})
             for name in ("nnUNetPlans.json", "dataset.json", "dataset_fingerprint.json")
@@ -288,3 +289,10 @@ def test_number_of_processes_below_1_is_refused(world, monkeypatch, processes):
     monkeypatch.setattr(sys, "argv", ["prepare", "-i", scans, "-d", "701", "-n", "CT", "-np", processes])
     with pytest.raises(SystemExit, match=f"-np {processes}: expected at least 1"):
         prepare()
+
+
+def test_plans_without_configurations_are_named(world):
+    (world.base / "nnUNetPlans.json").write_text("{}")
+    for changes in ({}, {"dataset_id": 702, "like": "701"}):
+        with pytest.raises(GenesisError, match=r"nnUNetPlans\.json: expected nnU-Net's plans"):
+            prepare_dataset(world.options(**changes))

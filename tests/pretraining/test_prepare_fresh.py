@@ -19,7 +19,7 @@ from pretraining.intensity_range import measured_range
 from pretraining.preparation import preprocess
 from pretraining.preparation.fingerprint import analyse
 from pretraining.preparation.manifest import Row, write_split
-from pretraining.prepare import prepare_dataset
+from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans import find, reading
 from pretraining.scans.find import find_scans
 from tests.faults.preparations import without_processes
@@ -101,7 +101,7 @@ def test_data_sets_of_others_are_not_touched(empty):
     [
         ({"planner": "NoPlanner"}, "-pl NoPlanner: nnU-Net has no such planner"),
         ({"like": "44"}, "--like 44: "),
-        ({"like": "Dataset044_X"}, r"--like Dataset044_X: .* lacks nnUNetPlans.json.*nnUNetv2_plan_and_preprocess"),
+        ({"like": "Dataset044_X"}, r"Dataset044_X/nnUNetPlans.json: no such plans.*nnUNetv2_plan_and_preprocess"),
         ({"inputs": (Path("/nowhere/at/all"),)}, "/nowhere/at/all does not exist"),
     ],
 )

@@ -1,0 +1,138 @@
+"""Folder of raw scans -> ``nnUNet_preprocessed/DatasetXXX_NAME`` in nnU-Net's own format, without labels.
+
+Steps: find and check scans; analyse each (modality, fingerprint); plan, once; preprocess each; write the held-out set
+and the manifest. Plans, once written, stay: an interrupted run goes on where it stopped, and scans that were added
+are prepared with the same plans.
+
+Several calls can share the scans: a part analyses its share or, where plans are known, preprocesses it, and writes
+nothing else. The call without a part does what is missing, so that the data set is that of one call.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import disk_in_words, remove_unfinished, write_json
+from pretraining.preparation import manifest, planning
+from pretraining.preparation.fingerprint import agreeing, analyse_all, samples_per_scan
+from pretraining.preparation.lock import CACHE, locked
+from pretraining.preparation.manifest import Row
+from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.planning import PreparedDataset
+from pretraining.preparation.preprocess import preprocess_all
+from pretraining.scans.find import find_scans
+from pretraining.scans.scan import LeftOut, Scan
+
+
+def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
+    """Prepare scans as ``options`` say.
+
+    Returns:
+        The scans that were left out, each with its reason; the manifest lists them too. Of a part: those of its share.
+
+    Raises:
+        GenesisError: the options can't be followed, no scan is usable, another call prepares this data set, or the disk
+            is full or read-only.
+    """
+    folder, options = planning.new_folder(options), planning.checked(options)
+    print(f"Looking for scans in {', '.join(map(str, options.inputs))}")
+    scans, unusable = find_scans(options.inputs)
+    print(f"Found {len(scans)} scans; {len(unusable)} files or series can't be used")
+    with disk_in_words(folder, "run the same command again: finished scans are kept."):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, options.part_id, options.num_parts):
+            if options.part_id is not None:
+                share = scans[options.part_id :: options.num_parts]
+                result = _work(options, folder, share, len(scans))
+                print(f"Part {options.part_id} of {options.num_parts}: {len(share)} scans are done")
+            else:
+                remove_unfinished(folder)
+                result = _work(options, folder, manifest.with_keyed_groups(folder, scans), len(scans))
+                result = replace(result, left_out=[*unusable, *result.left_out])
+            manifest.log_errors(folder, result.left_out)
+            if options.part_id is None:
+                _finish(options, folder, result)
+            return result.left_out
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What has been done: the data set, where it is planned, the manifest's rows of its cases, and what is left out."""
+
+    dataset: PreparedDataset | None = None
+    prepared: Sequence[Row] = ()
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def _work(options: PrepareOptions, folder: Path, scans: Sequence[Scan], count: int) -> _Result:
+    """Analyse ``scans`` and plan, unless that is done, then preprocess them.
+
+    Args:
+        options: of the preparation; a part (``part_id``) doesn't plan.
+        folder: the data set's.
+        scans: those of this call.
+        count: number of scans of all parts.
+    """
+    left_out: list[LeftOut] = []
+    if not scans:
+        return _Result()
+    dataset = planning.known_dataset(options, folder, count)
+    if dataset is None:
+        found, left_out = analyse_all(scans, folder / CACHE, samples_per_scan(count), options)
+        if not found or options.part_id is not None:
+            return _Result(left_out=left_out)
+        analyses, more = agreeing(found, options)
+        dataset, left_out = planning.plan_dataset(options, folder, analyses), left_out + more
+        scans = [scan for scan in scans if scan.case in analyses]
+    if options.part_id is None:
+        dataset.save()
+    if options.no_pp:
+        return _Result(dataset, left_out=left_out)
+    prepared, more = preprocess_all(dataset, scans, options)
+    return _Result(dataset, prepared, left_out + more)
+
+
+def _finish(options: PrepareOptions, folder: Path, result: _Result) -> None:
+    """Write the manifest, the held-out set and the number of cases, and say what there is."""
+    dataset, left_out = result.dataset, result.left_out
+    cases = manifest.update(folder, result.prepared, left_out)
+    if dataset and options.no_pp:
+        print(f"{folder}: planned")
+        return
+    if not dataset or not cases:
+        raise GenesisError(_no_usable_scan(options.inputs, left_out))
+    write_json({**dataset.dataset_json, "numTraining": len(cases)}, folder / "dataset.json")
+    training, validation = manifest.write_split(folder, cases, options.val_fraction)
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
+    _describe(dataset)
+    print(f"{folder}: {training} scans to train on, {validation} held out")
+    if left_out:
+        print(f"{len(left_out)} left out, see {folder / manifest.FILE_NAME}:", *_reasons(left_out), sep="\n")
+
+
+def _describe(dataset: PreparedDataset) -> None:
+    for name in dataset.configurations:
+        configuration = PlansManager(dataset.plans).get_configuration(name)
+        print(
+            f"{name}: patch size {list(configuration.patch_size)}, batch size {configuration.batch_size}, spacing "
+            f"{[round(float(length), 3) for length in configuration.spacing]} mm, "
+            f"{', '.join(configuration.normalization_schemes)}"
+        )
+
+
+def _no_usable_scan(inputs: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
+    lines = [
+        f"{', '.join(map(str, inputs))}: no usable scan. Expected DICOM series, .nii, .nii.gz, .mha, .mhd or .nrrd; "
+        f"found {len(left_out)} that can't be used.",
+        *_reasons(left_out),
+    ]
+    return "\n".join(lines)
+
+
+def _reasons(left_out: Sequence[LeftOut], most: int = 10) -> list[str]:
+    more = [f"  … and {len(left_out) - most} more, see {manifest.FILE_NAME}"] if len(left_out) > most else []
+    return [f"  {item.source}: {item.reason}" for item in left_out[:most]] + more
