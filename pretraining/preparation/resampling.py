@@ -138,6 +138,8 @@ def _segmentation(labels: np.ndarray, shape: tuple[int, ...], thick: int | None)
         lowest = np.minimum(lowest.take(one, axis + 1), lowest.take(two, axis + 1))
         highest = np.maximum(highest.take(one, axis + 1), highest.take(two, axis + 1))
     differ = np.nonzero(lowest != highest)
+    if not len(differ[0]):
+        return lowest
     channel, *where = differ
     nearest = (channel, *(_nearest(old, new)[w] for (old, new), w in zip(lengths, where, strict=True)))
     (x, a), (y, b), (z, c) = ((index[:, w], weight[:, w]) for (index, weight), w in zip(taps, where, strict=True))

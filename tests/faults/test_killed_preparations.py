@@ -12,6 +12,7 @@ import pytest
 
 from pretraining.__main__ import prepare
 from pretraining.preparation.pipeline import prepare_dataset
+from pretraining.scans.scan import ERROR_LOG
 from tests.faults.preparations import assert_same, contents, make_world, without_processes
 from tests.integration.warm_processes import start_command
 from tests.pretraining.synthetic_scans import World
@@ -53,6 +54,7 @@ def test_killed_before_each_of_its_renames(tmp_path, monkeypatch):
         prepare_dataset(whole.options())
     expected = contents(whole.base)
     assert counted.count > 20
+    assert not (whole.base / ERROR_LOG).exists()
     start = contents(killed.base)
     for at in range(1, counted.count + 1):
         with monkeypatch.context() as patch, contextlib.suppress(Killed):

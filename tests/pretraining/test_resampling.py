@@ -41,6 +41,11 @@ def test_segmentation_is_nnunets_ties_included(old, new, spacings):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_segmentation_of_one_label_only():
+    found = resample(np.ones((1, 4, 5, 6), np.int8), (6, 5, 4), *THICK, **SEGMENTATION)
+    np.testing.assert_array_equal(found, np.ones((1, 6, 5, 4), np.int8))
+
+
 @pytest.mark.parametrize("kwargs", [IMAGE, SEGMENTATION])
 def test_same_shape_is_the_same_array(kwargs):
     data = np.zeros((1, 3, 4, 5), np.int8 if kwargs["is_seg"] else np.float32)
