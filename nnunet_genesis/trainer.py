@@ -75,7 +75,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         self.seed, self.precision = self.settings.seed, self.settings.precision
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
-        """nnU-Net's SGD, or AdamW, with our schedule."""
+        """Return nnU-Net's SGD, or AdamW, with our schedule."""
         optimizer, _ = super().configure_optimizers()
         if self.settings.optimizer == "adamw":
             optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)

@@ -161,7 +161,7 @@ def _run(asked: _Asked) -> Path:
 
 
 def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted: bool) -> Path | None:
-    """The checkpoint to go on from. A mark tells torchrun's restart of this run from that of one that was refused."""
+    """Find the checkpoint to go on from. A mark tells torchrun's restart of this run from that of a refused one."""
     folder = Path(trainer.output_folder)
     found, mark = newest(folder, trainer.print_to_log_file), folder / BEGUN
     if not (continue_training or (restarted and mark.is_file())):

@@ -115,7 +115,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         self.was_initialized = True
 
     def _set_batch_size_and_oversample(self) -> None:
-        """This process' positions in the global batch, as many as nnU-Net gives it, and their weight in a mean."""
+        """Choose this process' positions in the global batch, as many as nnU-Net gives it, and their weight in a mean."""
         ranks, size = len(gather(None)), self.configuration_manager.batch_size
         if size < ranks:
             raise GenesisError(
@@ -144,7 +144,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         return self.options.compile and self.device.type != "mps"
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
-        """AdamW with linear warm-up and nnU-Net's polynomial decay."""
+        """Return AdamW with linear warm-up and nnU-Net's polynomial decay."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         # Fused: the only one that leaves a step out without asking the device (found_inf).
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=True)
@@ -152,7 +152,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
 
     def on_train_start(self) -> None:
-        """nnU-Net's on rank 0, which writes copies of plans; the others only need their loaders."""
+        """Start as nnU-Net does on rank 0, which writes copies of plans; the others only need their loaders."""
         if not self.was_initialized:
             self.initialize()
         if self.local_rank == 0:
@@ -163,12 +163,12 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.signals.wait()
 
     def print_to_log_file(self, *args: Any, **kwargs: Any) -> None:
-        """nnU-Net's, on rank 0 only."""
+        """Log as nnU-Net does, on rank 0 only."""
         if self.local_rank == 0:
             super().print_to_log_file(*args, **kwargs)
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's; rank 0 writes it where there is none."""
+        """Read or make nnU-Net's split; rank 0 writes it where there is none."""
         return self._on_rank_0(super().do_split)
 
     def _on_rank_0(self, work: Callable[[], Any]) -> Any:
@@ -181,11 +181,11 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         return from_rank_0(in_words)
 
     def corruption(self) -> RestorationTransform:
-        """What patches are to be restored from; it draws from numpy's global state."""
+        """Return what corrupts patches; it draws from numpy's global state."""
         return RestorationTransform()
 
     def get_dataloaders(self) -> tuple[Batches, Batches]:
-        """Training batches from the first one of the current epoch on, and the fixed validation batches."""
+        """Start training's batches, from the current epoch's first one on, and the fixed validation batches."""
         training, validation = self.get_tr_and_val_datasets()
         cases = sorted({*training.identifiers, *validation.identifiers})
         folder, plans, configuration = self.preprocessed_dataset_folder, self.plans_manager, self.configuration_manager
@@ -250,7 +250,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         self.logger.log("train_losses", float(losses.mean()), self.current_epoch)
 
     def validation_step(self, batch: dict) -> dict:
-        """This rank's share of the sums for R², and SSIM of its first patch where all corruptions apply."""
+        """Return this rank's share of the sums for R², and SSIM of its first patch where all corruptions apply."""
         self.stop_if_asked()
         restored, target = self._restore(batch)
         similarity = np.nan
@@ -273,7 +273,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.logger.log(f"r2_{name}", monitoring.r_squared(per_kind[name]), epoch)
 
     def _gather(self, values: torch.Tensor) -> np.ndarray:
-        """Values of all ranks, stacked along a new first axis."""
+        """Stack the values of all ranks along a new first axis."""
         return np.stack(gather(values.detach().float().cpu().numpy()))
 
     def on_epoch_end(self) -> None:
@@ -321,7 +321,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         """Write a Genesis checkpoint (rank 0): plain types and tensors only.
 
         Raises:
-            GenesisError: it can't be written, or the weights are no numbers.
+            GenesisError: it can't be written, or the weights are not finite.
         """
         require_finite(self.bare_network(), filename, self.advice())
         if self.local_rank != 0 or self.disable_checkpointing:

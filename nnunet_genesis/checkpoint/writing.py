@@ -66,7 +66,7 @@ def _keep(latest: Path) -> None:
 
 
 def damage(path: str | os.PathLike[str]) -> str | None:
-    """What is wrong with a checkpoint: it is read to its end, and sums are compared; nothing in it is run."""
+    """Say what is wrong with a checkpoint: read it to its end, and compare sums; nothing in it is run."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -76,7 +76,7 @@ def damage(path: str | os.PathLike[str]) -> str | None:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint to go on from; one that is damaged is passed over with a warning.
+    """Find the checkpoint to go on from; one that is damaged is passed over with a warning.
 
     Raises:
         GenesisError: there are checkpoints, and all of them are damaged.

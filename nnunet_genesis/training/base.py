@@ -12,7 +12,6 @@ from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from torch import distributed as dist
-from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_genesis.checkpoint.writing import BEST, FINAL, GO_ON, LATEST, PREVIOUS, set_aside
@@ -21,7 +20,7 @@ from nnunet_genesis.files import check_writable, disk_in_words, remove_unfinishe
 from nnunet_genesis.training.batches import finish
 from nnunet_genesis.training.signals import Interrupted, StopSignals, name_of
 
-MOST_IN_A_ROW = 10  # steps that may be skipped
+MOST_IN_A_ROW = 10  # steps that are skipped before a training counts as diverged
 
 
 class ResumableTrainer(nnUNetTrainer):
@@ -57,7 +56,7 @@ class ResumableTrainer(nnUNetTrainer):
         return self.current_epoch * self.num_iterations_per_epoch
 
     def bare_network(self) -> torch.nn.Module:
-        """The network without what DDP and torch.compile put around it."""
+        """Return the network without what DDP and torch.compile put around it."""
         network = self.network.module if self.is_ddp else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
@@ -94,7 +93,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.save_latest()
 
     def on_train_end(self) -> None:
-        """nnU-Net's, which writes the final checkpoint and removes the latest, and the previous one."""
+        """Write the final checkpoint and remove the latest, as nnU-Net does, and the previous one."""
         super().on_train_end()
         if self.local_rank == 0:
             (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
@@ -131,7 +130,7 @@ class ResumableTrainer(nnUNetTrainer):
         return f", or torch computes {self.precision} wrongly on this CPU (docs/speed.md)" if half_on_cpu else ""
 
     def advice(self) -> str:
-        """What to do where a training has diverged."""
+        """Say what to do where a training has diverged."""
         kept = [Path(self.output_folder) / name for name in (LATEST, FINAL, BEST)]
         good = next((f"{file} is the last good checkpoint" for file in kept if file.is_file()), "None was saved before")
         return f"{good}. Look for NaN in the images and go on with --c, or try {self.remedies}."
@@ -186,20 +185,20 @@ class ResumableTrainer(nnUNetTrainer):
 
 
 def longest_run(flags: Sequence[bool]) -> int:
-    """Give the length of the longest run of ``True``."""
+    """Return the length of the longest run of ``True``."""
     return max((len(list(run)) for flag, run in itertools.groupby(flags) if flag), default=0)
 
 
 def skip_unless_finite(optimizer: torch.optim.Optimizer) -> bool:
     """Drop gradients that hold NaN or infinity, so that a step changes nothing; say whether there were any."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if not gradients or torch.isfinite(nn.utils.get_total_norm(gradients)):
+    if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
         return False
     optimizer.zero_grad(set_to_none=True)
     return True
 
 
-def require_finite(network: nn.Module, checkpoint: str, advice: str) -> None:
+def require_finite(network: torch.nn.Module, checkpoint: str, advice: str) -> None:
     """Refuse to save a network with NaN or infinity in it.
 
     Raises:

@@ -56,13 +56,13 @@ def start(batch: Callable[[int], dict], first: int, workers: int, pin_memory: bo
 
 
 class _Numbered:
-    """What one worker makes: every ``workers``-th batch."""
+    """Makes one worker's batches, every ``workers``-th."""
 
     def __init__(self, batch: Callable[[int], dict], first: int, workers: int):
         self.batch, self.number, self.workers = batch, first, workers
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called in each forked worker. OpenMP's threads don't survive a fork: a parallel region would hang."""
+        """Prepare a forked worker. OpenMP's threads don't survive a fork: a parallel region would hang."""
         self.number += thread_id
         torch.set_num_threads(1)
         end_with_parent()
@@ -73,7 +73,7 @@ class _Numbered:
 
 
 class KeyedBatches:
-    """Batches of one of nnU-Net's loaders by their number.
+    """Makes batches of one of nnU-Net's loaders by their number.
 
     Args:
         loader: nnU-Net's, with its transforms.
@@ -86,7 +86,7 @@ class KeyedBatches:
         disable_benchmarks(self.transforms)
 
     def batch(self, number: int) -> dict:
-        """Batch ``number``, whatever was made before."""
+        """Make batch ``number``, whatever was made before."""
         self.loader.transforms = copy.deepcopy(self.transforms)  # some keep what they drew
         with keyed_random(*self.key, number):
             return self.loader.generate_train_batch()
@@ -101,7 +101,7 @@ def disable_benchmarks(transform: Any) -> None:
 
 
 def end_forked_with_parent(owner: object) -> None:
-    """Processes forked from now on, while ``owner`` lives, end when this one does, however it ends.
+    """Let processes that are forked from now on, while ``owner`` lives, end with this one, however it ends.
 
     A killed run can't end its workers: nnU-Net's would poll their queues for ever.
     """
@@ -118,7 +118,7 @@ def finish(*loaders: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet(loader: Any) -> Iterator[None]:
-    """Within the block errors of the loader's thread aren't shown: a process that ends may take a batch with it."""
+    """Hide errors of the loader's thread within the block: a process that ends may take a batch with it."""
     names = ("pin_memory_thread", "results_loop_thread")  # of batchgenerators' two augmenters
     own, show = [getattr(loader, name) for name in names if hasattr(loader, name)], threading.excepthook
 

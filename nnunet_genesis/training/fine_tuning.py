@@ -1,4 +1,4 @@
-"""nnU-Net's training of a segmentation, made reproducible by a seed, resumable, and safe from NaN."""
+"""What all fine-tuning trainers share: reproducible with a seed, resumable, safe from NaN and from code in files."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunet_genesis.checkpoint.reading import restricted
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import regular_file
+from nnunet_genesis.files import disk_in_words, regular_file
 from nnunet_genesis.folders import environment
 from nnunet_genesis.training.base import MOST_IN_A_ROW, ResumableTrainer, require_finite, skip_unless_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
@@ -21,7 +21,7 @@ from nnunet_genesis.training.signals import StopValidation
 
 
 class FineTuningTrainer(ResumableTrainer):
-    """nnU-Net's trainer, which writes a checkpoint after every epoch.
+    """Trains as nnU-Net does, and writes a checkpoint after every epoch.
 
     With a seed, initial weights and batches depend on nothing else, and an interrupted run equals a whole one on a CPU.
     The patches of the validation are others in each epoch, as nnU-Net's, and follow from the seed and the epoch.
@@ -44,7 +44,7 @@ class FineTuningTrainer(ResumableTrainer):
             sys.exit(f"ERROR: {error}")
 
     def initialize(self) -> None:
-        """nnU-Net's, seeded if asked for; on a CPU in the number format that was asked for."""
+        """Build the network, seeded if asked for; on a CPU in the number format that was asked for."""
         if self.seed is not None:
             torch.manual_seed(self.seed)
         super().initialize()
@@ -60,7 +60,7 @@ class FineTuningTrainer(ResumableTrainer):
         self.print_to_log_file(in_words(self.precision, kept), also_print_to_console=False)
 
     def get_dataloaders(self):  # type: ignore[no-untyped-def]
-        """nnU-Net's; with a seed, their batches by number, from the one that is due on."""
+        """Start nnU-Net's loaders; with a seed, give their batches by number, from the one that is due on."""
         if self.seed is None:
             end_forked_with_parent(self)
             return super().get_dataloaders()
@@ -71,13 +71,13 @@ class FineTuningTrainer(ResumableTrainer):
         return start(training, self.next_batch, workers, pin), start(validation, due, (workers + 1) // 2, pin)
 
     def first_inputs(self, number: int) -> Iterator[torch.Tensor]:
-        """Inputs of ``number`` training batches, (batch, channels, z, y, x), on the device; training goes unchanged."""
+        """Yield inputs of ``number`` training batches, (batch, channels, z, y, x), on the device; none is used up."""
         training, _ = self._batches(self.seed or 0)
         for k in range(number):
             yield training(k)["data"].to(self.device)
 
     def _batches(self, seed: int) -> list[Callable[[int], dict]]:
-        """Training's and validation's batches by number, made in this process."""
+        """Return training's and validation's batches by number, made in this process."""
         with environment(nnUNet_n_proc_DA="0"):
             loaders = super().get_dataloaders()
         return [
@@ -104,7 +104,7 @@ class FineTuningTrainer(ResumableTrainer):
         self._skipped = skip_unless_finite(optimizer)
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's, and a checkpoint after every epoch."""
+        """End the epoch as nnU-Net does, and write a checkpoint."""
         self.save_every = self.num_epochs + 1  # nnU-Net would save before it knows whether the epoch was the best
         super().on_epoch_end()
         if self.current_epoch < self.num_epochs:  # the final checkpoint follows at once
@@ -112,22 +112,22 @@ class FineTuningTrainer(ResumableTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate as nnU-Net does; a signal ends the process, and the validation is to be done again."""
+        validate = disk_in_words(self.output_folder, "validate again, with --val in place of --c.")(
+            super().perform_actual_validation
+        )
         with StopValidation():
-            super().perform_actual_validation(save_probabilities)
+            self._or_stop(lambda: validate(save_probabilities))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's, without running code in the file; from then on the weights are no longer to be replaced.
+        """Read a checkpoint without running code in it; from then on no Genesis weights are to be loaded.
 
         For ``--c`` nnU-Net names the final checkpoint, or else the latest or the best: the newest whole one is taken.
         """
+        file = Path(str(filename_or_checkpoint))  # nnU-Net's own fails on a dict
         if self.logger.resume and not self.was_initialized:  # not for --val_best, which comes after a training
-            found = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file))
-            filename_or_checkpoint = str(found or filename_or_checkpoint)
-        nnunets = super().load_checkpoint
-        if isinstance(filename_or_checkpoint, dict):
-            nnunets(filename_or_checkpoint)
-        else:
-            self._or_stop(lambda: _load_restricted(nnunets, Path(filename_or_checkpoint)))
+            file = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file)) or file
+        load = super().load_checkpoint
+        self._or_stop(lambda: _load_restricted(load, file))
         record = self.my_init_kwargs.get("genesis", {})
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
         if self.device.type == "cpu":
@@ -143,10 +143,10 @@ class FineTuningTrainer(ResumableTrainer):
         self.seed = seed if self.seed is None else self.seed
 
     def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's, written so that the previous file stays whole until the new one is.
+        """Write nnU-Net's checkpoint, so that the previous file stays whole until the new one is.
 
         Raises:
-            GenesisError: it can't be written, or the weights are no numbers.
+            GenesisError: it can't be written, or the weights are not finite.
         """
         require_finite(self.bare_network(), filename, self.advice())
         record = {"seed": self.seed, "precision": self.precision}
@@ -158,7 +158,7 @@ class FineTuningTrainer(ResumableTrainer):
             super().save_checkpoint(temporary)
 
     def run_training(self) -> None:
-        """nnU-Net's; what the user can mend ends it with a message."""
+        """Train; what the user can correct ends it with a message."""
         self._or_stop(super().run_training)
 
     def _or_stop(self, step):  # type: ignore[no-untyped-def]
