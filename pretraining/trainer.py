@@ -115,7 +115,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         self.was_initialized = True
 
     def _set_batch_size_and_oversample(self) -> None:
-        """Choose this process' positions in the global batch, as many as nnU-Net gives it, and their weight in a mean."""
+        """Choose this process' positions in the global batch, as many as nnU-Net gives it, and their weight."""
         ranks, size = len(gather(None)), self.configuration_manager.batch_size
         if size < ranks:
             raise GenesisError(
