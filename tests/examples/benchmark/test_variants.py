@@ -13,6 +13,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_genesis import checkpoint
 from nnunet_genesis.cli import trainers_folder
 from pretraining.options import RestorationOptions
+from pretraining.run import pretrain
 from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "benchmark"))
@@ -48,6 +49,12 @@ def test_a_variant_trains_and_fine_tuning_takes_its_weights(world, variant):
         found = recursive_find_trainer_class_by_name(named(ARMS[arm], variant))
         assert found.__name__ == named(ARMS[arm], variant)
         assert found.__init__ is recursive_find_trainer_class_by_name(ARMS[arm]).__init__
+
+
+def test_pretrain_finds_a_variant_by_its_name(world):
+    trainer = named("nnUNetTrainerRestoration", "masking")
+    final = pretrain("812", "3d_fullres", device=CPU, trainer=trainer, epochs=1, iterations=2, precision="fp32")
+    assert final.parents[1].name == f"{trainer}__nnUNetPlans__3d_fullres"
 
 
 def test_masking_hides_three_quarters_of_the_cubes_behind_the_mean():
