@@ -178,7 +178,8 @@ def split() -> None:
 
         base = nnunet_folder("nnUNet_preprocessed")
         for name in map(dataset_name, args.d):
-            print(name, to_text(add_subsets(base / name, args.cases, args.folds, args.seed, args.group_by)), sep="\n")
+            subsets = add_subsets(base / name, args.cases, folds=args.folds, seed=args.seed, group_by=args.group_by)
+            print(name, to_text(subsets), sep="\n")
 
     run(command)
 
@@ -209,6 +210,7 @@ def report() -> None:
     def command() -> None:
         from nnunet_genesis.comparison.report import write_report
 
-        print(write_report(args.d, args.o, args.results, args.baseline, args.nsd_tolerance, args.export))
+        options = {"baseline": args.baseline, "tolerance": args.nsd_tolerance, "export": args.export}
+        print(write_report(args.d, args.o, args.results, **options))
 
     run(command)

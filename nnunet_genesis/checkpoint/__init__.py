@@ -1,7 +1,7 @@
 """A file of weights: its record, reading, writing, and what is checked of an untrusted one."""
 
 from nnunet_genesis.checkpoint.reading import GenesisWeights, check, load, load_weights
-from nnunet_genesis.checkpoint.record import CITATIONS, SCHEMA_VERSION, Record, software_versions
+from nnunet_genesis.checkpoint.record import CITATIONS, SCHEMA_VERSION, Record
 from nnunet_genesis.checkpoint.writing import save
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "load",
     "load_weights",
     "save",
-    "software_versions",
 ]

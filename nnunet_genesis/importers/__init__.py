@@ -15,7 +15,7 @@ from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.importers import genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2
 from nnunet_genesis.importers.base import Imported, Source
 
-__all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "import_weights", "read", "to_text"]
+__all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "read", "to_text"]
 
 
 def _same(source: Source) -> Imported:
@@ -54,22 +54,13 @@ def read(path: str | Path) -> Source:
     return Source(path, keras.read(path) if keras.is_hdf5(path) else checkpoint.load(path), sha256(path))
 
 
-def import_weights(path: str | Path, format: str | None = None, keep_axes: bool = False) -> dict[str, Any]:
-    """Read the Genesis checkpoint in a file of released weights; :func:`convert` gives an account of it besides.
+def convert(path: str | Path | Source, format: str | None = None, keep_axes: bool = False) -> Imported:
+    """Make a Genesis checkpoint of a file of released weights, and give an account of it.
 
     Args:
-        path: the file.
+        path: the file, or what :func:`read` gave.
         format: one of :data:`FORMATS` (default: told from the content).
         keep_axes: leave the axes of the authors' files in their order (x, y, z).
-
-    Raises:
-        GenesisError: see :func:`convert`.
-    """
-    return convert(path, format, keep_axes).checkpoint
-
-
-def convert(path: str | Path | Source, format: str | None = None, keep_axes: bool = False) -> Imported:
-    """Do as :func:`import_weights`, and say what was placed, what wasn't, and why; ``path`` may have been read already.
 
     Raises:
         GenesisError: the file can't be read, is of no known format, or isn't what its format needs.

@@ -10,6 +10,7 @@ from nnunet_genesis.checkpoint.architecture import own_words
 from nnunet_genesis.checkpoint.record import axis_order
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.folders import channel_names
 from nnunet_genesis.importers.base import (
     Imported,
     Source,
@@ -52,7 +53,7 @@ def convert(source: Source) -> Imported:
     target, found = own_layout(state, plans["configurations"][name]["architecture"], source.path)
     weights = place(found, target, source.path)
     inputs = next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
-    channels = _channel_names(dataset, plans["configurations"][name], inputs, source)
+    channels = _channel_names(dataset, plans["configurations"][name]["normalization_schemes"], inputs, source)
     cases = dataset.get("numTraining")
     record = Record.of_import(
         plans,
@@ -72,17 +73,15 @@ def convert(source: Source) -> Imported:
     )
 
 
-def _channel_names(
-    dataset: dict[str, Any], configuration: dict[str, Any], inputs: int, source: Source
-) -> dict[str, str]:
-    channels = dataset.get("channel_names") or dataset.get("modality")  # the latter in older data sets
-    names = {key: str(value) for key, value in channels.items()} if isinstance(channels, dict) else {}
-    if sorted(names) != sorted(map(str, range(len(names)))) or len(configuration["normalization_schemes"]) != len(
-        names
-    ):
+def _channel_names(dataset: dict[str, Any], schemes: list[Any], inputs: int, source: Source) -> dict[str, str]:
+    try:
+        names = channel_names(dataset)
+    except (GenesisError, AttributeError, TypeError, ValueError):
+        names = {}
+    if list(names) != [str(number) for number in range(len(schemes))]:
         raise GenesisError(
             f"{source.path}: expected channel_names numbered from 0, with a normalisation each, found "
-            f"{str(channels)[:80]} and {configuration['normalization_schemes']}. The file is damaged."
+            f"{str(names)[:80]} and {schemes}. The file is damaged."
         )
     if len(names) != inputs:
         raise GenesisError(

@@ -22,7 +22,7 @@ MOST = 50  # MB
 def test_pickles(tmp_path, name, write):
     path = write(tmp_path / "c.pth", BOMBS[name])
     with pytest.raises(GenesisError) as error, peak_growth() as growth:
-        importers.import_weights(path)
+        importers.convert(path)
     assert str(error.value).startswith(f"{path}: ")
     assert growth[0] < MOST
     print(f"survived: {name}, {path.stat().st_size} bytes, {write.__name__}: {growth[0]:.0f} MB taken")
@@ -78,7 +78,7 @@ def test_hdf5(tmp_path):
         for number in range(3000):
             file.create_dataset(f"depth_{number}_conv/kernel", (2**30,), "f4", chunks=(2**16,))
     with pytest.raises(GenesisError, match="refused"), peak_growth() as growth:
-        importers.import_weights(tmp_path / "f.h5")
+        importers.convert(tmp_path / "f.h5")
     assert growth[0] < MOST
     print(f"survived: HDF5 that claims {3000 * 2**32 >> 40} TB: {growth[0]:.0f} MB taken")
 

@@ -131,7 +131,7 @@ def planned(path: Path) -> None:
 
 
 def imported(format: str | None) -> Callable[[Path], None]:
-    return lambda path: checkpoint.save(importers.import_weights(path, format), path.with_suffix(".new"))
+    return lambda path: checkpoint.save(importers.convert(path, format).checkpoint, path.with_suffix(".new"))
 
 
 def inspected(path: Path) -> None:

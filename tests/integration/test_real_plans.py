@@ -16,7 +16,7 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.architectures.planner import PLANS_NAME, plan_genesis_unet3d
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers import import_weights
+from nnunet_genesis.importers import convert
 from pretraining.run import pretrain
 from tests.integration.real_plans import CASES, PLANNERS, plan, preprocess_few, random_values, read
 from tests.nnunet_genesis.importers.foreign_files import keras_shapes, random_state, unet3d_shapes, v1_shapes
@@ -209,7 +209,7 @@ def released(planned: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     files = {}
     for file in sorted(folder.iterdir()):
         files[file.stem] = folder / f"{file.stem} imported.pth"
-        checkpoint.save(import_weights(file), files[file.stem])
+        checkpoint.save(convert(file).checkpoint, files[file.stem])
     return files
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint.record import software_versions
 from nnunet_genesis.errors import GenesisError
 
 METADATA = {"schema_version": checkpoint.SCHEMA_VERSION, "plans": {"a": [1, 2.5]}, "configuration": "3d_fullres"}
@@ -186,6 +187,6 @@ def test_numpy_scalars_in_nnunets_log_are_allowed(tmp_path):
 
 
 def test_versions_are_plain_texts():
-    versions = checkpoint.software_versions()
+    versions = software_versions()
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {type(value) for value in versions.values()} == {str}

@@ -179,7 +179,7 @@ def test_a_file_is_recognised_and_identified(legacy, unet3d, tmp_path):
     state = {f"module.{name}": value for name, value in unet3d.items()}
     content = {"epoch": 5, "state_dict": state, "optimizer_state_dict": {}}
     torch.save(content, tmp_path / "ct.pt", _use_new_zipfile_serialization=not legacy)
-    found = importers.import_weights(tmp_path / "ct.pt")
+    found = importers.convert(tmp_path / "ct.pt").checkpoint
     assert found["genesis"]["imported"]["format"] == "genesis_unet3d"
     assert len(found["genesis"]["imported"]["sha256"]) == 64
     checkpoint.check(found, "f")
@@ -206,4 +206,4 @@ def test_detection(content, expected):
 def test_a_file_of_no_known_format(tmp_path):
     torch.save({"weights": {}, 3: 4}, tmp_path / "f.pth")
     with pytest.raises(GenesisError, match=r"f\.pth: expected weights in one of .*nnssl.*, found the keys weights, 3"):
-        importers.import_weights(tmp_path / "f.pth")
+        importers.convert(tmp_path / "f.pth")

@@ -164,7 +164,7 @@ def test_a_file_that_reaches_outside_or_claims_too_much_is_refused(tmp_path, har
     with h5py.File(tmp_path / "f.h5", "w") as file:
         harm(file, tmp_path)
     with pytest.raises(GenesisError, match=message) as error:
-        importers.import_weights(tmp_path / "f.h5")
+        importers.convert(tmp_path / "f.h5")
     assert str(error.value).startswith(f"{tmp_path / 'f.h5'}: ")
 
 
@@ -173,11 +173,11 @@ def test_a_truncated_file_is_called_damaged(tmp_path, length):
     whole = write(tmp_path / "whole.h5", {"depth_0_conv/bias": torch.zeros(1000)}).read_bytes()
     (tmp_path / "f.h5").write_bytes(whole[:length])
     with pytest.raises(GenesisError, match=r"f\.h5: can't be read as a Keras file .*damaged"):
-        importers.import_weights(tmp_path / "f.h5")
+        importers.convert(tmp_path / "f.h5")
 
 
 def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "f.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(GenesisError, match=r'pip install "nnunet-genesis\[keras\]"'):
-        importers.import_weights(tmp_path / "f.h5")
+        importers.convert(tmp_path / "f.h5")

@@ -259,7 +259,7 @@ def test_two_values_for_one_tensor_are_refused():
 def test_2d_is_refused(tmp_path):
     torch.save(v2_content(dim=2), tmp_path / "f.pth")
     with pytest.raises(GenesisError, match=r"f\.pth: .*it is an nnU-Net 2D checkpoint, expected a 3D one"):
-        importers.import_weights(tmp_path / "f.pth")
+        importers.convert(tmp_path / "f.pth")
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerGenesisScratch"])
