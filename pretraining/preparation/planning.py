@@ -216,7 +216,7 @@ def _run_planner(options: PrepareOptions, dataset_json: dict[str, Any], found: d
     with tempfile.TemporaryDirectory() as raw, tempfile.TemporaryDirectory() as preprocessed:
         for place, name, content in ((raw, DATASET, dataset_json | listed), (preprocessed, FINGERPRINT, found)):
             (Path(place) / options.dataset_name).mkdir()
-            write_json(content, Path(place) / options.dataset_name / name)
+            write_json(content, Path(place) / options.dataset_name / name, sort_keys=name == FINGERPRINT)
         places = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
         with environment(**places, nnUNet_n_proc_DA=threads), contextlib.redirect_stdout(io.StringIO()):
             plans, name = plan_experiment_dataset(options.dataset_id, planner, options.gpu_memory_target)

@@ -47,7 +47,8 @@ def contents(base: Path) -> dict[str, bytes]:
 def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
     """Byte by byte."""
     assert found.keys() == expected.keys()
-    assert [name for name in found if found[name] != expected[name]] == []
+    different = [name for name in found if found[name] != expected[name]]
+    assert different == []
 
 
 def without_processes(patch: pytest.MonkeyPatch) -> None:
