@@ -31,6 +31,15 @@ def data() -> Path:
     return DATA
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Folder of inputs that were misread once, beside the real scans."""
+    folder = DATA.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no odd inputs at {folder}")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Empty nnUNet_raw, nnUNet_preprocessed and nnUNet_results of this module's own, set in the environment."""

@@ -1,78 +1,172 @@
-"""DICOM series: grouping files into series, and reading a series as a volume."""
+"""DICOM series: grouping images into series, and reading a volume."""
 
-import hashlib
+import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK
+from pydicom.pixels import iter_pixels
 
 from pretraining.scans.dicom_geometry import SPACING_TOLERANCE, order_slices
-from pretraining.scans.dicom_headers import SliceHeader, read_slice_header
+from pretraining.scans.dicom_headers import SliceHeader, read_headers
+from pretraining.scans.dicom_series import Part, Rest, volumes_of
 from pretraining.scans.itk_files import quiet_itk
 from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
+
+_MANY = 3  # single slices in series of their own, from which on somebody has given each slice an identifier
+_MEASURED = ("CT", "PT")  # stored values are of a physical unit, whatever their display
+_UNREADABLE = "its pixels can't be read: damaged, or compressed in an unknown way"
 
 
 def digest(text: str, length: int) -> str:
     """The first ``length`` hexadecimal digits of the SHA-256 of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
 
 
 class SeriesCollector:
-    """Collects slices, from any number of folders, into series by SeriesInstanceUID.
+    """Collects images, from any number of folders, into series by SeriesInstanceUID.
 
     Files whose SeriesInstanceUID an anonymiser has blanked form one series per folder.
     """
 
     def __init__(self) -> None:
-        self._series: dict[str, list[SliceHeader]] = {}
-        self._folders: dict[str, str] = {}
-        self._instances: set[str] = set()
+        self._series: dict[str, list[SliceHeader]] = defaultdict(list)
+        self._sources: dict[Path, tuple[str, str]] = {}
 
-    def add(self, header: SliceHeader, folder: str, root: str) -> None:
-        """Add one file; an instance (SOPInstanceUID) that is there already is ignored.
+    def add(self, headers: Sequence[SliceHeader], source: str, folder: str, root: str) -> None:
+        """Add one file.
 
         Args:
-            header: the file's header.
-            folder: the file's folder, posix, relative to its input root.
+            headers: of the file's images.
+            source: the file, posix, relative to its input root.
+            folder: its folder, likewise.
             root: the input root's own name.
         """
-        if header.instance and header.instance in self._instances:
-            return
-        self._instances.add(header.instance)
-        series = header.series or f"{root}/{folder}"
-        self._series.setdefault(series, []).append(header)
-        self._folders.setdefault(series, folder)
+        for header in headers:
+            self._series[header.series or digest(f"{root}/{folder}", 64)].append(header)
+            self._sources[header.path] = source, folder
 
     def scans(self) -> tuple[list[Scan], list[LeftOut]]:
-        """All series that are volumes, and the others with the reason."""
-        scans, left_out = [], []
+        """Return all volumes, and what is left out with the reason: a row for each reason and folder."""
+        scans, left_out, single = [], [], []
+        digest_of = cache(pixel_digest)
         for series, headers in self._series.items():
+            if len(headers) == 1:
+                single.append(headers[0])
+                continue
             try:
-                scans.append(_scan(series, headers, self._folders[series]))
+                parts, rests = volumes_of(headers, digest_of)
             except Exception as e:
-                left_out.append(LeftOut.because(self._folders[series], e))
-        return scans, left_out
+                left_out.append(LeftOut.because(self._place(headers), e))
+                continue
+            scans += [self._scan(series, part) for part in parts]
+            left_out += self._rows(rests)
+        return scans, left_out + self._single(single)
+
+    def _scan(self, series: str, part: Part) -> Scan:
+        ordered, geometry = order_slices(part.headers)
+        patient, frames = ordered[0].patient, tuple(h.frame for h in ordered)
+        return Scan(
+            case=f"dicom_{digest(f'{series}{part.told}', 12) if part.told else series[:12]}",
+            kind="dicom",
+            channels=(tuple(str(h.path) for h in ordered),),
+            source=self._place(ordered),
+            # Scans of one series are of one patient, whether it names him or not.
+            group=f"patient_{patient[:12]}" if patient else f"dicom_{series[:12]}",
+            modality=ordered[0].modality or None,
+            shape=geometry.shape,
+            spacing=geometry.spacing_zyx,
+            frames=frames if any(frames) else (),
+            corrections=tuple(_corrections(part)),
+        )
+
+    def _place(self, headers: Sequence[SliceHeader]) -> str:
+        """Name the file that all images are in; else the folder of the first."""
+        source, folder = self._sources[headers[0].path]
+        return source if len({h.path for h in headers}) == 1 else folder
+
+    def _rows(self, rests: Sequence[Rest]) -> list[LeftOut]:
+        """Make a row for each reason; of images that go beside a scan, for each folder that has some too."""
+        groups: dict[tuple[str, str, str], list[Rest]] = defaultdict(list)
+        for rest in rests:
+            twin = self._sources[rest.same_as.path][1] if rest.same_as else ""
+            for header in rest.headers if rest.expected else rest.headers[:1]:
+                own = self._sources[header.path][1] if rest.expected else ""
+                groups[rest.reason, twin, own].append(replace(rest, headers=[header]) if rest.expected else rest)
+        rows = []
+        for (reason, twin, _), group in groups.items():
+            headers, first = [h for rest in group for h in rest.headers], group[0]
+            files = len({h.path for h in headers})
+            if first.same_as:
+                reason += f" as {self._sources[first.same_as.path][0] if files == 1 else f'files in {twin}'}"
+            count = f"{files} files: " if first.expected and files > 1 else ""
+            rows.append(LeftOut(self._place(headers), count + reason, expected=first.expected))
+        return rows
+
+    def _single(self, headers: Sequence[SliceHeader]) -> list[LeftOut]:
+        """Make the rows of series of one image; those that look like one another are told of together."""
+        alike: dict[tuple, list[SliceHeader]] = defaultdict(list)
+        for h in headers:
+            alike[(self._sources[h.path][1], h.patient, h.modality, h.matrix, h.orientation, h.localizer)].append(h)
+        rows = []
+        for group in alike.values():
+            if len(group) >= _MANY and not group[0].localizer and all(h.position for h in group):
+                reason = (
+                    f"{len(group)} slices, each with a SeriesInstanceUID of its own: which of them belong together is "
+                    "unknown. If they are one scan, give them one SeriesInstanceUID"
+                )
+                rows.append(LeftOut(self._place(group), reason))
+                continue
+            rows += [row for h in group for row in self._rows(volumes_of([h], pixel_digest)[1])]
+        return rows
 
 
-def read_dicom(files: Sequence[str]) -> SimpleITK.Image:
-    """Read a series as a volume, rescale slope and intercept applied (HU for CT).
+def _corrections(part: Part) -> list[str]:
+    """Say what is taken otherwise than its files say."""
+    found = [f"a part of its series: {part.label}"] if part.label else []
+    if len({dict(h.told).get("FrameOfReferenceUID") for h in part.headers}) > 1:
+        found.append("several frames of reference: its slices fit together, so they were taken for one")
+    if any(h.inverted for h in part.headers):
+        measured = part.headers[0].modality in _MEASURED
+        found.append(f"MONOCHROME1: {'not inverted' if measured else 'inverted only where its air is bright'}")
+    return found
+
+
+def read_dicom(files: Sequence[str], frames: Sequence[int] = ()) -> SimpleITK.Image:
+    """Read a volume, rescale slope and intercept applied (HU for CT).
 
     Args:
-        files: the slices in reading order, as :func:`pretraining.scans.find.find_scans` gives them.
+        files: the images' files in reading order, as :func:`pretraining.scans.find.find_scans` gives them.
+        frames: the image of each of these files; none: the first.
 
     Returns:
         A 32-bit float image.
 
     Raises:
-        ScanError: the slices are no volume in this order, are damaged, or SimpleITK reads something else than the
+        ScanError: the images are no volume in this order, are damaged, or SimpleITK reads something else than the
             headers say.
         OSError: a file can't be opened.
     """
-    headers = [h for h in (read_slice_header(Path(f)) for f in files) if h is not None]
-    ordered, geometry = order_slices(headers)
-    if [str(h.path) for h in ordered] != [str(Path(f)) for f in files]:
+    known = {file: read_headers(Path(file)) or [] for file in dict.fromkeys(files)}
+    try:
+        headers = [known[file][frame] for file, frame in zip(files, frames or [0] * len(files), strict=True)]
+        ordered, geometry = order_slices(headers)
+    except IndexError:
+        ordered = headers = []
+    if not headers or ordered != headers:
         raise ScanError("its files have changed since they were found")
+    if not all(h.plain for h in headers):
+        voxels = _values(headers)
+        if all(h.inverted and h.modality not in _MEASURED for h in headers) and _is_negative(voxels):
+            voxels = voxels.max() + voxels.min() - voxels
+        return _image(voxels, geometry)
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(list(files))
     # Otherwise the first slice's rescaling decides the type of all, and fractions of the others are cut off (PET).
@@ -81,25 +175,74 @@ def read_dicom(files: Sequence[str]) -> SimpleITK.Image:
         with quiet_itk():
             image = reader.Execute()
     except RuntimeError as e:
-        raise ScanError("SimpleITK can't read its pixels: damaged, or compressed in an unknown way") from e
+        raise ScanError(f"SimpleITK: {_UNREADABLE}") from e
     _check_agreement(image, geometry)
     return image
 
 
-def _scan(series: str, headers: Sequence[SliceHeader], folder: str) -> Scan:
-    ordered, geometry = order_slices(headers)
-    case = f"dicom_{digest(series, 12)}"
-    patient = ordered[0].patient
-    return Scan(
-        case=case,
-        kind="dicom",
-        channels=(tuple(str(h.path) for h in ordered),),
-        source=folder,
-        group=f"patient_{digest(patient, 12)}" if patient else case,
-        modality=ordered[0].modality or None,
-        shape=geometry.shape,
-        spacing=geometry.spacing_zyx,
-    )
+def _image(voxels: np.ndarray, geometry: Geometry) -> SimpleITK.Image:
+    if voxels.shape != geometry.shape:
+        raise ScanError(f"read with the shape {voxels.shape}, its headers say {geometry.shape} (z, y, x)")
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def _values(headers: Sequence[SliceHeader]) -> np.ndarray:
+    """Read images' values, rescaled, float32 (N, rows, columns): MONOCHROME1, which SimpleITK inverts, as stored."""
+    images = []
+    for path, group in groupby(headers, lambda h: h.path):
+        of_file = list(group)
+        stored = _stored(path, [h.frame for h in of_file])
+        images += [(frame * h.slope + h.intercept).astype(np.float32) for frame, h in zip(stored, of_file, strict=True)]
+    return np.stack(images)
+
+
+def _is_negative(voxels: np.ndarray) -> bool:
+    """Tell whether the images' border, (N, rows, columns), is brighter than nearly all of their middle: air is dark."""
+    _, rows, columns = voxels.shape
+    border = np.concatenate([voxels[:, [0, -1]].ravel(), voxels[:, :, [0, -1]].ravel()])
+    middle = voxels[:, rows // 4 : -(rows // 4) or None, columns // 4 : -(columns // 4) or None]
+    return bool(np.median(border) > np.percentile(middle, 90))
+
+
+def _stored(path: Path, frames: list[int]) -> list[np.ndarray]:
+    """Read frames of a file as they are stored, with pydicom; with SimpleITK what pydicom can't decompress."""
+    try:
+        return list(iter_pixels(path, indices=frames, raw=True))
+    except OSError:
+        raise
+    except Exception:  # pydicom raises nearly anything on what it can't decode
+        return _stored_by_itk(path, frames)
+
+
+def _stored_by_itk(path: Path, frames: list[int]) -> list[np.ndarray]:
+    """Read a copy without what SimpleITK would apply: rescaling, and MONOCHROME1."""
+    try:
+        data = pydicom.dcmread(path)
+        data.PhotometricInterpretation = "MONOCHROME2"
+        shared = data.get("SharedFunctionalGroupsSequence") or []
+        for item in (data, *shared, *(data.get("PerFrameFunctionalGroupsSequence") or [])):
+            for keyword in ("RescaleSlope", "RescaleIntercept", "PixelValueTransformationSequence"):
+                item.pop(keyword, None)
+        with tempfile.TemporaryDirectory() as folder, quiet_itk():
+            data.save_as(Path(folder) / "a.dcm")
+            voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(Path(folder) / "a.dcm")))
+        return [voxels[frame] for frame in frames]
+    except OSError:
+        raise
+    except Exception as e:
+        raise ScanError(_UNREADABLE) from e
+
+
+def pixel_digest(header: SliceHeader) -> str:
+    """Hash an image's values (SHA-256); an unreadable one has a value of its own."""
+    try:
+        return sha256(_values([header]).tobytes()).hexdigest()
+    except (ScanError, OSError):
+        return f"{header.path} {header.frame}"
 
 
 def _check_agreement(image: SimpleITK.Image, expected: Geometry) -> None:

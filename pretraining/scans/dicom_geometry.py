@@ -28,6 +28,28 @@ _NO_IMAGES = {
 }
 
 
+class MissingSlicesError(ScanError):
+    """A volume that lacks some of its slices, and is regular else."""
+
+
+def is_company(header: SliceHeader) -> bool:
+    """Tell whether such an object usually lies beside scans: nothing is lost without it."""
+    return header.localizer or header.modality in _NO_IMAGES
+
+
+def no_slice(header: SliceHeader) -> str:
+    """Say why an image is by its nature no slice of a volume, or ""."""
+    if header.modality in _NO_IMAGES:
+        return f"not a scan but {_NO_IMAGES[header.modality]} ({header.modality})"
+    if header.matrix is None:
+        return "DICOM objects without an image"
+    if header.mosaic:
+        return "Siemens mosaics (all slices of a volume in one image): convert them to NIfTI, for example with dcm2niix"
+    if not header.grey:
+        return "colour images"
+    return "localizer (scout) images" if header.localizer else ""
+
+
 def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Geometry]:
     """Sort the slices of one series along their normal, and give the volume's geometry.
 
@@ -47,7 +69,7 @@ def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Geo
         positions, orientation, rtol=SPACING_TOLERANCE, perpendicular_tol=_PERPENDICULAR, index_convention="RD"
     )
     if distance is None or index is None:
-        raise ScanError(_explain(positions, normal))
+        raise _reason(positions, normal)
     ordered = [headers[i] for i in np.argsort(index)]
     first = ordered[0]
     if not (first.matrix and first.pixel_spacing and first.position):
@@ -64,19 +86,13 @@ def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Geo
 def _check_objects(headers: Sequence[SliceHeader]) -> None:
     """Raise ScanError for objects that are no plain grey-value slices with a place in space."""
     n = len(headers)
-    modality = next((h.modality for h in headers if h.modality in _NO_IMAGES), None)
-    if modality:
-        raise ScanError(f"not a scan but {_NO_IMAGES[modality]} ({modality})")
-    if any(h.matrix is None for h in headers):
-        raise ScanError("DICOM objects without an image")
-    if cut := sum(not h.complete for h in headers):
-        raise ScanError(f"{cut} of {n} files {'is' if cut == 1 else 'are'} truncated: pixel data are missing")
+    files = {h.path: h.complete for h in headers}
+    if cut := sum(not complete for complete in files.values()):
+        raise ScanError(f"{cut} of {len(files)} files {'is' if cut == 1 else 'are'} truncated: pixel data are missing")
     if any(h.frames > 1 for h in headers):
-        raise ScanError("several frames in one file (enhanced or multi-frame DICOM): convert it to NIfTI first")
-    if any(h.samples != 1 for h in headers):
-        raise ScanError("colour images")
-    if any(h.localizer for h in headers):
-        raise ScanError("localizer (scout) images")
+        raise ScanError("several frames in one file, without the place of each: convert it to NIfTI first")
+    if reason := next(filter(None, map(no_slice, headers)), ""):
+        raise ScanError(reason)
     if n == 1:
         raise ScanError("a single slice: no volume (a localizer, or the rest of the series is missing)")
     if wrong := next((h.rescaling for h in headers if h.rescaling), ""):
@@ -97,8 +113,6 @@ def _check_equal(headers: Sequence[SliceHeader]) -> None:
         raise ScanError("slices of several patients under one series")
     if len(modalities := sorted({h.modality for h in headers})) > 1:
         raise ScanError(f"several modalities under one series: {', '.join(modalities)}")
-    if len({h.frame for h in headers}) > 1:
-        raise ScanError("several frames of reference under one series: its slices have no common place in space")
     if len(sizes := sorted({h.matrix for h in headers if h.matrix})) > 1:
         raise ScanError("slices of different sizes: " + ", ".join(f"{r} x {c}" for r, c in sizes) + " (rows x columns)")
     spacings = np.array([h.pixel_spacing for h in headers])
@@ -112,7 +126,7 @@ def _check_equal(headers: Sequence[SliceHeader]) -> None:
         raise ScanError("the slices' orientation (ImageOrientationPatient) is not two unit vectors at a right angle")
 
 
-def _explain(positions: np.ndarray, normal: np.ndarray) -> str:
+def _reason(positions: np.ndarray, normal: np.ndarray) -> ScanError:
     """Say why slices at ``positions`` (N, 3), mm, are no volume along ``normal``."""
     n = len(positions)
     along = positions @ normal
@@ -120,12 +134,23 @@ def _explain(positions: np.ndarray, normal: np.ndarray) -> str:
     gaps = np.diff(along[order])
     typical = float(np.median(gaps[gaps > 1e-3])) if (gaps > 1e-3).any() else 0.0
     if repeated := int((gaps < 0.01 * typical).sum()) if typical else n - 1:
-        return _explain_repeated(n, repeated)
+        return ScanError(_explain_repeated(n, repeated))
     steps = np.diff(positions[order], axis=0)
     angle = np.degrees(np.arctan2(np.linalg.norm(steps - np.outer(gaps, normal), axis=1), gaps))
     if np.median(angle) > np.degrees(np.arccos(1 - _PERPENDICULAR)):
-        return f"gantry tilt of {np.median(angle):.1f} degrees: the slices are not stacked at a right angle"
-    return f"{n} slices, {_explain_gaps(gaps, typical)}"
+        return ScanError(f"gantry tilt of {np.median(angle):.1f} degrees: the slices are not stacked at a right angle")
+    odd = np.flatnonzero(np.abs(gaps - typical) > SPACING_TOLERANCE * typical)
+    multiple = np.round(gaps[odd] / typical)
+    if not len(odd) or np.any(
+        (multiple < 2) | (np.abs(gaps[odd] - multiple * typical) >= 2 * SPACING_TOLERANCE * typical)
+    ):
+        return ScanError(f"{n} slices, the distance between neighbours varies from {gaps.min():.4g} to "
+                         f"{gaps.max():.4g} mm")  # fmt: skip
+    missing, first = int((multiple - 1).sum()), int(odd[0])
+    return MissingSlicesError(
+        f"{n} slices, the distance between slices {first + 1} and {first + 2} is {gaps[first]:.4g} mm instead of "
+        f"{typical:.4g} mm: {'a slice is' if missing == 1 else f'{missing} slices are'} missing"
+    )
 
 
 def _explain_repeated(n: int, repeated: int) -> str:
@@ -134,16 +159,3 @@ def _explain_repeated(n: int, repeated: int) -> str:
         words = {2: "two", 3: "three", 4: "four"}
         return f"{words.get(copies, copies)} images at each position: several phases or echoes under one series"
     return f"{repeated} of {n} slices lie where another one does: several phases, or a repeated part, under one series"
-
-
-def _explain_gaps(gaps: np.ndarray, typical: float) -> str:
-    odd = np.flatnonzero(np.abs(gaps - typical) > SPACING_TOLERANCE * typical)
-    multiple = np.round(gaps[odd] / typical)
-    if len(odd) and np.all(
-        (multiple >= 2) & (np.abs(gaps[odd] - multiple * typical) < 2 * SPACING_TOLERANCE * typical)
-    ):
-        missing = int((multiple - 1).sum())
-        first = int(odd[0])
-        text = f"the distance between slices {first + 1} and {first + 2} is {gaps[first]:.4g} mm instead of"
-        return f"{text} {typical:.4g} mm: {'a slice is' if missing == 1 else f'{missing} slices are'} missing"
-    return f"the distance between neighbours varies from {gaps.min():.4g} to {gaps.max():.4g} mm"

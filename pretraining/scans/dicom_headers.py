@@ -1,13 +1,19 @@
-"""One DICOM file's header: what a series needs from it, and whether the file is complete. Never reads pixels."""
+"""One DICOM file's header: what a series needs from each of its frames, and whether the file is complete.
 
+Never reads pixels. What it gives is plain data without a patient's text: identifiers and words are hashed.
+"""
+
+import hashlib
 import os
 import struct
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import parse_fragments
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
@@ -15,58 +21,98 @@ from pydicom.valuerep import VR
 
 from pretraining.scans.scan import ScanError
 
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "ImageType", "FrameOfReferenceUID",
-    "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated",
-    "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
-]  # fmt: skip
+# Elements that say what an image shows: images that differ in one of them are no neighbours in a volume.
+SHOWN = (
+    "matrix", "orientation", "StudyInstanceUID", "SeriesNumber", "ImageType", "FrameType", "ComplexImageComponent",
+    "EchoTime", "EffectiveEchoTime", "EchoNumbers", "DiffusionBValue", "DiffusionGradientOrientation",
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "FlipAngle", "InversionTime", "InversionTimes",
+    "ConvolutionKernel",
+)  # fmt: skip
+# Elements that may differ from slice to slice of one volume, but tell volumes apart where there are several.
+ALSO = (
+    "AcquisitionNumber", "FrameAcquisitionNumber", "TriggerTime", "NominalCardiacTriggerDelayTime",
+    "TemporalPositionTimeOffset", "FrameReferenceTime", "RepetitionTime", "KVP", "SliceThickness", "StackID",
+    "SeriesDescription", "ProtocolName", "ReconstructionDiameter", "FrameOfReferenceUID", "AcquisitionTime",
+    "AcquisitionDateTime",
+)  # fmt: skip
+# b values and gradients where vendors keep them: Siemens, GE, Philips.
+_PRIVATE = (0x0019100C, 0x0019100E, 0x00431039, 0x001910BB, 0x001910BC, 0x001910BD, 0x20011003, 0x200510B0, 0x200510B1,
+            0x200510B2)  # fmt: skip
+_SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+_NAMES = (
+    "SOPClassUID", "SeriesInstanceUID", "PatientID", "Modality", "NumberOfFrames", "RescaleSlope", "RescaleIntercept",
+    "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "PixelSpacing",
+    "ImagePositionPatient", "ImageOrientationPatient", "DimensionIndexSequence", "DimensionIndexValues", *SHOWN[2:],
+    *ALSO,
+)  # fmt: skip
+_KEYWORDS = {Tag(name): name for name in _NAMES} | {Tag(t): f"({t >> 16:04X},{t & 0xFFFF:04X})" for t in _PRIVATE}
+_TAGS = [*_KEYWORDS, Tag(_SHARED), Tag(_PER_FRAME)]
+Elements = dict[str, Any]  # an image's elements by keyword
 _PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _TYPES = frozenset(vr.value for vr in VR)
+_NUMBERS = frozenset({"DS", "IS", "FD", "FL", "US", "UL", "SS", "SL"})
+_IS_NUMBER = {name: dictionary_VR(name) in _NUMBERS for name in (*SHOWN[2:], *ALSO)}
+_PLACES = frozenset(map(tag_for_keyword, ("InStackPositionNumber", "ImagePositionPatient", "StackID")))
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """Header of one DICOM file. Numbers that are missing or not numbers are None.
+    """Header of one image: of a DICOM file, or of one frame of an enhanced one. Missing or wrong numbers are None.
 
     Attributes:
         path: the file.
-        series: SeriesInstanceUID, "" if an anonymiser blanked it. An identifier: never show it.
-        instance: SOPInstanceUID. Likewise.
-        patient: PatientID. Likewise.
-        frame: FrameOfReferenceUID. Likewise.
+        frame: the image's index in the file.
+        frames: images in the file that this header speaks for; more than 1 where nothing tells where each of them lies.
+        plain: whether SimpleITK reads this file's values as they are meant: not MONOCHROME1, no functional groups.
+        series: SHA-256 of the SeriesInstanceUID, "" if an anonymiser blanked it.
+        patient: SHA-256 of the PatientID, or "". A number can be guessed: never write it down.
         modality: Modality, upper case, or "".
         localizer: whether ImageType says so.
-        frames: NumberOfFrames.
-        samples: SamplesPerPixel (3 is colour).
+        mosaic: whether ImageType says that all slices of a volume are tiles of one image.
+        inverted: MONOCHROME1.
+        grey: whether there is one grey value a pixel.
         matrix: (rows, columns).
         pixel_spacing: mm between rows and between columns.
         position: ImagePositionPatient, mm, LPS.
         orientation: ImageOrientationPatient: the directions of a row and of a column.
         rescaling: the first of RescaleSlope and RescaleIntercept that is there and no number (or a slope of 0), or "".
+        slope: what stored values are multiplied by.
+        intercept: what is added then.
         complete: whether the file holds all the pixel data that the header announces.
+        told: elements of :data:`SHOWN`, :data:`ALSO` and others that may tell volumes apart; words are hashed.
     """
 
     path: Path
+    frame: int
+    frames: int
+    plain: bool
     series: str
-    instance: str
     patient: str
-    frame: str
     modality: str
     localizer: bool
-    frames: int
-    samples: int
+    mosaic: bool
+    inverted: bool
+    grey: bool
     matrix: tuple[int, int] | None
     pixel_spacing: tuple[float, ...] | None
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     rescaling: str
+    slope: float
+    intercept: float
     complete: bool
+    told: tuple[tuple[str, str], ...]
 
 
-def read_slice_header(path: Path) -> SliceHeader | None:
-    """Read the header of a file, or None if it is not DICOM (or a DICOMDIR, which only lists files).
+def sha256(text: str) -> str:
+    """Hash a text (SHA-256, hexadecimal digits); "" gives ""."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() if text else ""
+
+
+def read_headers(path: Path) -> list[SliceHeader] | None:
+    """Read the headers of a file's images, or None if it is not DICOM (or a DICOMDIR, which only lists files).
 
     Raises:
         ScanError: the file is DICOM but its header is damaged.
@@ -82,8 +128,8 @@ def read_slice_header(path: Path) -> SliceHeader | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom's warnings quote the header's values
-                data = read_partial(file, _at_pixels, force=True, specific_tags=[Tag(name) for name in _TAGS])
-                return _header(path, data, file, marked)
+                data = read_partial(file, _at_pixels, force=True, specific_tags=_TAGS)
+                return _headers(path, data, file, marked)
         except Exception as e:  # pydicom raises nearly anything on damaged bytes
             if isinstance(e, ScanError):
                 raise
@@ -100,41 +146,114 @@ def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag in _PIXEL_DATA
 
 
-def _header(path: Path, data: pydicom.FileDataset, file: BinaryIO, marked: bool) -> SliceHeader | None:
-    if _text(data, "SOPClassUID") == _MEDIA_DIRECTORY:
+def _headers(path: Path, data: pydicom.FileDataset, file: BinaryIO, marked: bool) -> list[SliceHeader] | None:
+    elements = _elements(data)
+    if _text(elements, "SOPClassUID") == _MEDIA_DIRECTORY:
         return None
     for tag in list(data.file_meta.keys()):  # its iterator would convert the values
         _at_pixels(tag, data.file_meta.get_item(tag).VR, 0)
-    if not data.get("SeriesInstanceUID") and data.get("Modality") is None:
+    if not elements.get("SeriesInstanceUID") and elements.get("Modality") is None:
         if not marked:
             return None
         raise ScanError("damaged or truncated DICOM header: neither series nor modality")
-    rows, columns = _numbers(data, "Rows", 1), _numbers(data, "Columns", 1)
+    rows, columns = _numbers(elements, "Rows", 1), _numbers(elements, "Columns", 1)
     matrix = (int(rows[0]), int(columns[0])) if rows and columns else None
-    samples = int((_numbers(data, "SamplesPerPixel", 1) or (1,))[0])
-    bits = int((_numbers(data, "BitsAllocated", 1) or (16,))[0])
-    frames = int((_numbers(data, "NumberOfFrames", 1) or (1,))[0])
-    needed = matrix[0] * matrix[1] * samples * frames * bits // 8 if matrix else 0
+    count, samples, bits = (
+        int((_numbers(elements, keyword, 1) or (default,))[0])
+        for keyword, default in (("NumberOfFrames", 1), ("SamplesPerPixel", 1), ("BitsAllocated", 16))
+    )
+    needed = matrix[0] * matrix[1] * samples * count * bits // 8 if matrix else 0
+    complete = matrix is None or _holds_pixels(data, file, needed)
+    enhanced = _SHARED in data or _PER_FRAME in data
+    frames = _frames(data, elements, max(1, count)) if enhanced else [elements]
+    speaks_for = 1 if enhanced else count
+    return [_header(path, i, speaks_for, enhanced, frame, matrix, complete) for i, frame in enumerate(frames)]
+
+
+def _elements(data: pydicom.Dataset) -> Elements:
+    """Collect what is known of :data:`_NAMES`; what can't be understood stays bytes."""
+    elements: Elements = {}
+    for tag in list(data.keys()):
+        if name := _KEYWORDS.get(tag):
+            try:
+                elements[name] = data[tag].value
+            except Exception:  # pydicom raises nearly anything on damaged bytes
+                elements[name] = data.get_item(tag).value
+    return elements
+
+
+def _frames(data: pydicom.Dataset, file: Elements, count: int) -> Iterator[Elements]:
+    """Yield each frame as a classic header has it: its functional groups' elements beside the file's own."""
+    shared, own = data.get(_SHARED) or [pydicom.Dataset()], data.get(_PER_FRAME) or [pydicom.Dataset()] * count
+    if len(own) != count:
+        raise ScanError(f"damaged DICOM header: {count} frames, and functional groups of {len(own)}")
+    common = file | _of_groups(shared[0])
+    for groups in own:
+        yield common | _of_groups(groups)
+
+
+def _of_groups(groups: pydicom.Dataset) -> Elements:
+    elements: Elements = {}
+    for group in groups:
+        if group.VR == "SQ" and group.value:
+            # A gradient's direction lies one level deeper.
+            elements |= _elements(group.value[0]) | _of_groups(group.value[0])
+    return elements
+
+
+def _header(
+    path: Path, index: int, frames: int, enhanced: bool, data: Elements, matrix: tuple[int, int] | None,
+    complete: bool,
+) -> SliceHeader:  # fmt: skip
+    kind = (_text(data, "ImageType") + _text(data, "FrameType")).upper()
+    photometric = _text(data, "PhotometricInterpretation").strip().upper()
     return SliceHeader(
         path=path,
-        series=_text(data, "SeriesInstanceUID"),
-        instance=_text(data, "SOPInstanceUID"),
-        patient=_text(data, "PatientID").strip(),
-        frame=_text(data, "FrameOfReferenceUID"),
-        modality=_text(data, "Modality").strip().upper(),
-        localizer="LOCALIZER" in _text(data, "ImageType").upper(),
+        frame=index,
         frames=frames,
-        samples=samples,
+        plain=not enhanced and photometric != "MONOCHROME1",
+        series=sha256(_text(data, "SeriesInstanceUID")),
+        patient=sha256(_text(data, "PatientID").strip()),
+        modality=_text(data, "Modality").strip().upper(),
+        localizer="LOCALIZER" in kind,
+        mosaic="MOSAIC" in kind,
+        inverted=photometric == "MONOCHROME1",
+        grey=photometric in ("", "MONOCHROME1", "MONOCHROME2") and _numbers(data, "SamplesPerPixel", 1) in (None, (1,)),
         matrix=matrix,
         pixel_spacing=_numbers(data, "PixelSpacing", 2),
         position=_numbers(data, "ImagePositionPatient", 3),
         orientation=_numbers(data, "ImageOrientationPatient", 6),
         rescaling=_bad_rescaling(data),
-        complete=matrix is None or _holds_pixels(data, file, needed),
+        slope=(_numbers(data, "RescaleSlope", 1) or (1.0,))[0],
+        intercept=(_numbers(data, "RescaleIntercept", 1) or (0.0,))[0],
+        complete=complete,
+        told=tuple(_told(data)),
     )
 
 
-def _bad_rescaling(data: pydicom.Dataset) -> str:
+def _told(data: Elements) -> Iterator[tuple[str, str]]:
+    for name, is_number in _IS_NUMBER.items():
+        if text := _text(data, name):
+            yield name, _number_text(text) if is_number else sha256(text)[:8]
+    for name in data:
+        if name.startswith("("):
+            yield name, sha256(str(data[name]))[:8]
+    values = data.get("DimensionIndexValues")
+    values = values if isinstance(values, Sequence) else [values]
+    for number, (item, value) in enumerate(zip(data.get("DimensionIndexSequence") or (), values, strict=False)):
+        if item.get("DimensionIndexPointer") not in _PLACES:
+            yield f"dimension {number + 1}", str(value)
+
+
+def _number_text(text: str) -> str:
+    """Write numbers with the digits that count: exporters round them differently."""
+    try:
+        return " ".join(f"{float(number):.6g}" for number in text.strip("[]").split(","))
+    except ValueError:
+        return sha256(text)[:8]
+
+
+def _bad_rescaling(data: Elements) -> str:
     # SimpleITK would take 0 and NaN for 1, and say nothing.
     for keyword, wrong in (("RescaleSlope", (None, (0.0,))), ("RescaleIntercept", (None,))):
         if _text(data, keyword) and _numbers(data, keyword, 1) in wrong:
@@ -173,14 +292,14 @@ def _ends(file: BinaryIO, size: int) -> bool:
     return offsets[-1] + 8 + last <= size
 
 
-def _text(data: pydicom.Dataset, keyword: str) -> str:
+def _text(data: Elements, keyword: str) -> str:
     value = data.get(keyword)
     return "" if value is None else str(value)
 
 
-def _numbers(data: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+def _numbers(data: Elements, keyword: str, count: int) -> tuple[float, ...] | None:
     try:
-        value = data.get(keyword)
+        value: Any = data.get(keyword)
         numbers = tuple(float(v) for v in ([value] if count == 1 else value))
     except (TypeError, ValueError, OverflowError):
         return None

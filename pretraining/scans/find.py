@@ -1,4 +1,4 @@
-"""Find the scans in folders: DICOM series, NIfTI, MetaImage, NRRD. What can't be used is named with the reason."""
+"""Find the scans in folders: DICOM, NIfTI, Analyze, MetaImage, NRRD. What can't be used is named with the reason."""
 
 import os
 import re
@@ -11,18 +11,23 @@ import numpy as np
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.scans.dicom import SeriesCollector, digest
-from pretraining.scans.dicom_headers import read_slice_header
+from pretraining.scans.dicom_headers import read_headers
 from pretraining.scans.image_files import ending_of, is_nifti, read_geometry
 from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
 
 __all__ = ["LeftOut", "Scan", "ScanError", "find_scans"]
 
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
-_IGNORED_ENDINGS = (
+_NO_IMAGES = (
     ".txt", ".json", ".raw", ".zraw", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".log", ".pdf", ".png",
     ".jpg", ".jpeg", ".bval", ".bvec", ".py",
 )  # fmt: skip
-_UNSUPPORTED_ENDINGS = (".hdr", ".img", ".nhdr", ".mgz", ".mgh", ".mnc", ".zip", ".tar", ".tgz", ".7z")
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".z")
+_UNSUPPORTED = (
+    *_PACKED, ".mgz", ".mgh", ".mnc", ".par", ".rec", ".head", ".brik", ".tif", ".tiff", ".gipl", ".vtk", ".vti",
+    ".npy", ".npz", ".h5", ".zip", ".tar", ".tgz", ".7z", ".rar",
+)  # fmt: skip
+_MOST_ANGLE, _SAME_ANGLE = 1.0, 0.01  # degrees between channels of one case
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<number>\d{4})")
 
 
@@ -72,7 +77,10 @@ class _Finder:
     def _sort_in(self, path: Path, base: Path, images: dict[tuple[str, str, str], dict[int, Path]]) -> None:
         name = path.name.lower()
         status = path.stat()
-        if name == "dicomdir" or name.startswith("._") or name.endswith(_IGNORED_ENDINGS):
+        bare = name
+        while bare.endswith(_PACKED):
+            bare = bare.rpartition(".")[0]
+        if name == "dicomdir" or name.startswith("._") or bare.endswith(_NO_IMAGES):
             return  # "._" is macOS's shadow of a file
         if not stat.S_ISREG(status.st_mode):
             return
@@ -89,12 +97,18 @@ class _Finder:
             key = (str(path.parent), match["name"] if match else stem, ending if match else f"{ending} ")
             images.setdefault(key, {})[int(match["number"]) if match else 0] = path
             return
-        header = read_slice_header(path)
-        if header is not None:
-            self._series.add(header, _relative_name(path.parent, base), base.resolve().name)
+        headers = read_headers(path)
+        if headers is not None:
+            self._series.add(
+                headers, _relative_name(path, base), _relative_name(path.parent, base), base.resolve().name
+            )
         elif name.endswith(_DICOM_ENDINGS):
             raise ScanError("not readable as DICOM, although its name says so")
-        elif name.endswith(_UNSUPPORTED_ENDINGS):
+        elif name.endswith((".img", *_PACKED)) and _has_header(path):
+            return
+        elif name.endswith(".img"):
+            raise ScanError("voxels without their header: no .hdr file of its name is beside it")
+        elif name.endswith(_UNSUPPORTED):
             raise ScanError("a format that is not supported: convert or unpack it to .nii.gz")
 
     def _add_image(self, channels: dict[int, Path], base: Path) -> None:
@@ -139,6 +153,12 @@ class _Finder:
         return list(unique.values()), sorted(left_out, key=lambda out: (out.source, out.reason))
 
 
+def _has_header(path: Path) -> bool:
+    """Tell whether a file holds the voxels of a header beside it."""
+    stem = path.name.partition(".")[0] if path.name.lower().endswith(_PACKED) else path.stem
+    return any((path.parent / f"{stem}{ending}").is_file() for ending in (".hdr", ".HDR", ".nhdr", ".mhd", ".nrrd"))
+
+
 def _cases(images: dict[tuple[str, str, str], dict[int, Path]]) -> Iterator[dict[int, Path]]:
     """Files by channel number: numbered files without a channel 0 are scans of their own (patient_0017.nii.gz)."""
     for channels in images.values():
@@ -161,13 +181,16 @@ def _image_scan(channels: list[tuple[int, Path]], source: str, base: Path) -> Sc
             f"{names} are channels of one case by nnU-Net's naming, but differ in {problem}: "
             "rename them if they are separate scans"
         )
+    corrections = dict.fromkeys(text for g in geometries for text in g.corrections)
+    if (angle := max(_angle(first, g) for g in geometries)) > _SAME_ANGLE:
+        corrections[f"its channels' directions differ by {angle:.2g} degrees: the first one's were taken"] = None
     path = channels[0][1]
     stem = path.name[: -len(ending_of(path.name) or "")]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem.removesuffix("_0000"))[:40]
     case = f"{stem}_{digest(f'{base.resolve().name}/{source}', 8)}"
     kind: Literal["nifti", "itk"] = "nifti" if is_nifti(path) else "itk"
     files = tuple((str(path),) for _, path in channels)
-    return Scan(case, kind, files, source, case, None, first.shape, first.spacing_zyx)
+    return Scan(case, kind, files, source, case, None, first.shape, first.spacing_zyx, corrections=tuple(corrections))
 
 
 def _channel_geometry(path: Path, count: int) -> Geometry:
@@ -182,9 +205,15 @@ def _difference(a: Geometry, b: Geometry) -> str | None:
         return f"shape: {a.shape} and {b.shape} (z, y, x)"
     if not np.allclose(a.spacing, b.spacing, rtol=1e-3):
         return f"spacing: {a.spacing_zyx} and {b.spacing_zyx} mm (z, y, x)"
-    if not np.allclose(a.direction, b.direction, atol=1e-2) or not np.allclose(a.origin, b.origin, atol=max(a.spacing)):
+    if _angle(a, b) > _MOST_ANGLE or not np.allclose(a.origin, b.origin, atol=max(a.spacing)):
         return "position or orientation"
     return None
+
+
+def _angle(a: Geometry, b: Geometry) -> float:
+    """Measure the largest angle between the same axes of two grids, degrees."""
+    cosines = np.sum(np.reshape(a.direction, (3, 3)) * np.reshape(b.direction, (3, 3)), axis=0)
+    return float(np.degrees(np.arccos(np.clip(cosines.min(), -1, 1))))
 
 
 def _relative_name(path: Path, base: Path) -> str:

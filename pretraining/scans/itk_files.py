@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +12,20 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
+from pretraining.scans.nifti import read_gzip
 from pretraining.scans.scan import Geometry, ScanError
 
+_METAIMAGE, _NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
 _BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
           "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
 
 # What MetaIO has room for; a longer Name, or more axes, ends the process.
 _MOST_AXES, _LONGEST = 10, 250
-_CHUNK, _PIECE = 1 << 20, 1 << 16  # bytes unpacked, and packed: deflate makes at most 1032 of one
+_PIECE = 1 << 16  # bytes unpacked at a time: deflate makes at most 1032 of one
 _HEADER = 1_000_000  # bytes: no header is longer
 _TEXTS = ("Name", "Comment", "ObjectType", "ObjectSubType", "TransformType", "AnatomicalOrientation", "Modality",
           "ElementType", "ElementDataFile")  # fmt: skip
+SHEARED = "its axes are not at right angles (the affine has shear)"
 _NO_SPACING = "its header gives no voxel spacing, and SimpleITK would take 1 mm: save it with its spacing"
 
 
@@ -44,8 +48,10 @@ def read_itk_geometry(path: Path) -> Geometry:
     Raises:
         ScanError: SimpleITK can't read the header, or the image is not 3D or not scalar.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")):
+    if path.name.lower().endswith(_METAIMAGE):
         _metaimage_header(path)
+    elif path.name.lower().endswith(_NRRD):
+        _nrrd_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -86,7 +92,7 @@ def verify_itk_data(path: Path) -> None:
         ScanError: see above.
         OSError: the file, or the data file it names, can't be opened.
     """
-    verify = _verify_nrrd if path.name.lower().endswith(".nrrd") else _verify_metaimage
+    verify = _verify_nrrd if path.name.lower().endswith(_NRRD) else _verify_metaimage
     try:
         verify(path)
     except (zlib.error, EOFError, gzip.BadGzipFile) as e:
@@ -94,28 +100,47 @@ def verify_itk_data(path: Path) -> None:
 
 
 def _verify_nrrd(path: Path) -> None:
-    header, _, data = path.read_bytes().partition(b"\n\n")
-    fields = header.lower().replace(b" ", b"").splitlines()
-    spacing = [line for line in fields if line.startswith((b"spacedirections:", b"spacings:"))]
-    if not any(line.partition(b":")[2].strip(b"none") for line in spacing):
+    fields, names, begin = _nrrd_header(path)
+    if not any(fields.get(key, "").replace("none", "").strip() for key in ("space directions", "spacings")):
         raise ScanError(_NO_SPACING)
-    if any(line.startswith(b"datafile:") for line in fields):
-        raise ScanError("its data are in another file: save the image as one .nrrd or .nii.gz file")
-    if {b"encoding:gzip", b"encoding:gz"} & set(fields):
-        with gzip.open(io.BytesIO(data)) as stream:
-            while stream.read(_CHUNK):  # CRC and length are verified at the end; a small file may hold a huge one
-                pass
+    zipped = fields.get("encoding", "").lower() in ("gzip", "gz")
+    for name in names:
+        data = _data_beside(path, name)
+        if zipped:
+            read_gzip(io.BytesIO(data), 0)
+    if zipped and not names:
+        read_gzip(io.BytesIO(path.read_bytes()[begin:]), 0)
+
+
+def _nrrd_header(path: Path) -> tuple[dict[str, str], list[str], int]:
+    """Read the fields, the names of the data files (none: the data follow), and the byte behind the header.
+
+    Raises:
+        ScanError: its data are where a header must not send a reader.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEADER)
+    end = re.search(rb"\r?\n\r?\n", head)
+    lines = head[: end.start() if end else len(head)].decode("utf-8", "replace").splitlines()
+    # "key:=value" is a remark of the writer's.
+    pairs = [line.partition(":") for line in lines if ":" in line and ":=" not in line]
+    fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    name = fields.get("data file", fields.get("datafile", ""))
+    names = [name] if name else []
+    if name.upper().startswith("LIST"):
+        names = lines[next(i for i, line in enumerate(lines) if line.lower().startswith("data")) + 1 :]
+    for name in names:
+        _check_name(path, name)
+    return fields, names, end.end() if end else len(head)
 
 
 def _verify_metaimage(path: Path) -> None:
-    fields, data_file, begin = _metaimage_header(path)
-    if data_file.upper() != "LOCAL" and ("%" in data_file or data_file.upper().startswith("LIST")):
-        raise ScanError("its data are spread over several files: save the image as one .mha or .nii.gz file")
-    raw = path.read_bytes()[begin:] if data_file.upper() == "LOCAL" else _data_beside(path, data_file)
+    fields, names, begin = _metaimage_header(path)
+    raw = [_data_beside(path, name) for name in names] or [path.read_bytes()[begin:]]
     size = math.prod(_numbers(fields, "DimSize"))
-    needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
+    needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1) // len(raw)
     zipped = fields.get("CompressedData", "False").lower() in ("true", "1", "t")
-    found = _inflated_size(raw) if zipped else len(raw)
+    found = min(_inflated_size(data) if zipped else len(data) for data in raw)
     if found < needed:
         raise ScanError(f"truncated: {found} bytes of voxels, the header needs {needed}")
 
@@ -129,30 +154,42 @@ def _inflated_size(raw: bytes) -> int:
     return size
 
 
-def _data_beside(path: Path, name: str) -> bytes:
-    """The data file that a header names; a foreign header must not name a password file, or an endless device."""
+def _check_name(path: Path, name: str) -> None:
+    """Raise ScanError unless a header names a file beside it: not a password file, or an endless device."""
     if "\0" in name:
-        raise ScanError("its MetaImage header does not name the data")
-    if Path(name).name != name:
+        raise ScanError("its header does not name the data")
+    if "%" in name:
+        raise ScanError("its data are spread over several files: save the image as one .mha, .nrrd or .nii.gz file")
+    if Path(name) != Path(Path(name).name):  # "./a.raw" is fine
         raise ScanError("its data are in another folder: put both files into one")
     if not (path.parent / name).resolve(strict=True).is_file():
         raise ScanError("its data file is no regular file")
+
+
+def _data_beside(path: Path, name: str) -> bytes:
+    _check_name(path, name)
     return (path.parent / name).read_bytes()
 
 
-def _metaimage_header(path: Path) -> tuple[dict[str, str], str, int]:
-    """The fields, the name of the data file, and the byte behind the header."""
+def _metaimage_header(path: Path) -> tuple[dict[str, str], list[str], int]:
+    """Read the fields, the names of the data files (none: the data follow), and the byte behind the header."""
     fields: dict[str, str] = {}
     begin = 0
     with path.open("rb") as file:
         # ElementDataFile is the last line of the header by definition of the format.
-        for line in file.read(_HEADER).split(b"\n"):
-            begin += len(line) + 1
-            key, _, value = line.decode("utf-8", "replace").partition("=")
-            fields[key.strip()] = value.strip()
-            if key.strip() == "ElementDataFile":
-                _check_metaimage(fields)
-                return fields, value.strip(), begin
+        lines = file.read(_HEADER).split(b"\n")
+    for number, line in enumerate(lines):
+        begin += len(line) + 1
+        key, _, value = line.decode("utf-8", "replace").partition("=")
+        fields[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            _check_metaimage(fields)
+            names = [value.strip()]
+            if names[0].upper().startswith("LIST"):
+                names = [more.decode("utf-8", "replace").strip() for more in lines[number + 1 :] if more.strip()]
+            elif names[0].upper() == "LOCAL":
+                names = []
+            return fields, names, begin
     raise ScanError("not a MetaImage file, or its header does not name the data")
 
 
@@ -180,7 +217,7 @@ def _explain(error: RuntimeError) -> str:
     """A reason from an ITK exception, whose text is several lines with source files and addresses."""
     text = str(error)
     if "orthonormal" in text:
-        return "its axes are not at right angles (the affine has shear)"
+        return SHEARED
     if "No such file" in text or "does not exist" in text:
         return "the file, or the data file it names, does not exist or ends early"
     return "SimpleITK can't read it: damaged, or not the format that its name says"

@@ -29,6 +29,8 @@ class Scan:
         modality: DICOM Modality ("CT", "MR", ...), or None where the format does not say.
         shape: voxels as (z, y, x).
         spacing: mm as (z, y, x).
+        frames: of a DICOM volume, which frame of each file; none: every file has one.
+        corrections: what is taken otherwise than its files say, and other remarks: a sentence each, for the manifest.
     """
 
     case: str
@@ -39,21 +41,25 @@ class Scan:
     modality: str | None
     shape: tuple[int, int, int]
     spacing: Triple
+    frames: tuple[int, ...] = ()
+    corrections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or series that is not used, and why.
+    """A file or series that is not used, or several in a folder, and why.
 
     Attributes:
         source: posix path relative to its input root.
         reason: one sentence a person understands.
         trace: the traceback of an error that is ours, not the scan's; else "".
+        expected: whether it is usual company of scans (a localizer, a duplicate), and nothing to worry about.
     """
 
     source: str
     reason: str
     trace: str = ""
+    expected: bool = False
 
     @classmethod
     def because(cls, source: str, error: Exception) -> "LeftOut":
@@ -77,12 +83,14 @@ class Geometry:
         spacing: mm.
         origin: position of the first voxel's centre, mm.
         direction: the 3x3 direction cosines, row by row.
+        corrections: what in it is otherwise than in the file, in words.
     """
 
     size: tuple[int, int, int]
     spacing: Triple
     origin: Triple
     direction: tuple[float, ...]
+    corrections: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

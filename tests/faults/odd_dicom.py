@@ -62,6 +62,11 @@ def _repeated(folder: Path, scan: Healthy) -> None:
     write_dicom(folder, scan, [3])
 
 
+def _repeated_otherwise(folder: Path, scan: Healthy) -> None:
+    _repeated(folder, scan)
+    write_dicom(folder, scan.with_voxels(scan.voxels + 5), [3])
+
+
 def _moved(folder: Path, scan: Healthy) -> None:
     for i, file in enumerate(write_dicom(folder, scan)):
         edit(file, ImagePositionPatient=[0, 0, scan.spacing[0] * (i + 0.02 * i * i)])
@@ -137,14 +142,16 @@ ROWS = [
     Odd("series numbered backwards", _reversed, clean=as_it_is),
     Odd("series with oblique rows", lambda f, s: write_dicom(f, s, ImageOrientationPatient=_oblique_axes(s)),
         clean=_oblique),
-    Odd("some slices copied", _copied, clean=as_it_is),
+    Odd("some slices copied", _copied, clean=as_it_is, company="3 files: same pixels as"),
     Odd("wrong SpacingBetweenSlices", _series(SpacingBetweenSlices=99, SliceThickness=0.001), clean=as_it_is),
     Odd("each slice its own slope", _own_rescaling, clean=_with_own_rescaling),
     Odd("padding -2000 in a series", _padded, clean=lambda s: _corners(s, -1024)),
     Odd("missing slice", _all_but(4), "a slice is missing"),
     Odd("first half missing but one", lambda f, s: write_dicom(f, s, [0, *range(_half(s), len(s.voxels))]), "missing"),
     Odd("every second slice missing at the end", lambda f, s: write_dicom(f, s, [*range(8), 9, 11, 13]), "missing"),
-    Odd("repeated slice", _repeated, "lie where another one does"),
+    # Its pixels are the same: an export that ran twice, not a phase.
+    Odd("repeated slice", _repeated, clean=as_it_is, company="same pixels"),
+    Odd("repeated slice of other pixels", _repeated_otherwise, "lie where another one does"),
     Odd("irregular distances", _moved, "distance between neighbours varies"),
     Odd("gantry tilt", _tilted, "gantry tilt of 16.7 degrees"),
     Odd("mixed orientations", _mixed({"ImageOrientationPatient": AXIAL}, {"ImageOrientationPatient": CORONAL}),
@@ -153,8 +160,9 @@ ROWS = [
     Odd("two series with one UID", _two_under_one_uid, "two images at each position"),
     Odd("two patients stacked under one UID", _stacked_under_one_uid, "several patients"),
     Odd("ct and pet under one UID", _mixed({"Modality": "CT"}, {"Modality": "PT"}), "several modalities"),
+    # Anonymisers make new ones, file by file; the slices lie at equal distances nevertheless.
     Odd("two frames of reference", _mixed({"FrameOfReferenceUID": "1.2.3.6"}, {"FrameOfReferenceUID": "1.2.3.7"}),
-        "frames of reference"),
+        clean=as_it_is),
     Odd("two interleaved phases", _phases, "two images at each position"),
     Odd("one slice", lambda f, s: write_dicom(f, s, [3]), "single slice"),
     Odd("localizer", _series(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),

@@ -24,6 +24,7 @@ class Odd:
         reason: pattern of the reason why it is left out; empty: it is accepted, or ignored if ``clean`` is None.
         clean: the clean copy that its preprocessed data must equal (the correction, put as a volume).
         after: done to its folder after discovery, before reading.
+        company: pattern of the reason of files beside the scan that are left out.
     """
 
     name: str
@@ -31,3 +32,4 @@ class Odd:
     reason: str = ""
     clean: Callable[[Healthy], Healthy] | None = None
     after: Callable[[Path], object] | None = None
+    company: str = ""

@@ -83,10 +83,13 @@ def prepared(tmp_path_factory) -> Iterator[Prepared]:
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_accepted_data_equal_nnunets_own_of_a_clean_copy(prepared, tmp_path, name):
     row, world = ROWS[name], prepared.world
-    assert [(found["status"], found["reason"]) for found in prepared.rows(name)] == [("prepared", "")]
+    rows = sorted(prepared.rows(name), key=lambda found: found["reason"])
+    assert [(found["status"], found["reason"]) for found in rows[:1]] == [("prepared", "")]
+    assert len(rows) == 1 + bool(row.company)
+    assert all(re.search(row.company, found["reason"]) for found in rows[1:])
     clean = row.clean(prepared.scan)
     expected = preprocessed(world, write(tmp_path / "clean.nii.gz", clean), world.json("nnUNetPlans.json"))
-    data, seg, _, properties = nnUNetDatasetBlosc2(str(world.data)).load_case(prepared.rows(name)[0]["case"])
+    data, seg, _, properties = nnUNetDatasetBlosc2(str(world.data)).load_case(rows[0]["case"])
     np.testing.assert_allclose(data[:], expected, atol=2e-5)
     assert seg.shape == expected.shape
     np.testing.assert_allclose(properties["spacing"], clean.spacing, rtol=1e-4)
@@ -143,6 +146,12 @@ def test_of_two_scans_with_one_case_name_the_first_is_prepared(prepared):
     twins = [row for row in prepared.manifest if row["source"] == "a.nii.gz"]
     assert sorted(row["status"] for row in twins) == ["left out", "prepared"]
     assert any("would get the same case name" in row["reason"] for row in twins)
+
+
+def test_what_was_taken_otherwise_is_remarked_on(prepared):
+    (row,) = prepared.rows("two frames of reference")
+    assert "several frames of reference" in row["remark"]
+    assert not [row["source"] for row in prepared.rows("healthy series") if row["remark"]]
 
 
 def test_nothing_is_lost_or_printed_raw(prepared):

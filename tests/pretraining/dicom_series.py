@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 SECRETS = ("Planted^Name", "PLANTED-ID-77", "19991231", "1.2.826.0.1.77777", "PlantedHospital")
 PREFIX = "1.2.826.0.1.77777."
@@ -54,3 +54,45 @@ def edit(path: Path, **changes: object) -> None:
     for keyword, value in changes.items():
         setattr(data, keyword, value)
     data.save_as(path)
+
+
+def make_enhanced(path: Path, frames: list[dict], shared: dict | None = None, **changes: object) -> Path:
+    """Write an enhanced object: each frame's ``pixels`` (rows, columns), and its functional groups as nested dicts.
+
+    For example ``{"PlanePositionSequence": {"ImagePositionPatient": [0, 0, 1]}}``.
+    """
+    make_slice(path, 0)
+    data = pydicom.dcmread(path)
+    for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope",
+                    "RescaleIntercept"):  # fmt: skip
+        delattr(data, keyword)
+    pixels = np.stack([frame["pixels"] for frame in frames])
+    data.NumberOfFrames, data.Rows, data.Columns = pixels.shape
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    data.PixelData = pixels.astype(np.int16).tobytes()
+    common = {
+        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+        "PixelMeasuresSequence": {"PixelSpacing": [0.5, 0.75]},
+        "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"},
+        **(shared or {}),
+    }
+    data.SharedFunctionalGroupsSequence = [_dataset(common)]
+    data.PerFrameFunctionalGroupsSequence = [
+        _dataset({name: group for name, group in frame.items() if name != "pixels"}) for frame in frames
+    ]
+    for keyword, value in changes.items():
+        setattr(data, keyword, value)
+    data.save_as(path)
+    return path
+
+
+def at(z: float, pixels: np.ndarray, **groups: dict) -> dict:
+    """A frame at a height, for :func:`make_enhanced`."""
+    return {"pixels": pixels, "PlanePositionSequence": {"ImagePositionPatient": [0, 0, z]}, **groups}
+
+
+def _dataset(elements: dict) -> pydicom.Dataset:
+    data = pydicom.Dataset()
+    for keyword, value in elements.items():
+        setattr(data, keyword, [_dataset(value)] if isinstance(value, dict) else value)
+    return data

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from scipy.spatial.transform import Rotation
 
 from pretraining.scans.find import ScanError
-from pretraining.scans.image_files import check_image_file, read_image_file
+from pretraining.scans.image_files import check_image_file, read_geometry, read_image_file
 
 REAL = [
     "ct_unlabeled/kits_00072_partial.nii.gz",
@@ -196,8 +197,189 @@ def test_other_content_under_an_image_name(tmp_path, name, content):
 
 
 def test_gz_that_is_no_gzip(tmp_path):
-    save_nifti(tmp_path / "a.nii", volume()).rename(tmp_path / "a.nii.gz")
-    header_refuses(tmp_path / "a.nii.gz", "not a gzip file")
+    (tmp_path / "b").mkdir()
+    f = save_nifti(tmp_path / "a.nii", volume()).rename(tmp_path / "a.nii.gz")
+    equals_clean_copy(f, tmp_path / "b" / "a.nii.gz")
+    assert read_geometry(f).corrections == ("named .gz, but not compressed",)
+    f.write_bytes(f.read_bytes()[:-1])
+    header_refuses(f, "truncated")
+
+
+def test_plain_name_of_gzip_data(tmp_path):
+    save_nifti(tmp_path / "a.nii.gz", volume()).rename(tmp_path / "a.nii")
+    header_refuses(tmp_path / "a.nii", "name it .nii.gz")
+
+
+@pytest.mark.parametrize("behind", [b"garbage", bytes(600), b"\x1f", b"<html>" * 1000])
+def test_bytes_behind_a_gzip_stream(tmp_path, behind):
+    f = save_nifti(tmp_path / "a.nii.gz", volume())
+    f.write_bytes(f.read_bytes() + behind)
+    voxels, properties = read_image_file(f)
+    assert np.array_equal(voxels, volume().T)
+    assert properties.get("remarks") == (["bytes behind its gzip stream were ignored"] if any(behind) else None)
+    f.write_bytes(gzip.compress(b"half of it") + behind)
+    refuses(f, "not a NIfTI file|damaged")
+
+
+def test_damage_before_bytes_behind_a_gzip_stream(tmp_path):
+    f = save_nifti(tmp_path / "a.nii.gz", volume())
+    raw = bytearray(f.read_bytes())
+    raw[-8] ^= 4
+    f.write_bytes(raw + b"garbage")
+    refuses(f, "damaged or truncated")
+
+
+def shear(degrees: float) -> np.ndarray:
+    """Two axes of an oblique grid, their angle off a right one by so much; as columns, RAS."""
+    turn = Rotation.from_euler("xyz", (5, 10, 15), degrees=True).as_matrix()
+    skewed = np.eye(3)
+    skewed[:2, 1] = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    return turn @ skewed
+
+
+def save_sheared(path: Path, degrees: float) -> Path:
+    """In the format that the name says, spacing 2, 3, 4 mm (x, y, z)."""
+    axes = shear(degrees)
+    if ".nii" in path.name or path.suffix == ".hdr":
+        affine = np.eye(4)
+        affine[:3, :3] = axes * [2, 3, 4]
+        image = (nibabel.Nifti1Pair if path.suffix == ".hdr" else nibabel.Nifti1Image)(volume(), affine)
+        image.header.set_qform(None, 0)
+        image.header.set_sform(affine, 1)
+        nibabel.save(image, path)
+        return path
+    image = SimpleITK.GetImageFromArray(volume().T)
+    image.SetSpacing((2, 3, 4))
+    image.SetDirection((np.diag([-1, -1, 1]) @ axes).ravel().tolist())
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.hdr", "a.mha", "a.nrrd"])
+@pytest.mark.parametrize("degrees", [0.017, 0.3, 1.0])
+def test_rounded_axes_become_the_nearest_right_ones(tmp_path, name, degrees):
+    geometry = read_geometry(save_sheared(tmp_path / name, degrees))
+    found = np.reshape(geometry.direction, (3, 3))
+    np.testing.assert_allclose(found.T @ found, np.eye(3), atol=1e-6)
+    right = np.diag([-1, -1, 1]) @ shear(0)
+    assert np.degrees(np.arccos((found * right).sum(0).min().clip(-1, 1))) == pytest.approx(degrees / 2, rel=0.05)
+    assert f"{degrees:.2g} degrees off a right angle" in geometry.corrections[0]
+    np.testing.assert_allclose(geometry.spacing, (2, 3, 4), rtol=1e-3)
+    voxels, properties = read_image_file(tmp_path / name)
+    assert np.array_equal(voxels, volume().T)
+    assert properties["sitk_stuff"]["direction"] == geometry.direction
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.hdr", "a.mha", "a.nrrd"])
+@pytest.mark.parametrize("degrees", [2, 20])
+def test_real_shear_is_refused(tmp_path, name, degrees):
+    header_refuses(save_sheared(tmp_path / name, degrees), "right angles")
+
+
+def equals_clean_copy(path: Path, clean: Path) -> None:
+    """The volume of this module, 2 × 3 × 4 mm, read as nnU-Net reads it in NIfTI."""
+    expected, expected_properties = SimpleITKIO().read_images([str(save_nifti(clean, volume()))])
+    voxels, properties = read_image_file(path)
+    assert np.array_equal(voxels, expected[0])
+    assert properties["spacing"] == expected_properties["spacing"]
+
+
+def write_raw(folder: Path, header: str, name: str, data: bytes) -> Path:
+    """A text header, and data beside it."""
+    (folder / name).write_text(header)
+    (folder / "a.raw").write_bytes(data)
+    (folder / "a.raw.gz").write_bytes(gzip.compress(data))
+    for i, layer in enumerate(volume().T):
+        (folder / f"{i}.raw").write_bytes(layer.tobytes())
+    return folder / name
+
+
+NHDR = """NRRD0004
+type: short
+dimension: 3
+space: left-posterior-superior
+sizes: 7 8 9
+space directions: (2,0,0) (0,3,0) (0,0,4)
+endian: little
+"""
+MHD = """ObjectType = Image
+NDims = 3
+DimSize = 7 8 9
+ElementType = MET_SHORT
+ElementByteOrderMSB = False
+ElementSpacing = 2 3 4
+"""
+LAYERS = "".join(f"{i}.raw\n" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: a.raw\n"),
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: ./a.raw\n\n"),
+        ("a.nhdr", f"{NHDR}encoding: gzip\ndata file: a.raw.gz\n"),
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: LIST 2\n{LAYERS}"),
+        ("a.nrrd", f"{NHDR}encoding: raw\ndata file: a.raw\n\n"),
+        ("a.nhdr", f"{NHDR}encoding: raw\nspacings:=none\ndata file:=/etc/passwd\ndata file: a.raw\n\n"),
+        ("a.mhd", f"{MHD}ElementDataFile = ./a.raw\n"),
+        ("a.mhd", f"{MHD}ElementDataFile = LIST\n{LAYERS}"),
+        ("a.mhd", f"{MHD}ElementDataFile = LIST 2D\n{LAYERS}"),
+    ],
+)
+def test_data_in_files_of_their_own(tmp_path, name, header):
+    path = write_raw(tmp_path, header, name, volume().T.tobytes())
+    (tmp_path / "clean").mkdir()
+    equals_clean_copy(path, tmp_path / "clean" / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "pattern"),
+    [
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: ../a.raw\n", "another folder"),
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: /dev/zero\n", "another folder"),
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: LIST 2\n/dev/zero\n{LAYERS}", "another folder"),
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: %d.raw 0 8 1\n", "several files"),
+        ("a.nhdr", f"{NHDR}encoding: raw\ndata file: none.raw\n", "No such file"),
+        ("a.mhd", f"{MHD}ElementDataFile = ./../a.raw\n", "another folder"),
+        ("a.mhd", f"{MHD}ElementDataFile = %d.raw 0 8 1\n", "several files"),
+        ("a.mhd", f"{MHD}ElementDataFile = LIST\n/dev/zero\n{LAYERS}", "another folder"),
+        ("a.mhd", f"{MHD}ElementDataFile = LIST\n{LAYERS[6:]}", "truncated"),
+        ("a.mhd", f"{MHD}ElementDataFile = LIST\n", "truncated|can't read|ends early"),
+    ],
+)
+def test_headers_that_lead_elsewhere(tmp_path, name, header, pattern):
+    refuses(write_raw(tmp_path, header, name, volume().T.tobytes()), pattern)
+
+
+@pytest.mark.parametrize("header", ["encoding: raw\ndata file: a.raw\n", "encoding: gzip\ndata file: a.raw.gz\n"])
+def test_truncated_data_beside_an_nrrd_header(tmp_path, header):
+    path = write_raw(tmp_path, NHDR + header, "a.nhdr", volume().T.tobytes())
+    for f in tmp_path.glob("a.raw*"):
+        f.write_bytes(f.read_bytes()[:-20])
+    refuses(path, "truncated|can't read|ends early")
+
+
+@pytest.mark.parametrize("kind", [nibabel.AnalyzeImage, nibabel.Spm2AnalyzeImage, nibabel.Nifti1Pair])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pairs(tmp_path, kind, zipped):
+    nibabel.save(kind(volume(), np.diag([-2.0, -3, 4, 1])), tmp_path / "a.img")
+    if zipped:
+        (tmp_path / "a.img.gz").write_bytes(gzip.compress((tmp_path / "a.img").read_bytes()))
+        (tmp_path / "a.img").unlink()
+    (tmp_path / "clean").mkdir()
+    equals_clean_copy(tmp_path / "a.hdr", tmp_path / "clean" / "a.nii")
+    assert ("Analyze" in str(read_geometry(tmp_path / "a.hdr").corrections)) == (kind is not nibabel.Nifti1Pair)
+    data = tmp_path / ("a.img.gz" if zipped else "a.img")
+    data.write_bytes(data.read_bytes()[:-20])
+    (refuses if zipped else header_refuses)(tmp_path / "a.hdr", "truncated")
+    data.unlink()
+    header_refuses(tmp_path / "a.hdr", "no a.img beside it")
+
+
+def test_hdr_of_another_kind(tmp_path):
+    (tmp_path / "a.hdr").write_text("ENVI\nsamples = 7\n" * 30)
+    (tmp_path / "a.img").write_bytes(bytes(3000))
+    header_refuses(tmp_path / "a.hdr", "not a NIfTI file")
 
 
 def test_vanished_file(tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -16,7 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_genesis.errors import GenesisError
 from pretraining.scans.find import ScanError, find_scans
 from pretraining.scans.reading import ScanReader, read_scan
-from tests.pretraining.dicom_series import make_series
+from tests.pretraining.dicom_series import SERIES, make_series, make_slice
 
 
 def make_image(path: Path, shape: tuple[int, int, int] = (5, 6, 7), spacing: float = 1.0, seed: int = 0) -> Path:
@@ -148,6 +149,79 @@ def test_other_files_are_ignored(tmp_path):
     scans, left_out = find_scans([tmp_path])
     assert len(scans) == 1
     assert left_out == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.nii.bz2",
+        "a.nii.xz",
+        "a.tar.gz",
+        "a.dcm.gz",
+        "a.mnc.gz",
+        "a.par",
+        "a.REC",
+        "a.mgz",
+        "a.tiff",
+        "a.npz",
+        "a.zip",
+    ],
+)
+def test_other_formats_of_images_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"something")
+    assert "not supported" in reasons(tmp_path)[name]
+
+
+def test_img_without_its_header(tmp_path):
+    (tmp_path / "a.img").write_bytes(b"something")
+    assert "no .hdr" in reasons(tmp_path)["a.img"]
+
+
+def test_files_beside_a_header_are_no_scans(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(np.random.default_rng(0).integers(0, 9, (4, 5, 6), np.int16), np.eye(4)),
+                 tmp_path / "a.img")  # fmt: skip
+    for name in ("physio.tsv.gz", "sidecar.json.gz"):
+        (tmp_path / name).write_bytes(b"something")
+    (scan,), left_out = find_scans([tmp_path])
+    assert (scan.source, left_out) == ("a.hdr", [])
+
+
+def test_channel_without_content_is_remarked_on(tmp_path):
+    make_image(tmp_path / "p_0000.nii.gz")
+    image = SimpleITK.ReadImage(str(tmp_path / "p_0000.nii.gz")) * 0
+    SimpleITK.WriteImage(image, str(tmp_path / "p_0001.nii.gz"))
+    (scan,), _ = find_scans([tmp_path])
+    voxels, properties = read_scan(scan)
+    expected, _ = SimpleITKIO().read_images([f for (f,) in scan.channels])
+    assert np.array_equal(voxels, expected)
+    assert "channel 1 has one value everywhere" in properties["remarks"][0]
+    SimpleITK.WriteImage(image, str(tmp_path / "p_0000.nii.gz"))
+    with pytest.raises(ScanError, match="every voxel of every channel"):
+        read_scan(scan)
+
+
+@pytest.mark.parametrize(("degrees", "taken"), [(0.8, True), (3, False)])
+def test_channels_of_nearly_the_same_direction(tmp_path, degrees, taken):
+    make_image(tmp_path / "p_0000.nii.gz")
+    image = SimpleITK.ReadImage(str(make_image(tmp_path / "p_0001.nii.gz", seed=1)))
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    image.SetDirection((c, -s, 0, s, c, 0, 0, 0, 1))
+    SimpleITK.WriteImage(image, str(tmp_path / "p_0001.nii.gz"))
+    scans, left_out = find_scans([tmp_path])
+    assert (len(scans), len(left_out)) == ((1, 0) if taken else (0, 1))
+    assert not taken or "differ by 0.8 degrees" in scans[0].corrections[0]
+    assert not taken or read_scan(scans[0])[1]["remarks"] == list(scans[0].corrections)
+
+
+def test_company_and_copies_are_expected(tmp_path):
+    make_series(tmp_path / "one")
+    make_series(tmp_path / "two")
+    make_slice(tmp_path / "one" / "scout.dcm", 99, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    make_series(tmp_path / "short", 1, SeriesInstanceUID=f"{SERIES}.2")
+    _, left_out = find_scans([tmp_path])
+    assert [(out.source, out.expected) for out in left_out] == [
+        ("one/scout.dcm", True), ("short/0.dcm", False), ("two", True)
+    ]  # fmt: skip
 
 
 def test_useless_files_and_folders_are_named(tmp_path):

@@ -1,0 +1,281 @@
+"""What volumes the images of one DICOM series form: by what their headers tell, and nothing else. Reads no file."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+
+from pretraining.scans.dicom_geometry import (
+    ORIENTATION_TOLERANCE,
+    MissingSlicesError,
+    is_company,
+    no_slice,
+    order_slices,
+)
+from pretraining.scans.dicom_headers import ALSO, SHOWN, SliceHeader
+from pretraining.scans.scan import Geometry, ScanError
+
+Digest = Callable[[SliceHeader], str]
+_MOST_TAGS = 3  # that are tried together
+_NEAR = 3  # decimals of a mm: images that agree in them lie at the same place
+_FEW = 2  # scouts that don't say so
+_KINDS = ("orientation", "matrix", "ImageType", "FrameType")
+
+
+@dataclass
+class Part:
+    """Images of a series that are told from its others.
+
+    Attributes:
+        told: the elements, with their values, that tell them apart; none of a whole series.
+        label: the same as it may be shown.
+        headers: the images.
+        least: slices that make a volume.
+    """
+
+    told: tuple[tuple[str, str], ...]
+    label: str
+    headers: list[SliceHeader]
+    least: int
+
+    @cached_property
+    def judged(self) -> tuple[list[SliceHeader], Geometry] | str:
+        """The slices in order with their grid, or why they are no volume."""
+        try:
+            ordered_and_grid = order_slices(self.headers)
+        except ScanError as e:
+            return str(e)
+        few = len(self.headers) < self.least
+        return f"{len(self.headers)} slices: too few to tell that they are a volume" if few else ordered_and_grid
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether they are one."""
+        return not isinstance(self.judged, str)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Images that are not used.
+
+    Attributes:
+        headers: the images.
+        reason: why.
+        same_as: the image that has the same pixels as the first of them, if that is why.
+        expected: whether such images are usual company of a scan.
+    """
+
+    headers: list[SliceHeader]
+    reason: str
+    same_as: SliceHeader | None = None
+    expected: bool = False
+
+
+def volumes_of(headers: Sequence[SliceHeader], digest: Digest) -> tuple[list[Part], list[Rest]]:
+    """Find the volumes of a series, and what is left of it.
+
+    Images at the same place with the same pixels, and the same in all that could tell them apart, count once. A series
+    is divided by the fewest elements that make every part a volume. If images lie at the same place and elements tell
+    them all apart, each part is judged alone; else one that can't be explained leaves out the series.
+
+    Args:
+        headers: the images, in any order.
+        digest: gives the hash of an image's pixels; called for images at the same place only.
+    """
+    reasons = _groups(headers, no_slice)
+    rests = [Rest(images, no_slice(images[0]), expected=all(map(is_company, images)))
+             for images in reasons if no_slice(images[0])]  # fmt: skip
+    slices = [header for header in headers if not no_slice(header)]
+    if not slices:
+        return [], rests
+    try:
+        _check_one(slices)
+        parts, copies = _parts(slices, digest)
+    except ScanError as e:
+        company = "".join(f"; {len(rest.headers)} of its files: {rest.reason}" for rest in rests)
+        return [], [Rest(list(headers), f"{e}{company}")]
+    rests += copies + [Rest(part.headers, f"{part.label}: {part.judged}") for part in parts if not part.is_volume]
+    volumes = [part for part in parts if part.is_volume]
+    return _without_copied_volumes(volumes, rests, digest), rests
+
+
+def _check_one(headers: Sequence[SliceHeader]) -> None:
+    """Raise ScanError for images of several patients or modalities, whatever else may tell them apart."""
+    # Anonymisers have given many series the same identifier.
+    if len({h.patient for h in headers}) > 1:
+        raise ScanError("slices of several patients under one series")
+    if len(modalities := sorted({h.modality for h in headers})) > 1:
+        raise ScanError(f"several modalities under one series: {', '.join(modalities)}")
+
+
+def _groups(headers: Sequence[SliceHeader], key: Callable[[SliceHeader], Hashable]) -> list[list[SliceHeader]]:
+    groups: dict[Hashable, list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        groups[key(header)].append(header)
+    return list(groups.values())
+
+
+def _place(header: SliceHeader) -> Hashable:
+    """Say where an image lies and how it is turned; None if it isn't known."""
+    if header.position is None:
+        return None
+    return *(round(x, _NEAR) for x in header.position), *(round(x, 2) for x in header.orientation or ())
+
+
+def _parts(headers: list[SliceHeader], digest: Digest) -> tuple[list[Part], list[Rest]]:
+    """Find the parts of a series, and the copies in it: of the same headers or, where that isn't enough, of any."""
+    # In this order: black slices of two phases are no copies of each other.
+    slices, copies = _without_copies(headers, digest)
+    try:
+        return _divided(slices), copies
+    except ScanError:
+        fewer, more = _without_copies(slices, digest, SHOWN)
+        if not more:
+            raise
+        return _divided(fewer), copies + more
+
+
+def _without_copies(
+    headers: list[SliceHeader], digest: Digest, names: Sequence[str] | None = None
+) -> tuple[list[SliceHeader], list[Rest]]:
+    """Count images once that lie at the same place, with the same pixels and the same in these (None: all) elements."""
+
+    def alike(h: SliceHeader) -> Hashable:
+        told = tuple(pair for pair in h.told if names is None or pair[0] in names)
+        return h.matrix, h.pixel_spacing, told, _place(h) or (h.path, h.frame)
+
+    kept, copies = [], []
+    for group in _groups(headers, alike):
+        if len(group) == 1 or not all(h.complete and h.frames == 1 for h in group):
+            kept += group
+            continue
+        for first, *others in _groups(group, digest):
+            kept.append(first)
+            copies += [Rest([other], "same pixels", first, True) for other in others]
+    return kept, copies
+
+
+def _divided(headers: list[SliceHeader]) -> list[Part]:
+    """Find the parts of a series that its headers tell apart; one if nothing need be told.
+
+    Raises:
+        ScanError: why the whole is no volume, if it can't be divided either.
+    """
+    try:
+        order_slices(headers)
+    except MissingSlicesError:
+        raise  # what lies on both sides of a gap is a volume too, but not what was scanned
+    except ScanError:
+        pass
+    coincide = _coincide(headers)
+    labels = _labels(headers)
+    divisions: dict[tuple[str, ...], list[Part]] = {}
+    for tags in _choices(_telling(labels)):
+        # Any two slices are a volume, if nothing else speaks for it.
+        least = 2 if coincide or not tags else 3
+        parts = divisions[tags] = _division(headers, labels, tags, least)
+        if all(part.is_volume for part in parts):
+            return parts
+    for parts in divisions.values():
+        if _explained(parts, coincide) and any(part.is_volume for part in parts):
+            return parts
+    order_slices(headers)
+    return divisions[()]
+
+
+def _telling(labels: dict[int, dict[str, str]]) -> list[str]:
+    """Name the elements that differ, but not from slice to slice; of those that divide the series alike, the first."""
+    names = dict.fromkeys((*SHOWN, *ALSO, *(name for known in labels.values() for name in known)))
+    divisions: dict[tuple[int, ...], str] = {}
+    for name in names:
+        values = [known.get(name, "") for known in labels.values()]
+        numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
+        if 1 < len(numbers) < max(3, len(values)):
+            divisions.setdefault(tuple(numbers[value] for value in values), name)
+    return list(divisions.values())
+
+
+def _choices(tags: list[str]) -> Iterator[tuple[str, ...]]:
+    """Yield first all that changes what is shown; then as few as possible."""
+    yield tuple(name for name in tags if name in SHOWN)
+    for count in range(min(_MOST_TAGS, len(tags)) + 1):
+        yield from combinations(tags, count)
+
+
+def _division(
+    headers: list[SliceHeader], labels: dict[int, dict[str, str]], tags: tuple[str, ...], least: int
+) -> list[Part]:
+    groups: dict[tuple[str, ...], list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        groups[tuple(labels[id(header)].get(name, "") for name in tags)].append(header)
+    known = [sorted(set(values)) for values in zip(*groups, strict=True)]
+    parts = []
+    for values in sorted(groups):
+        words = [f"{name} {value if _may_be_shown(value) else f'no. {all_values.index(value) + 1}'}"
+                 for name, value, all_values in zip(tags, values, known, strict=True)]  # fmt: skip
+        told = tuple(zip(tags, values, strict=True))
+        parts.append(Part(told, ", ".join(words), groups[values], least))
+    return parts
+
+
+def _may_be_shown(value: str) -> bool:
+    """Tell whether it is a number, not the hash of a word: words may name a patient."""
+    return bool(value) and set(value) <= set("0123456789.-+e x") and not (len(value) == 8 and value.isalnum())
+
+
+def _labels(headers: list[SliceHeader]) -> dict[int, dict[str, str]]:
+    """Collect what each header tells, its size and orientation (whose rounding differs between slices) too."""
+    known: list[np.ndarray] = []
+    labels = {}
+    for header in headers:
+        told = dict(header.told)
+        told["matrix"] = " x ".join(map(str, header.matrix or ()))
+        if header.orientation:
+            axes = np.array(header.orientation)
+            near = next((k for k in known if np.abs(k - axes).max() < ORIENTATION_TOLERANCE), None)
+            known += [axes] if near is None else []
+            told["orientation"] = " ".join(f"{x + 0:.3f}" for x in np.round(axes if near is None else near, 3))
+        labels[id(header)] = told
+    return labels
+
+
+def _explained(parts: list[Part], coincide: bool) -> bool:
+    """Tell whether those parts that are no volumes needn't speak against the others.
+
+    That is so if images of the series lay at the same place, none does within a part, and the volumes are the longest
+    parts; and of one or two images of another kind.
+    """
+    if not all(all(h.position and h.complete for h in part.headers) for part in parts):
+        return False
+    if coincide and not any(_coincide(part.headers) for part in parts):
+        shortest = min((len(part.headers) for part in parts if part.is_volume), default=0)
+        return all(part.is_volume or len(part.headers) <= shortest for part in parts)
+    volumes = [dict(part.told) for part in parts if part.is_volume]
+    return all(
+        len(part.headers) <= _FEW
+        and any(name in _KINDS and all(value != other[name] for other in volumes) for name, value in part.told)
+        for part in parts
+        if not part.is_volume
+    )
+
+
+def _coincide(headers: list[SliceHeader]) -> bool:
+    return len({_place(h) for h in headers}) < len(headers)
+
+
+def _without_copied_volumes(volumes: list[Part], rests: list[Rest], digest: Digest) -> list[Part]:
+    """Count a part once whose images all are in another one, pixel by pixel: exported twice, with other headers."""
+    kept: list[tuple[Part, dict[Hashable, SliceHeader]]] = []
+    for part in sorted(volumes, key=lambda part: (-len(part.headers), part.headers[0].path)):
+        places: dict[Hashable, SliceHeader] = {(_place(h), h.matrix, h.pixel_spacing): h for h in part.headers}
+        for other, known in kept:
+            twins = ((h, known.get(place)) for place, h in places.items())
+            if all(twin is not None and digest(twin) == digest(h) for h, twin in twins):
+                rests.append(Rest(part.headers, "same pixels", other.headers[0], True))
+                break
+        else:
+            kept.append((part, places))
+    return [part for part, _ in kept]
