@@ -18,7 +18,8 @@ def prepare() -> None:
         description="Prepares raw scans (DICOM series, NIfTI, MetaImage, NRRD; found recursively, read where they lie) "
         "as an unlabelled data set in nnUNet_preprocessed. Run it again to go on after an interruption or to add "
         "scans: finished ones are kept.",
-        epilog=f"Exit status: 0 all scans prepared; {LEFT_OUT_STATUS} some were left out (see genesis_manifest.csv); "
+        epilog=f"Exit status: 0 all scans prepared; {LEFT_OUT_STATUS} some were left out (see genesis_manifest.csv; "
+        "localizers and copies alone don't count); "
         "1 an error, with a message (nothing done, or genesis_errors.log says which scans it concerns); 2 wrong usage.",
     )
     add = parser.add_argument
@@ -47,7 +48,9 @@ def prepare() -> None:
         from pretraining.preparation.pipeline import prepare_dataset
 
         left_out = prepare_dataset(PrepareOptions(**vars(args)))
-        return 1 if any(item.trace for item in left_out) else LEFT_OUT_STATUS if left_out else 0
+        if any(item.trace for item in left_out):
+            return 1
+        return 0 if all(item.expected for item in left_out) else LEFT_OUT_STATUS
 
     run(command)
 

@@ -23,6 +23,7 @@ from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans import find, reading
 from pretraining.scans.find import find_scans
 from tests.faults.preparations import without_processes
+from tests.pretraining.dicom_series import make_slice
 from tests.pretraining.synthetic_scans import World, manifest, preprocessed, truncate, use_folders, write_scan
 
 
@@ -205,6 +206,18 @@ def test_error_of_our_own_is_shown_as_one_and_the_others_are_prepared(empty, mon
     with pytest.raises(SystemExit) as stop:
         prepare()
     assert stop.value.code == 3  # only 2.nii.gz
+
+
+def test_localizers_alone_are_no_failure(empty, monkeypatch):
+    write_scan(empty.root / "scans" / "0.nii.gz")
+    make_slice(empty.root / "scans" / "scout.dcm", 0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    without_processes(monkeypatch)
+    arguments = ["prepare", "-i", str(empty.root / "scans"), "-d", "701", "-n", "CT", "-np", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        prepare()
+    assert stop.value.code == 0
+    assert [row["status"] for row in manifest(empty.base)] == ["prepared", "left out"]
 
 
 @pytest.fixture
