@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -173,6 +174,34 @@ def test_enhanced_object_that_pydicom_cannot_decompress(tmp_path, photometric):
     data.save_as(path)
     ((scan,), _) = find(tmp_path / "s")
     equals_nifti(scan, voxels - 1024.0, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_legacy_converted_by_highdicom(data, tmp_path):
+    ((classic,), _) = find_scans([data / "dicom" / "mr_t1"])
+    slices = [pydicom.dcmread(f) for f in classic.channels[0]]
+    needed = ("AccessionNumber", "StudyID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName",
+              "PositionReferenceIndicator", "Manufacturer", "ContentDate", "ContentTime", "PatientID")  # fmt: skip
+    for data_set in slices:
+        for keyword in needed:
+            data_set.setdefault(keyword, "")
+        data_set.StudyDate, data_set.StudyTime, data_set.AcquisitionNumber = "20200101", "120000", 1
+        data_set.setdefault("FrameOfReferenceUID", "1.2.3")
+    converted = highdicom.legacy.LegacyConvertedEnhancedMRImage(
+        slices,
+        series_instance_uid=highdicom.UID(),
+        series_number=1,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+    )
+    converted.save_as(tmp_path / "a.dcm")
+    ((scan,), left_out) = find_scans([tmp_path])
+    assert left_out == []
+    found, properties = read_scan(scan)
+    expected, expected_properties = read_scan(classic)
+    assert np.array_equal(found, expected)
+    for name, value in expected_properties["sitk_stuff"].items():
+        np.testing.assert_allclose(properties["sitk_stuff"][name], value, atol=1e-6)
 
 
 # One series, several volumes.
