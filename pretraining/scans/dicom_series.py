@@ -171,7 +171,7 @@ def _divided(headers: list[SliceHeader]) -> list[Part]:
     except ScanError:
         pass
     coincide = _coincide(headers)
-    labels = _labels(headers)
+    labels = _labels(headers, coincide)
     divisions: dict[tuple[str, ...], list[Part]] = {}
     for tags in _choices(_telling(labels)):
         # Any two slices are a volume, if nothing else speaks for it.
@@ -226,13 +226,15 @@ def _may_be_shown(value: str) -> bool:
     return bool(value) and set(value) <= set("0123456789.-+e x") and not (len(value) == 8 and value.isalnum())
 
 
-def _labels(headers: list[SliceHeader]) -> dict[int, dict[str, str]]:
+def _labels(headers: list[SliceHeader], coincide: bool) -> dict[int, dict[str, str]]:
     """Collect what each header tells, its size and orientation (whose rounding differs between slices) too."""
     known: list[np.ndarray] = []
     labels = {}
     for header in headers:
         told = dict(header.told)
         told["matrix"] = " x ".join(map(str, header.matrix or ()))
+        if coincide:  # else a scan whose parts were reconstructed differently would be taken for two
+            told["pixel spacing"] = " ".join(f"{length:.5g}" for length in header.pixel_spacing or ())
         if header.orientation:
             axes = np.array(header.orientation)
             near = next((k for k in known if np.abs(k - axes).max() < ORIENTATION_TOLERANCE), None)

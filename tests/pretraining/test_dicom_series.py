@@ -272,6 +272,13 @@ def test_orientations_and_sizes_are_told_apart(tmp_path):
     assert sorted(scan.shape for scan in scans) == [(8, 2, 12), (8, 4, 6), (8, 4, 6)]
 
 
+def test_two_fields_of_view_at_the_same_places(tmp_path):
+    write_slices(tmp_path, volume(0))
+    write_slices(tmp_path, volume(1), 100, PixelSpacing=[0.7, 0.7])
+    scans, left_out = find(tmp_path)
+    assert (sorted(scan.spacing for scan in scans), left_out) == ([(2.5, 0.5, 0.75), (2.5, 0.7, 0.7)], {})
+
+
 def test_part_with_a_missing_slice_is_left_out_alone(tmp_path):
     write_slices(tmp_path, volume(0), EchoTime=20)
     write_slices(tmp_path, volume(1), 100, EchoTime=40)[3].unlink()
