@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same again with --c
@@ -48,30 +48,25 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         self._waits, self._at, self._process = False, 0.0, os.getpid()
-        self._before: dict[int, Any] = {}
-        self._streams = sys.stdout, sys.stderr
+        self._within = contextlib.ExitStack()
 
     def wait(self) -> None:
         """From now on the program looks at :attr:`received` when it can stop."""
         self._waits = True
 
     def __enter__(self) -> "StopSignals":
-        self._streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (_Output.around(stream, self._note_closed) for stream in self._streams)
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS if _may_be_set(number)}
+        for stream, redirect in ((sys.stdout, contextlib.redirect_stdout), (sys.stderr, contextlib.redirect_stderr)):
+            if stream is not None:
+                output = _Output(getattr(stream, "watched", stream), self._note_closed)
+                self._within.enter_context(redirect(output))
+                self._within.callback(output.flush)
+        self._within.enter_context(_handling(self._note))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._waits = True  # raises nothing from here on
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        sys.stdout, sys.stderr = self._streams
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        with contextlib.suppress(OSError):  # a full disk under the output
+            self._within.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # forked from us: a loader's worker makes batches until its run has stopped
@@ -125,25 +120,22 @@ class StopValidation(StopSignals):
 class _Output:
     """A stream that tells once that nobody reads it any more, and from then on writes nowhere."""
 
-    def __init__(self, stream: Any, closed: Callable[[], None]):
-        self.stream, self.closed = stream, closed
-
-    @classmethod
-    def around(cls, stream: Any, closed: Callable[[], None]) -> Any:
-        """Watch ``stream``, in place of what watches it already; ``None`` (a program without one) stays."""
-        return stream and cls(stream.stream if isinstance(stream, cls) else stream, closed)
+    def __init__(self, watched: Any, closed: Callable[[], None]):
+        self.watched, self.closed = watched, closed
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+        return getattr(self.watched, name)
 
     def write(self, text: str) -> int:
-        """Write ``text``."""
-        self._try(self.stream.write, text)
+        """Write ``text``, and whole lines at once: a pipe's buffer would hide for hours that nobody reads it."""
+        self._try(self.watched.write, text)
+        if text.endswith("\n"):
+            self.flush()
         return len(text)
 
     def flush(self) -> None:
         """Hand what was written to the reader."""
-        self._try(self.stream.flush)
+        self._try(self.watched.flush)
 
     def _try(self, call: Callable[..., Any], *args: Any) -> None:
         try:
@@ -151,7 +143,7 @@ class _Output:
         except OSError as error:
             if error.errno not in _GONE:
                 raise
-            _write_nowhere(self.stream.fileno())
+            _write_nowhere(self.watched.fileno())
             self.closed()
 
 
@@ -162,7 +154,22 @@ def _write_nowhere(output: int) -> None:
 
 
 @contextlib.contextmanager
-def pass_signals_on(processes: Sequence[int]) -> Iterator[None]:
+def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let ``handle`` get the signals within the block, in the main thread; Python's handlers are restored after it."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS if main}
+    # None: a handler that isn't Python's couldn't be restored. An ignored SIGHUP: nohup is to be respected.
+    ours = [n for n, handler in before.items() if handler is not None and (n, handler) != (_HANGUP, signal.SIG_IGN)]
+    for number in ours:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+def pass_signals_on(processes: Sequence[int]) -> contextlib.AbstractContextManager[None]:
     """Within the block, in the main thread, give what asks for a stop to these processes, and wait for them."""
 
     def give(number: int, frame: FrameType | None) -> None:
@@ -170,19 +177,7 @@ def pass_signals_on(processes: Sequence[int]) -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, give) for number in SIGNALS if main and _may_be_set(number)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _may_be_set(number: int) -> bool:
-    """Say whether a handler can be replaced and restored: Python's own; and ``nohup`` is to be respected."""
-    before = signal.getsignal(number)
-    return before is not None and (number != _HANGUP or before != signal.SIG_IGN)
+    return _handling(give)
 
 
 def end_with_parent() -> None:

@@ -110,9 +110,8 @@ def test_before_the_first_iteration_a_closed_output_stops_at_once(closed, monkey
 
 def test_what_is_left_in_the_buffer_of_a_closed_output_does_no_harm(closed, monkeypatch):
     monkeypatch.setattr(sys, "stdout", closed)
-    closed.reconfigure(line_buffering=False)
     with StopSignals() as signals:
-        print("one")
+        print("one", end="")
     assert signals.received == CLOSED
 
 
