@@ -106,13 +106,13 @@ def resumed_fine_tuning(path: Path) -> None:
 def resumed_pretraining(path: Path) -> None:
     made = pretraining_folder()
     shutil.copy(path, made / "checkpoint_latest.pth")
-    pretrain(NAME, "3d_fullres", device=CPU, continue_training=True)
+    pretrain(NAME, "3d_fullres", fold="all", device=CPU, continue_training=True)
 
 
 def pretraining_folder() -> Path:
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
-    made = Path(get_output_folder(NAME, "nnUNetTrainerRestoration", "nnUNetPlans", "3d_fullres", 0))
+    made = Path(get_output_folder(NAME, "nnUNetTrainerRestoration", "nnUNetPlans", "3d_fullres", "all"))
     made.mkdir(parents=True, exist_ok=True)
     return made
 

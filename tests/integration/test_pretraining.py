@@ -111,12 +111,11 @@ def test_the_seed_decides_whatever_the_number_of_workers(world, monkeypatch):
 def test_killed_and_resumed_equals_uninterrupted(world, tmp_path):
     options = {"epochs": 4, "iterations": 3, "seed": 7, **FORMATS}
     whole = torch.load(pretrain("701", "3d_fullres", fold=2, device=CPU, **options), weights_only=True)
-    folder = _folder(world, "701", fold=3)
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     arguments = ["701", "3d_fullres", "-f", "3", "-device", "cpu", *flags]
-    process = start_command(command, arguments, tmp_path / "output.txt", nnUNet_n_proc_DA="2")
-    while not (folder / "checkpoint_latest.pth").is_file():
-        assert process.is_alive(), (tmp_path / "output.txt").read_text()
+    process = start_command(command, arguments, output := tmp_path / "output.txt", nnUNet_n_proc_DA="2")
+    while not (output.is_file() and "Epoch 1" in output.read_text()):
+        assert process.is_alive(), output.read_text()
         time.sleep(0.01)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
