@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,13 @@ class Settings:
         partial_widths: 1 takes the leading channels and blocks where their numbers differ; 0 leaves such tensors.
         min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
         precision: fp32, as nnU-Net on a CPU, bf16, or auto: bf16 where the CPU has it; on a GPU nnU-Net decides.
-        optimizer: sgd, nnU-Net's own, with its weight decay of 3e-5, or adamw, with torch's of 1e-2.
+        optimizer: sgd, nnU-Net's own (default), with its weight decay of 3e-5, or adamw, with torch's of 1e-2.
         unit_variance: 1 scales loaded kernels to outputs of unit variance in front of instance norms, 0 doesn't;
             without it they are scaled for SGD.
         seed: fixes initial weights and batches; without it nnU-Net's loaders draw as they do.
+        freeze: of the classifiers: encoder trains the linear layer alone.
+        stage: of the classifiers: the encoder stage that is pooled, from 0; without it the last.
+        mirroring: of the classifiers: 1 mirrors patches, 0 doesn't; without it unless a class is a side.
     """
 
     weights: str | None = _setting(str, lambda v: bool(v.strip()), "the path of a Genesis checkpoint")
@@ -47,9 +50,12 @@ class Settings:
     partial_widths: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
     min_coverage: float = _setting(float, lambda v: 0 <= v <= 1, "a number from 0 to 1", default=0.5)
     precision: str = _setting(str, lambda v: v in CPU_PRECISIONS, "fp32, bf16 or auto", default="fp32")
-    optimizer: str = _setting(str, lambda v: v in OPTIMIZERS, "sgd or adamw", default="sgd")
+    optimizer: str | None = _setting(str, lambda v: v in OPTIMIZERS, "sgd or adamw")
     unit_variance: int | None = _setting(int, lambda v: v in (0, 1), "0 or 1")
     seed: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
+    freeze: str | None = _setting(str, lambda v: v == "encoder", "encoder")
+    stage: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
+    mirroring: int | None = _setting(int, lambda v: v in (0, 1), "0 or 1")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -70,9 +76,15 @@ class Settings:
             values[name] = _parse(variable, text, fields[name].metadata)
         return cls(**values)
 
+    def refuse(self, unused: Collection[str], trainer: str) -> None:
+        """Raise GenesisError where one of these, which ``trainer`` doesn't look at, is set."""
+        for name in unused:
+            if getattr(self, name) is not None:
+                raise GenesisError(f"{PREFIX}{name}: {trainer} doesn't use it. Unset it.")
+
     def scales_loaded(self) -> bool:
         """Say whether loaded kernels are scaled to unit variance."""
-        return self.optimizer == "sgd" if self.unit_variance is None else bool(self.unit_variance)
+        return self.optimizer != "adamw" if self.unit_variance is None else bool(self.unit_variance)
 
 
 def _unknown(variable: str, names: list[str]) -> str:

@@ -45,6 +45,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     """
 
     parts: tuple[str, ...] = ("encoder",)
+    unused: tuple[str, ...] = ("freeze", "stage", "mirroring")  # settings of other trainers
     remedies = "a lower nnUNet_genesis_peak_lr, or nnUNet_genesis_precision=fp32 in a new run (CPU)"
     num_epochs: int
     loaded: Collection[str] = ()
@@ -63,6 +64,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
             sys.exit(f"ERROR: {error}")
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = self._or_stop(Settings.from_environment)
+        self._or_stop(lambda: self.settings.refuse(self.unused, type(self).__name__))
         if len(self.configuration_manager.patch_size) != 3:
             self._or_stop(self._refuse_2d)
         self.num_epochs = self.settings.epochs or self.num_epochs
@@ -92,7 +94,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
 
     def begin(self) -> None:
         """Scale what was loaded, so that the run's first checkpoint holds the network that the first step changes."""
-        if self.loaded and self.settings.scales_loaded():
+        if self.loaded and "unit_variance" not in self.unused and self.settings.scales_loaded():
             self._scale_to_unit_variance(self.loaded)
         super().begin()
 

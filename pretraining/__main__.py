@@ -34,7 +34,10 @@ def prepare() -> None:
     add("--modality", choices=["auto", "CT", "MR"], default="auto", help="[default: auto, and says so]")
     add("--hu_window", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
-    add("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]")
+    add("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]; labels make folds")
+    add("--labels", type=Path, help="CSV of the scans' classes, for classification: case,label[,group]")
+    add("--candidates", type=Path, help="CSV of places in mm and their classes: case,x,y,z,label, or as LUNA16's")
+    add("--ras", action="store_true", help="the candidates' coordinates are NIfTI's, not ITK's (LPS)")
     add("-np", dest="processes", type=int, default=min(8, multiprocessing.cpu_count()),
         help="processes [default: as many as cores, at most 8]")  # fmt: skip
     add("-num_parts", type=int, default=1, help="calls that share the scans [default: 1]")

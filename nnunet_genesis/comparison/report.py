@@ -4,12 +4,13 @@ import dataclasses
 import math
 import os
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 
+from nnunet_genesis.classification.report import Section, section
 from nnunet_genesis.comparison import figures, statistics
 from nnunet_genesis.comparison.results import KEYS, MEAN, Results, read_results, write_export
 from nnunet_genesis.errors import GenesisError, printable
@@ -54,7 +55,7 @@ def write_report(
     tolerance: float | None = None,
     export: Path | None = None,
 ) -> Path:
-    """Write ``out/report.html``, ``out/report.csv`` and the figures as ``out/DatasetXXX_NAME_*.png``.
+    """Write ``out/report.html``, its tables (``report.csv``, ``classification.csv``) and ``DatasetXXX_NAME_*.png``.
 
     Args:
         datasets: names or ids; with ``results``, none means all that are there.
@@ -78,16 +79,25 @@ def write_report(
         raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results, or give -d.")
     if export and export.resolve() == base.resolve():
         raise GenesisError(f"--export {export}: expected another folder than the results'. Choose one.")
-    reports = [_report(base / name, baseline, tolerance) for name in names]
+    classified = {name: found for name in names if (found := section(base / name))}
+    reports = [
+        _report(base / name, baseline, tolerance)
+        for name in names
+        if name not in classified or any((base / name).glob("*/fold_*/validation/summary.json"))
+    ]
     if export:
         for report in reports:
             write_export(report.results, export / report.results.dataset)
     page = out if out.suffix == ".html" else out / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    files = {page: _html(reports).encode()}
+    files = {page: _html(reports, classified).encode()}
+    tables = {"report.csv": [report.table() for report in reports]}
+    tables["classification.csv"] = [pd.DataFrame(found.rows).assign(dataset=name) for name, found in classified.items()]
     if page != out:
-        table = pd.concat([report.table() for report in reports], ignore_index=True)
-        files[out / "report.csv"] = table.to_csv(index=False, float_format="%.6g").encode()
+        for table_name, parts in tables.items():
+            if parts:
+                table = pd.concat(parts, ignore_index=True)
+                files[out / table_name] = table.to_csv(index=False, float_format="%.6g").encode()
         files |= {out / f"{r.results.dataset}_{name}.png": png for r in reports for name, _, png in r.figures}
     for file, content in files.items():
         with atomic_path(file) as temporary:
@@ -125,7 +135,7 @@ def _report(folder: Path, baseline: str, tolerance: float | None) -> DatasetRepo
     return DatasetReport(results, baseline, rows, reached, drawn)
 
 
-def _html(reports: Sequence[DatasetReport]) -> str:
+def _html(reports: Sequence[DatasetReport], classified: Mapping[str, Section]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_genesis", "comparison"),
         autoescape=True,
@@ -136,9 +146,8 @@ def _html(reports: Sequence[DatasetReport]) -> str:
     environment.filters.update(
         base64=lambda png: b64encode(png).decode(), short=figures.short, number=_number, method=_method, p=_p
     )
-    return environment.get_template("report.html.jinja").render(
-        reports=reports, keys=KEYS, statistics=statistics, isnan=pd.isna
-    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(reports=reports, classified=classified, keys=KEYS, statistics=statistics, isnan=pd.isna)
 
 
 def _number(value: float, signed: bool = False) -> str:

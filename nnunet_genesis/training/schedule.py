@@ -1,4 +1,6 @@
-"""Learning rate: linear warm-up, then nnU-Net's polynomial decay."""
+"""Learning rate: linear warm-up, then nnU-Net's polynomial decay or a cosine."""
+
+import math
 
 import torch
 from nnunetv2.training.lr_scheduler.warmup import PolyLRScheduler_offset
@@ -26,3 +28,16 @@ class WarmupPolyLRScheduler(PolyLRScheduler_offset):
             return
         for group in self.optimizer.param_groups:
             group["lr"] = self.initial_lr * (current_step + 1) / self.start_step
+
+
+class WarmupCosineLRScheduler(WarmupPolyLRScheduler):
+    """The same warm-up, then half a cosine from ``peak_lr`` towards 0."""
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the learning rate of epoch ``current_step`` (default: the next one)."""
+        super().step(current_step)
+        epoch = self.ctr - 1 if current_step is None or current_step == -1 else current_step
+        if epoch >= self.start_step:
+            done = (epoch - self.start_step) / self.max_steps
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.initial_lr * (1 + math.cos(math.pi * done)) / 2

@@ -61,7 +61,7 @@ def update(folder: Path, prepared: Sequence[Row], left_out: Sequence[LeftOut]) -
     Returns:
         The rows of all prepared cases.
     """
-    earlier = _read(folder)
+    earlier = read(folder)
     cases = {row.case: row for row in [*earlier, *prepared] if row.status == PREPARED}
     known = {row.source for row in cases.values()} | {item.source for item in left_out}
     kept = [row for row in earlier if row.status != PREPARED and row.source not in known]
@@ -74,7 +74,8 @@ def update(folder: Path, prepared: Sequence[Row], left_out: Sequence[LeftOut]) -
     return list(cases.values())
 
 
-def _read(folder: Path) -> list[Row]:
+def read(folder: Path) -> list[Row]:
+    """Read the rows of earlier runs; none where there wasn't one."""
     file = folder / FILE_NAME
     if not file.is_file():
         return []
@@ -119,7 +120,7 @@ def _keyed(key: bytes, group: str) -> str:
 def _group_key(folder: Path) -> bytes:
     file = folder / GROUP_KEY
     if not file.is_file():
-        if any(row.group.startswith(_PATIENT) for row in _read(folder)):
+        if any(row.group.startswith(_PATIENT) for row in read(folder)):
             raise GenesisError(
                 f"{file}: no such file, but {FILE_NAME} names groups that were made with it: patients could be divided "
                 "between training and held-out scans. Restore it, or prepare a new data set (-d, -n)."

@@ -29,6 +29,9 @@ class PrepareOptions:
         part_id: which of them this one is, or ``None`` for the call that merges, or the only one.
         no_pp: plan, and preprocess nothing.
         exact: resample with nnU-Net's own functions, bit by bit.
+        labels: CSV of the scans' classes, or ``None``.
+        candidates: CSV of places in the scans and their classes, or ``None``.
+        ras: the candidates' coordinates are NIfTI's, not ITK's.
     """
 
     inputs: Sequence[Path]
@@ -47,6 +50,9 @@ class PrepareOptions:
     part_id: int | None = None
     no_pp: bool = False
     exact: bool = False
+    labels: Path | None = None
+    candidates: Path | None = None
+    ras: bool = False
 
     def __post_init__(self) -> None:
         checks = {
@@ -68,6 +74,8 @@ class PrepareOptions:
             "--like takes the other data set's plans; it can't go with -pl, -gpu_memory_target or --hu_window": not (
                 self.like and (self.planner or self.gpu_memory_target or self.hu_window)
             ),
+            "--labels and --candidates: expected one of them": not (self.labels and self.candidates),
+            "--ras is for --candidates": bool(self.candidates) or not self.ras,
         }
         for message, holds in checks.items():
             if not holds:

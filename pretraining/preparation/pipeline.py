@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, remove_unfinished, write_json
+from pretraining.classification.labelling import Asked, read_asked, write_labels
 from pretraining.preparation import manifest, planning
 from pretraining.preparation.fingerprint import agreeing, analyse_all, samples_per_scan
 from pretraining.preparation.lock import CACHE, locked
@@ -51,11 +52,13 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
                 print(f"Part {options.part_id} of {options.num_parts}: {len(share)} scans are done")
             else:
                 remove_unfinished(folder)
-                result = _work(options, folder, manifest.with_keyed_groups(folder, scans), len(scans))
+                scans = manifest.with_keyed_groups(folder, scans)
+                labels = read_asked(options, folder, scans, manifest.read(folder)) if scans else None
+                result = _work(options, folder, scans, len(scans))
                 result = replace(result, left_out=[*unusable, *result.left_out])
             manifest.log_errors(folder, result.left_out)
             if options.part_id is None:
-                _finish(options, folder, result)
+                _finish(options, folder, result, labels)
             return result.left_out
 
 
@@ -96,8 +99,8 @@ def _work(options: PrepareOptions, folder: Path, scans: Sequence[Scan], count: i
     return _Result(dataset, prepared, left_out + more)
 
 
-def _finish(options: PrepareOptions, folder: Path, result: _Result) -> None:
-    """Write the manifest, the held-out set and the number of cases, and say what there is."""
+def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Asked | None) -> None:
+    """Write the manifest, the held-out set or the labels' folds, the number of cases, and say what there is."""
     dataset, left_out = result.dataset, result.left_out
     cases = manifest.update(folder, result.prepared, left_out)
     if dataset and options.no_pp:
@@ -106,7 +109,12 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result) -> None:
     if not dataset or not cases:
         raise GenesisError(_no_usable_scan(options.inputs, left_out))
     write_json({**dataset.dataset_json, "numTraining": len(cases)}, folder / "dataset.json")
-    training, validation = manifest.write_split(folder, cases, options.val_fraction)
+    if labels:
+        training, validation, more = write_labels(dataset, labels, cases)
+        left_out += more
+        manifest.update(folder, (), left_out)
+    else:
+        training, validation = manifest.write_split(folder, cases, options.val_fraction)
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     _describe(dataset)
     print(f"{folder}: {training} scans to train on, {validation} held out")

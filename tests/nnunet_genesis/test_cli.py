@@ -23,8 +23,16 @@ COMMANDS = {
     "nnUNetv2_genesis_split": "nnunet_genesis.cli:split",
     "nnUNetv2_genesis_prepare": "pretraining.__main__:prepare",
     "nnUNetv2_genesis_pretrain": "pretraining.__main__:pretrain",
+    "nnUNetv2_genesis_classify": "pretraining.classification.commands:classify",
+    "nnUNetv2_genesis_features": "pretraining.classification.commands:features",
 }
-TRAINERS = ("nnUNetTrainerGenesis", "nnUNetTrainerGenesisFull", "nnUNetTrainerGenesisScratch")
+TRAINERS = (
+    "nnUNetTrainerGenesis",
+    "nnUNetTrainerGenesisFull",
+    "nnUNetTrainerGenesisScratch",
+    "nnUNetTrainerGenesisClassifier",
+    "nnUNetTrainerGenesisClassifierScratch",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -128,5 +136,6 @@ def test_nnunet_finds_one_picklable_class(name, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(cli.trainers_folder()))
     first, second = recursive_find_trainer_class_by_name(name), recursive_find_trainer_class_by_name(name)
     assert first is second
-    assert (first.__name__, first.__module__) == (name, "nnunet_genesis.trainer")
+    module = "nnunet_genesis.classification.trainer" if "Classifier" in name else "nnunet_genesis.trainer"
+    assert (first.__name__, first.__module__) == (name, module)
     assert pickle.loads(pickle.dumps(first)) is first  # noqa: S301 - our own bytes

@@ -1,0 +1,1 @@
+"""Classification of scans, regions and candidates with nnU-Net's encoder, data and commands."""

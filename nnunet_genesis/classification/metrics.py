@@ -1,0 +1,103 @@
+"""How well classes are told apart: scikit-learn's figures, FROC, intervals over patients, and a paired test."""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score, roc_curve
+
+RESAMPLES, SEED = 1000, 0
+_MOST, _LEAST = 20_000_000, 100  # items in all resamples; candidates may be hundreds of thousands
+FALSE_POSITIVES = (0.125, 0.25, 0.5, 1, 2, 4, 8)  # a scan: LUNA16's competition performance metric
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # of ranks (n,), probabilities (n, k), weights (n,)
+
+
+def _one_against_the_rest(score: Callable[..., float]) -> Metric:
+    def metric(ranks: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
+        """Mean over the classes; of two, of the last. NaN where one is missing."""
+        number = probabilities.shape[1]
+        present = np.bincount(ranks, weights, number) > 0
+        if not present.all():
+            return float("nan")
+        values = [
+            score(ranks == k, probabilities[:, k], sample_weight=weights) for k in range(number == 2, number)
+        ]  # fmt: skip
+        return float(np.mean(values))
+
+    return metric
+
+
+def _balanced_accuracy(ranks: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
+    kept = weights > 0
+    return float(balanced_accuracy_score(ranks[kept], probabilities[kept].argmax(1), sample_weight=weights[kept]))
+
+
+auc = _one_against_the_rest(roc_auc_score)
+METRICS: dict[str, Metric] = {
+    "AUC": auc,
+    "average precision": _one_against_the_rest(average_precision_score),
+    "balanced accuracy": _balanced_accuracy,
+}
+
+
+def froc(positive: np.ndarray, scores: np.ndarray, scans: float, weights: np.ndarray | None = None) -> np.ndarray:
+    """Share of the positive candidates found at each number of :data:`FALSE_POSITIVES` a scan."""
+    weights = np.ones(len(scores)) if weights is None else weights
+    false, found, _ = roc_curve(positive, scores, sample_weight=weights)
+    return np.interp(FALSE_POSITIVES, false * weights[~positive].sum() / scans, found)
+
+
+def cpm_of(cases: np.ndarray) -> Metric:
+    """LUNA16's CPM, the mean of :func:`froc`, for candidates of these scans; each counts as a lesion of its own."""
+    scan_of, sizes = np.unique(cases, return_inverse=True, return_counts=True)[1:]
+
+    def metric(ranks: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
+        scans = float((weights / sizes[scan_of]).sum())
+        positive = ranks == 1
+        if not (weights[positive].sum() > 0 and weights[~positive].sum() > 0):
+            return float("nan")
+        return float(froc(positive, probabilities[:, 1], scans, weights).mean())
+
+    return metric
+
+
+def interval(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval; patients are drawn, with all that is theirs."""
+    unit, patient = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(SEED)
+    drawn = (rng.integers(len(unit), size=len(unit)) for _ in range(_number(ranks)))
+    draws = (np.bincount(units, minlength=len(unit)) for units in drawn)
+    values = [metric(ranks, probabilities, draw[patient].astype(float)) for draw in draws]
+    low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (float("nan"),) * 2
+    return float(low), float(high)
+
+
+def paired_p(
+    metric: Metric, ranks: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray
+) -> tuple[float, float]:
+    """Difference of a metric between two models, and its two-sided p.
+
+    A permutation test: the two models' probabilities are exchanged, patient by patient.
+    """
+    unit, patient = np.unique(groups, return_inverse=True)
+    rng, weights = np.random.default_rng(SEED), np.ones(len(ranks))
+
+    def difference(swapped: np.ndarray) -> float:
+        first, second = np.where(swapped, other, one), np.where(swapped, one, other)
+        return metric(ranks, first, weights) - metric(ranks, second, weights)
+
+    found = difference(np.zeros((len(ranks), 1), bool))
+    swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None] for _ in range(_number(ranks)))
+    extreme = [abs(difference(swap)) >= abs(found) - 1e-12 for swap in swaps]
+    return found, (1 + sum(extreme)) / (1 + len(extreme))
+
+
+def _number(ranks: np.ndarray) -> int:
+    return int(np.clip(_MOST // len(ranks), _LEAST, RESAMPLES))
+
+
+def volume_alone(ranks: np.ndarray, volumes: np.ndarray, classes: int) -> float:
+    """AUC of the volume as the only score, whichever direction separates; NaN where none is known."""
+    if not np.isfinite(volumes).all() or np.ptp(volumes) == 0:
+        return float("nan")
+    values = [roc_auc_score(ranks == k, volumes) for k in range(classes == 2, classes)]
+    return float(np.mean(np.maximum(values, 1 - np.asarray(values))))

@@ -1,0 +1,187 @@
+"""A trained model's fold, or a file of pretrained weights; and raw scans, as its plans preprocess them."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint.architecture import own_words
+from nnunet_genesis.classification.inference import mean_outputs, starts_of
+from nnunet_genesis.classification.labels import XYZ
+from nnunet_genesis.classification.network import Classifier
+from nnunet_genesis.classification.places import inside
+from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.files import read_json
+from nnunet_genesis.folders import channel_names
+from pretraining.classification.labelling import names_of
+from pretraining.preparation.preprocess import ScanPlans
+from pretraining.scans.image_files import read_image_file
+from pretraining.scans.reading import ScanReader
+from pretraining.scans.scan import LeftOut, Scan, ScanError
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+_BODY = {"labels": {"background": 0, "body": 1}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network in evaluation mode, and what its input must be.
+
+    Attributes:
+        network: its linear layer is trained where ``classes`` has names.
+        record: of a classifier: classes, candidates, regions (see the trainer's ``init_args``).
+        mirror_axes: that training mirrored, 0 to 2.
+    """
+
+    network: Classifier
+    plans: dict[str, Any]
+    configuration: str
+    dataset_json: dict[str, Any]
+    record: dict[str, Any]
+    mirror_axes: tuple[int, ...] = ()
+
+
+def trained_model(fold: Path, device: torch.device) -> Model:
+    """The model of ``…/TRAINER__PLANS__CONFIG/fold_X``: a classifier, or a segmentation's encoder.
+
+    Raises:
+        GenesisError: there is no finished training, or its files don't fit each other.
+    """
+    content = checkpoint.load(fold / "checkpoint_final.pth")
+    plans, dataset_json = read_json(fold.parent / "plans.json"), read_json(fold.parent / "dataset.json")
+    init = content.get("init_args", {})
+    record, configuration = init.get("classification", {}), str(init.get("configuration"))
+    network = _network(plans, configuration, dataset_json, record, content["network_weights"], fold)
+    axes = tuple(content.get("inference_allowed_mirroring_axes") or ())
+    return Model(network.to(device).eval(), plans, configuration, dataset_json, record, axes)
+
+
+def pretrained_model(file: Path, device: torch.device) -> Model:
+    """The encoder of a Genesis checkpoint.
+
+    Raises:
+        GenesisError: it isn't one, or its record doesn't describe its tensors.
+    """
+    weights = checkpoint.load_weights(file)
+    plans, configuration = weights.record.plans, weights.record.configuration
+    channels = {"channel_names": (weights.record.data or {}).get("channel_names", {"0": "CT"})}
+    network = _network(plans, configuration, channels, {}, weights.network_weights, file)
+    return Model(network.to(device).eval(), plans, configuration, channels, {})
+
+
+def _network(
+    plans: dict[str, Any],
+    configuration: str,
+    dataset_json: dict[str, Any],
+    record: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    where: Path,
+) -> Classifier:
+    try:
+        planned = PlansManager(plans).get_configuration(configuration)
+        # nnU-Net imports what plans name: only what we know.
+        known = own_words(planned.network_arch_class_name, planned.network_arch_init_kwargs, where)
+        network = get_network_from_plans(
+            *known.values(), len(channel_names(dataset_json)), 2, allow_init=False, deep_supervision=False
+        )
+        classifier = Classifier(network, len(record.get("classes", [])) or 1, record.get("stage"))
+        mine = classifier.state_dict()
+        kept = {name: value for name, value in weights.items() if name in mine}
+        head = {} if record else {name: value for name, value in mine.items() if name.startswith("head.")}
+        classifier.load_state_dict({**head, **kept})
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise GenesisError(f"{where}: its weights don't fit its plans ({error}). Train or fetch it anew.") from error
+    return classifier
+
+
+class MaskReader(ScanReader):
+    """Reads scans with a region's mask in the place of the body's, where ``masks`` has one by the scan's case."""
+
+    def __init__(self, channels: int, masks: Mapping[str, Path] | None):
+        super().__init__(channels=channels)
+        self.masks = masks
+
+    def read_seg(self, seg_fname: Scan) -> tuple[np.ndarray, dict]:
+        """The mask, int8 (1, Z, Y, X): of the region, or of the body."""
+        if self.masks is None:
+            return super().read_seg(seg_fname)
+        if seg_fname.case not in self.masks:
+            raise ScanError("no mask of its region is there (--masks)")
+        mask, properties = read_image_file(self.masks[seg_fname.case])
+        if mask.shape != seg_fname.shape:
+            raise ScanError(f"its mask has the shape {mask.shape}, the scan {seg_fname.shape} (z, y, x)")
+        return (mask[None] > 0).astype(np.int8), properties
+
+
+class Preprocessor:
+    """Makes of a scan what a model sees; ``masks`` of the scans' regions, by case, or ``None``: the body."""
+
+    def __init__(self, model: Model, masks: Mapping[str, Path] | None = None):
+        reader = MaskReader(len(channel_names(model.dataset_json)), masks)
+        self.manager = ScanPlans(model.plans, reader)
+        self.configuration = self.manager.get_configuration(model.configuration)
+        self.patch: Sequence[int] = self.configuration.patch_size
+        self.transpose: Sequence[int] = self.manager.transpose_forward
+
+    def outputs(
+        self,
+        scans: Sequence[Scan],
+        forwards: Sequence[tuple[Forward, Sequence[int]]],
+        device: torch.device,
+        left_out: list[LeftOut],
+        candidates: pd.DataFrame | None = None,
+    ) -> Iterator[tuple[Scan, pd.DataFrame | None, list[torch.Tensor]]]:
+        """Give each scan, its candidates, and what each of ``forwards`` says of windows over it, or of each candidate.
+
+        Args:
+            scans: to be read, one after the other.
+            forwards: (B, C, Z, Y, X) → (B, F), with the axes to mirror.
+            device: of the networks.
+            left_out: gets the scans that can't be used, and candidates outside their scan.
+            candidates: columns case, x, y, z, line; ``None``: windows.
+        """
+        for scan in scans:
+            rows = None if candidates is None else candidates[candidates["case"] == scan.case]
+            if rows is not None and not len(rows):
+                continue
+            try:
+                image, properties = self(scan)
+            except ScanError as error:
+                left_out.append(LeftOut(scan.source, str(error)))
+                continue
+            if rows is not None:
+                within = inside(rows[XYZ].to_numpy(float), properties, self.transpose)
+                outside = rows["line"][~within]
+                left_out += [LeftOut(f"{scan.source}, line {n}", "a candidate outside its scan") for n in outside]
+                rows = rows[within]
+            points = None if rows is None else rows[XYZ].to_numpy(float)
+            starts = starts_of(points, image.shape[1:], properties, self.patch, self.transpose)
+            if starts:
+                found = [mean_outputs(forward, image, starts, self.patch, device, axes) for forward, axes in forwards]
+                yield scan, rows, found
+
+    def __call__(self, scan: Scan) -> tuple[np.ndarray, dict[str, Any]]:
+        """The preprocessed image (C, Z, Y, X) and nnU-Net's properties.
+
+        Raises:
+            ScanError: the scan can't be used.
+        """
+        preprocessor = self.configuration.preprocessor_class(verbose=False)
+        image, _, properties = preprocessor.run_case(scan, scan, self.manager, self.configuration, dict(_BODY))
+        return image, properties
+
+
+def find_masks(folder: Path, scans: Sequence[Scan]) -> dict[str, Path]:
+    """Masks in a folder, by case: named as the scans, without nnU-Net's channel number."""
+    if not folder.is_dir():
+        raise GenesisError(f"--masks {folder}: expected a folder. Correct the command.")
+    files = {name: file for file in folder.iterdir() if file.is_file() for name in names_of(file.name, file.name)}
+    found = ((scan.case, names_of(scan.case, scan.source) & files.keys()) for scan in scans)
+    return {case: files[min(names, key=len)] for case, names in found if names}

@@ -1,0 +1,97 @@
+"""The classification part of the report, from predictions on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nnunet_genesis.classification import metrics
+from nnunet_genesis.classification.report import BASELINE, section
+from nnunet_genesis.comparison.report import write_report
+from nnunet_genesis.errors import GenesisError
+
+GENESIS = "nnUNetTrainerGenesisClassifier"
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For speed."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 100)
+
+
+def write_arm(folder: Path, trainer: str, signal: float, places: bool = False, classes: int = 2) -> None:
+    random = np.random.default_rng(0)
+    for fold in range(2):
+        ranks = np.arange(60) % classes
+        logits = random.normal(size=(60, classes)) + signal * np.eye(classes)[ranks]
+        table = pd.DataFrame(
+            {"case": [f"c{fold}_{n // 6}" for n in range(60)], "group": np.arange(60) // 2 + 100 * fold}
+        )
+        if places:
+            table[["x", "y", "z"]] = random.normal(size=(60, 3)) if fold > 9 else np.arange(180).reshape(60, 3)
+        table = table.assign(label=ranks, rank=ranks, volume=np.nan if places else 10.0 + ranks, fold=fold)
+        table[[f"p:{k}" for k in range(classes)]] = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        file = folder / f"{trainer}__nnUNetPlans__3d_fullres" / f"fold_{fold}" / "validation" / "classification.csv"
+        file.parent.mkdir(parents=True)
+        table.to_csv(file, index=False)
+
+
+def value(found, trainer: str, metric: str) -> dict:
+    return next(row for row in found.rows if row["trainer"] == trainer and row["metric"] == metric)
+
+
+def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
+    write_arm(tmp_path, GENESIS, 1.2)
+    write_arm(tmp_path, BASELINE, 0)
+    found = section(tmp_path)
+    best = value(found, GENESIS, "AUC")
+    assert best["low"] < best["value"] < best["high"]
+    assert best["difference"] > 0.2
+    assert best["p"] < 0.05
+    assert value(found, "volume alone", "AUC")["value"] == 1
+    assert np.isnan(value(found, BASELINE, "AUC")["p"])
+    assert {name: sum(map(sum, matrix)) for name, _, matrix in found.confusions} == {GENESIS: 120, BASELINE: 120}
+    assert found.figure.startswith(b"\x89PNG")
+
+
+def test_the_page_has_the_section(tmp_path):
+    write_arm(tmp_path / "results" / "Dataset001_Scans", GENESIS, 1.2)
+    write_arm(tmp_path / "results" / "Dataset001_Scans", BASELINE, 0)
+    page = write_report([], tmp_path / "report", tmp_path / "results").read_text()
+    assert "Dataset001_Scans: classification" in page
+    assert "volume alone" in page
+    table = pd.read_csv(tmp_path / "report" / "classification.csv")
+    assert set(table["trainer"]) == {GENESIS, BASELINE, "volume alone"}
+
+
+def test_candidates_have_a_cpm_and_no_volume(tmp_path):
+    write_arm(tmp_path, GENESIS, 1, places=True)
+    found = section(tmp_path)
+    assert 0.2 < value(found, GENESIS, "CPM")["value"] < 1
+    assert not [row for row in found.rows if row["trainer"] == "volume alone"]
+
+
+def test_three_classes(tmp_path):
+    write_arm(tmp_path, GENESIS, 1.5, classes=3)
+    found = section(tmp_path)
+    assert 0.8 < value(found, GENESIS, "AUC")["value"] < 1
+    assert len(found.confusions[0][2]) == 3
+
+
+def test_other_items_are_not_compared(tmp_path):
+    write_arm(tmp_path, GENESIS, 2)
+    write_arm(tmp_path, BASELINE, 2)
+    file = next(tmp_path.glob(f"{BASELINE}__*/fold_1/validation/classification.csv"))
+    pd.read_csv(file).iloc[:-2].to_csv(file, index=False)
+    found = section(tmp_path)
+    assert np.isnan(value(found, GENESIS, "AUC")["p"])
+    assert "not tested" in found.remarks[0]
+
+
+def test_nothing_and_damage(tmp_path):
+    assert section(tmp_path) is None
+    write_arm(tmp_path, GENESIS, 2)
+    next(tmp_path.glob("*/fold_0/validation/classification.csv")).write_bytes(b"case,group\n\xff\xfe")
+    with pytest.raises(GenesisError, match="can't be read"):
+        section(tmp_path)
