@@ -117,7 +117,7 @@ def agreeing(
 
 
 def samples_per_scan(scans: int) -> int:
-    """Intensities sampled from each scan: 2·10⁷ in all, within nnU-Net's 10,000 and a million."""
+    """Return how many intensities each scan gives: 2·10⁷ in all, within nnU-Net's 10,000 and a million."""
     return int(np.clip(20_000_000 // max(1, scans), 10_000, 1_000_000))
 
 

@@ -76,7 +76,7 @@ def _taken(base: Path, files: list[Path]) -> GenesisError:
 
 
 def _lock(stream: IO[str], shared: bool = False) -> bool:
-    """Lock an open file without waiting; whether that was possible."""
+    """Lock an open file without waiting; return whether that was possible."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -139,7 +139,7 @@ def _preprocess_case(
 
 
 def is_finished(folder: Path, case: str) -> bool:
-    """Whether all files of a case are in a preprocessed folder."""
+    """Say whether all files of a case are in a preprocessed folder."""
     return all((folder / f"{case}{ending}").is_file() for ending in ENDINGS)
 
 

@@ -49,7 +49,7 @@ def resample(
     force_separate_z: bool | None = False,
     separate_z_anisotropy_threshold: float = ANISO_THRESHOLD,
 ) -> np.ndarray:
-    """nnU-Net's ``resample_data_or_seg_to_shape``, arguments and all.
+    """Resample as nnU-Net's ``resample_data_or_seg_to_shape`` does, arguments and all.
 
     What nnU-Net doesn't plan by itself (orders other than 3 for images, 1 for segmentations and 0 for the axis of
     thick slices; images that aren't float32) is left to it.

@@ -24,7 +24,7 @@ from pretraining.scans.find import find_scans
 from pretraining.scans.scan import Scan
 from tests.benchmarks.timing import profiled, quiet, shares
 from tests.conftest import DATA
-from tests.pretraining.synthetic_scans import write_scan
+from tests.pretraining.preparation.synthetic_scans import write_scan
 
 SPACING, PATCH = (2.0, 1.5, 1.5), (64, 192, 192)  # what nnU-Net plans for the CTs of the README's example
 MOST_SCANS = 8

@@ -29,7 +29,7 @@ from tests.faults.bombs import as_archive
 from tests.faults.small_world import DATASET, small_plans
 from tests.nnunet_genesis.importers import foreign_files as foreign
 from tests.nnunet_genesis.networks import describe, network, record_of, save
-from tests.pretraining.dicom_series import make_slice
+from tests.pretraining.scans.dicom_series import make_slice
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK
 
 from tests.conftest import DATA
-from tests.pretraining.dicom_series import PREFIX, make_slice
-from tests.pretraining.synthetic_scans import write_scan
+from tests.pretraining.preparation.synthetic_scans import write_scan
+from tests.pretraining.scans.dicom_series import PREFIX, make_slice
 
 REAL = "ct_unlabeled/kits_00072_partial.nii.gz"
 STRIDE = 4  # of a real scan's rows and columns: small, and its values are still those of a scanner

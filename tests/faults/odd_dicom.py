@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.faults.healthy import Healthy, cut, flip, write_dicom
 from tests.faults.odd_scans import Odd, as_it_is
-from tests.pretraining.dicom_series import edit
+from tests.pretraining.scans.dicom_series import edit
 
 AXIAL, CORONAL = [1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1]
 

@@ -12,7 +12,7 @@ from pretraining.preparation.manifest import GROUP_KEY as KEY
 from pretraining.preparation.pool import Result, attempt
 from pretraining.scans.scan import LeftOut, Scan
 from tests.faults.healthy import Healthy, write_dicom
-from tests.pretraining.synthetic_scans import World, truncate, use_folders, write_scan
+from tests.pretraining.preparation.synthetic_scans import World, truncate, use_folders, write_scan
 
 
 def make_world(patch: pytest.MonkeyPatch, root: Path) -> World:

@@ -16,7 +16,7 @@ from pretraining.scans.image_files import read_image_file
 from pretraining.scans.scan import ScanError
 from tests.faults.fuzz_targets import TARGETS, survives
 from tests.nnunet_genesis.networks import network, record_of, save
-from tests.pretraining.dicom_series import make_slice
+from tests.pretraining.scans.dicom_series import make_slice
 
 
 def nifti(**fields: object) -> bytes:

@@ -15,7 +15,7 @@ from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans.scan import ERROR_LOG
 from tests.faults.preparations import assert_same, contents, make_world, without_processes
 from tests.integration.warm_processes import start_command
-from tests.pretraining.synthetic_scans import World
+from tests.pretraining.preparation.synthetic_scans import World
 
 KILLS = 20
 

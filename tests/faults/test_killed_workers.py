@@ -23,7 +23,7 @@ from pretraining.scans.find import find_scans
 from pretraining.scans.scan import LeftOut, Scan
 from tests.faults.killing_work import die, fill_disk, wait_to_be_killed
 from tests.faults.preparations import without_processes
-from tests.pretraining.synthetic_scans import World, manifest, use_folders, write_scan
+from tests.pretraining.preparation.synthetic_scans import World, manifest, use_folders, write_scan
 
 
 @pytest.fixture(scope="module", autouse=True)

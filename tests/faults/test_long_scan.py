@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.faults.healthy import Healthy, healthy_scan, write_dicom
-from tests.pretraining.synthetic_scans import manifest, use_folders
+from tests.pretraining.preparation.synthetic_scans import manifest, use_folders
 
 SLICES, EDGE = 3000, 160
 MOST = 6  # times the scan as float32: 3.8 are seen in preprocessing (README, "How fast")

@@ -26,7 +26,7 @@ from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans.find import find_scans
 from tests.faults import odd_dicom, odd_files, odd_names
 from tests.faults.healthy import Healthy, healthy_scan, write
-from tests.pretraining.synthetic_scans import World, preprocessed, use_folders
+from tests.pretraining.preparation.synthetic_scans import World, preprocessed, use_folders
 
 ROWS = {row.name: row for row in (*odd_files.ROWS, *odd_dicom.ROWS, *odd_names.ROWS)}
 ACCEPTED = [name for name, row in ROWS.items() if row.clean]

@@ -24,7 +24,7 @@ from pretraining.run import pretrain
 from tests.faults.healthy import Healthy, cut, write_dicom
 from tests.faults.preparations import without_processes
 from tests.integration.tiny_world import make_case, shrink
-from tests.pretraining.synthetic_scans import World, manifest, use_folders
+from tests.pretraining.preparation.synthetic_scans import World, manifest, use_folders
 
 ROOT = "1.2.826.0.1.4455667."  # of all identifiers
 HEADER = {

@@ -13,7 +13,7 @@ from nnunet_genesis.errors import GenesisError
 from pretraining.preparation.lock import LOCK, locked, refuse_while_prepared
 from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.run import pretrain
-from tests.pretraining.synthetic_scans import World, use_folders, write_scan
+from tests.pretraining.preparation.synthetic_scans import World, use_folders, write_scan
 
 HOLD = """
 import sys, time

@@ -17,7 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_genesis.errors import GenesisError
 from pretraining.scans.find import ScanError, find_scans
 from pretraining.scans.reading import ScanReader, read_scan
-from tests.pretraining.dicom_series import SERIES, make_series, make_slice
+from tests.pretraining.scans.dicom_series import SERIES, make_series, make_slice
 
 
 def make_image(path: Path, shape: tuple[int, int, int] = (5, 6, 7), spacing: float = 1.0, seed: int = 0) -> Path:

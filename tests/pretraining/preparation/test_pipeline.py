@@ -19,7 +19,14 @@ from nnunet_genesis.errors import GenesisError
 from pretraining.__main__ import prepare
 from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans.body import body_mask
-from tests.pretraining.synthetic_scans import World, manifest, preprocessed, truncate, use_folders, write_scan
+from tests.pretraining.preparation.synthetic_scans import (
+    World,
+    manifest,
+    preprocessed,
+    truncate,
+    use_folders,
+    write_scan,
+)
 
 NAMES = ["a/ct_0.nii.gz", "a/ct_1.nii.gz", "b/ct_2.nii.gz", "b/ct_3.nii.gz", "b/ct_4.nii.gz", "ct_5.nii.gz"]
 

@@ -1,7 +1,6 @@
 """Preparation from nothing: windows, MR, refusals, the held-out set."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -18,13 +17,19 @@ from pretraining.__main__ import prepare
 from pretraining.intensity_range import measured_range
 from pretraining.preparation import preprocess
 from pretraining.preparation.fingerprint import analyse
-from pretraining.preparation.manifest import Row, write_split
 from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans import find, reading
 from pretraining.scans.find import find_scans
 from tests.faults.preparations import without_processes
-from tests.pretraining.dicom_series import make_slice
-from tests.pretraining.synthetic_scans import World, manifest, preprocessed, truncate, use_folders, write_scan
+from tests.pretraining.preparation.synthetic_scans import (
+    World,
+    manifest,
+    preprocessed,
+    truncate,
+    use_folders,
+    write_scan,
+)
+from tests.pretraining.scans.dicom_series import make_slice
 
 
 @pytest.fixture
@@ -117,25 +122,6 @@ def test_unset_folder_is_named(empty, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(GenesisError, match="nnUNet_preprocessed is not set"):
         prepare_dataset(empty.options())
-
-
-def test_patients_are_not_divided_and_stay_where_they_are(tmp_path):
-    rows = [Row(f"{i}", f"case_{i}", "prepared", group=f"patient_{i // 3}") for i in range(12)]
-    assert write_split(tmp_path, rows, 0.25) == (9, 3)
-    (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
-    assert len({int(case.removeprefix("case_")) // 3 for case in fold["val"]}) == 1
-    more = [Row("x", "x", "prepared", group="new"), Row("y", "y", "prepared", group="new"), Row("z", "z")]
-    assert write_split(tmp_path, rows + more, 0.9) == (11, 3)
-    (again,) = json.loads((tmp_path / "splits_final.json").read_text())
-    assert again == {"train": sorted([*fold["train"], "x", "y"]), "val": fold["val"]}
-
-
-@pytest.mark.parametrize(("cases", "fraction"), [(3, 0.5), (12, 0.0), (1, 0.1)])
-def test_single_patient_or_no_fraction_validates_on_the_training_cases(tmp_path, cases, fraction):
-    rows = [Row(f"{i}", f"case_{i}", "prepared", group=f"patient_{i // 3}") for i in range(cases)]
-    assert write_split(tmp_path, rows, fraction) == (cases, cases)
-    (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
-    assert fold["train"] == fold["val"] == sorted(row.case for row in rows)
 
 
 def test_asked_modality_counts_after_a_run_that_guessed_another(empty):

@@ -14,7 +14,7 @@ from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_u
 from pretraining.scans.find import find_scans
 from pretraining.scans.reading import read_scan
 from pretraining.scans.scan import Scan
-from tests.pretraining.dicom_series import SECRETS, SERIES, at, edit, make_enhanced, make_slice
+from tests.pretraining.scans.dicom_series import SECRETS, SERIES, at, edit, make_enhanced, make_slice
 
 COUNT = 8
 

@@ -11,7 +11,7 @@ import SimpleITK
 from pretraining.scans.dicom import read_dicom
 from pretraining.scans.find import ScanError, find_scans
 from pretraining.scans.reading import read_scan
-from tests.pretraining.dicom_series import SECRETS, SERIES, edit, make_series, make_slice
+from tests.pretraining.scans.dicom_series import SECRETS, SERIES, edit, make_series, make_slice
 
 
 def reason(folder: Path) -> str:

@@ -1,0 +1,26 @@
+"""The held-out set: patients stay together, and where they are."""
+
+import json
+
+import pytest
+
+from pretraining.preparation.manifest import Row, write_split
+
+
+def test_patients_are_not_divided_and_stay_where_they_are(tmp_path):
+    rows = [Row(f"{i}", f"case_{i}", "prepared", group=f"patient_{i // 3}") for i in range(12)]
+    assert write_split(tmp_path, rows, 0.25) == (9, 3)
+    (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
+    assert len({int(case.removeprefix("case_")) // 3 for case in fold["val"]}) == 1
+    more = [Row("x", "x", "prepared", group="new"), Row("y", "y", "prepared", group="new"), Row("z", "z")]
+    assert write_split(tmp_path, rows + more, 0.9) == (11, 3)
+    (again,) = json.loads((tmp_path / "splits_final.json").read_text())
+    assert again == {"train": sorted([*fold["train"], "x", "y"]), "val": fold["val"]}
+
+
+@pytest.mark.parametrize(("cases", "fraction"), [(3, 0.5), (12, 0.0), (1, 0.1)])
+def test_single_patient_or_no_fraction_validates_on_the_training_cases(tmp_path, cases, fraction):
+    rows = [Row(f"{i}", f"case_{i}", "prepared", group=f"patient_{i // 3}") for i in range(cases)]
+    assert write_split(tmp_path, rows, fraction) == (cases, cases)
+    (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
+    assert fold["train"] == fold["val"] == sorted(row.case for row in rows)
