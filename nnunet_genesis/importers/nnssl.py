@@ -1,5 +1,6 @@
 """A checkpoint of nnssl (OpenMind's ``ResEncL`` and others of its U-Nets)."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -127,7 +128,11 @@ def _notes(missing: list[str], stated: bool) -> Iterator[str]:
 
 
 def _triple(value: Any) -> list[Any] | None:
-    good = isinstance(value, list) and len(value) == 3 and all(isinstance(n, (int, float)) and n > 0 for n in value)
+    good = (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(n, (int, float)) and 0 < n < math.inf for n in value)
+    )
     return value if good else None
 
 

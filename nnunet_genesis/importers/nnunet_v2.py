@@ -136,6 +136,6 @@ def _check(configuration: dict[str, Any], foreground: Any) -> None:
         if scheme == "CTNormalization":
             for key in ("mean", "std", "percentile_00_5", "percentile_99_5"):
                 float(foreground[str(channel)][key])
-    for key in ("patch_size", "spacing"):
-        if len([float(length) for length in configuration[key]]) != 3:
-            raise ValueError(f"{key} {configuration[key]}: expected three axes")
+    sizes = [*map(int, configuration["patch_size"]), *map(float, configuration["spacing"])]
+    if len(configuration["patch_size"]) != 3 or len(configuration["spacing"]) != 3 or min(sizes) <= 0:
+        raise ValueError(f"sizes {sizes}: expected three edges of a patch and of a voxel, all above 0")

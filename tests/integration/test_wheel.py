@@ -32,7 +32,9 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"nnunet_genesis", "pretraining"}
 
 
-def test_commands_and_trainers_work_from_the_wheel(wheel, tmp_path):
+def test_commands_and_trainers_work_from_the_wheel(wheel, tmp_path, monkeypatch):
+    for variable in ("PYTHONPATH", "nnUNet_extTrainer"):  # a checkout there would pass for the installed package
+        monkeypatch.delenv(variable, raising=False)
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", str(wheel)]

@@ -209,6 +209,15 @@ def test_words_of_the_file_are_not_believed(value, path, message):
         from_v2(set_in(v2_content(), value, *path))
 
 
+@pytest.mark.parametrize("value", [[None, 16, 16], ["a", 16, 16], [0, 16, 16], [16, 16]])
+@pytest.mark.parametrize("key", ["patch_size", "spacing"])
+def test_sizes_that_cannot_be_are_refused(key, value):
+    content = v2_content()
+    content["init_args"]["plans"]["configurations"]["3d_fullres"][key] = value
+    with pytest.raises(GenesisError, match="can't be read for configuration '3d_fullres'"):
+        from_v2(content)
+
+
 def nested(depth: int) -> list:
     value: list = []
     for _ in range(depth):
