@@ -73,7 +73,7 @@ def pretrain(
     Raises:
         GenesisError: an option is wrong; the data set, plans, configuration or device isn't there; or a result would
             be overwritten.
-        Interrupted: SIGTERM, SIGINT or SIGUSR1 asked for a stop (in the main thread).
+        Interrupted: a signal or a closed output asked for a stop (in the main thread).
     """
     use_srun()
     if num_gpus > 1 and world_size() > 1:

@@ -5,7 +5,7 @@ identity matrix, so images differ by rounding only (to float32 after each axis);
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,9 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from scipy.ndimage import zoom
+
+_BLOCK = 32  # new voxels along an axis that are made together
+_NEGLIGIBLE = 1e-12  # of a weight: float32 rounds at 6e-8
 
 
 class FastConfiguration(ConfigurationManager):
@@ -117,11 +120,23 @@ def _cubic_weights(old: int, new: int) -> np.ndarray:
 def _weighted(image: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
     """Multiply the lines of ``image`` along ``axis`` by ``weights`` (new, old), in float64, one slice at a time."""
     out = np.empty((*image.shape[:axis], len(weights), *image.shape[axis + 1 :]), image.dtype)
-    across = 2 if axis == 1 else 1
+    across, blocks = 2 if axis == 1 else 1, list(_blocks(weights))
     for source, target in zip(np.moveaxis(image, across, 0), np.moveaxis(out, across, 0), strict=True):
         lines = source.astype(np.float64)
-        target[...] = lines @ weights.T if axis == 3 else weights @ lines
+        for new, old in blocks:
+            if axis == 3:
+                target[..., new] = lines[..., old] @ weights[new, old].T
+            else:
+                target[..., new, :] = weights[new, old] @ lines[..., old, :]
     return out
+
+
+def _blocks(weights: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Yield new voxels, and the old ones that count there: a spline's weights fall to a quarter from voxel to voxel."""
+    for first in range(0, len(weights), _BLOCK):
+        new = slice(first, first + _BLOCK)
+        used = np.flatnonzero((np.abs(weights[new]) > _NEGLIGIBLE).any(0))
+        yield new, slice(used[0], used[-1] + 1)
 
 
 def _segmentation(labels: np.ndarray, shape: tuple[int, ...], thick: int | None) -> np.ndarray:

@@ -57,8 +57,11 @@ def pipe(folder: Path) -> str:
 
 
 def unix_socket(folder: Path) -> str:
+    here = os.open(".", os.O_RDONLY)
     os.chdir(folder)  # the path of a socket may be short only
     socket.socket(socket.AF_UNIX).bind("socket")
+    os.fchdir(here)
+    os.close(here)
     return str(folder / "socket")
 
 

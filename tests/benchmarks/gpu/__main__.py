@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", default=os.environ.get("TINY") == "1", help="rehearse")
     parser.add_argument("--parts", nargs="+", default=None, help="only these, beside world")
     args = parser.parse_args()
+    args.o = args.o.resolve()
     args.o.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         return run(args, Path(folder))
@@ -113,7 +114,7 @@ def _start(args: argparse.Namespace, folder: Path, name: str, seconds: float) ->
         "device": args.device,
         "tiny": args.tiny,
         "folder": str(folder),
-        "rows_file": str((args.o / "rows.jsonl").resolve()),
+        "rows_file": str(args.o / "rows.jsonl"),
         "seconds": seconds,
     }
     log = folder / f"{name.replace(':', '-')}.log"
@@ -133,6 +134,7 @@ def _start(args: argparse.Namespace, folder: Path, name: str, seconds: float) ->
             stdout=output,
             stderr=output,
             start_new_session=True,
+            cwd=Path(__file__).parents[3],
         )
     return Running(name, process, log, time.monotonic(), seconds)
 
