@@ -34,6 +34,11 @@ def prepare() -> None:
     add("--modality", choices=["auto", "CT", "MR"], default="auto", help="[default: auto, and says so]")
     add("--hu_window", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
+    numbered = parser.add_mutually_exclusive_group()
+    numbered.add_argument("--channels", action="store_const", const=True,
+                          help="X_0000, X_0001 ... are channels of a case [default: as their folder says]")  # fmt: skip
+    numbered.add_argument("--no_channels", dest="channels", action="store_const", const=False,
+                          help="each file is a scan, however it is numbered")  # fmt: skip
     add("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]; labels make folds")
     add("--labels", type=Path, help="CSV of the scans' classes, for classification: case,label[,group]")
     add("--candidates", type=Path, help="CSV of places in mm and their classes: case,x,y,z,label, or as LUNA16's")

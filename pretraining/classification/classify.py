@@ -12,7 +12,7 @@ import torch
 from nnunet_genesis.classification.labels import LUNA, XYZ
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path, disk_in_words
-from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.folders import channel_names, dataset_name, nnunet_folder
 from pretraining.classification.labelling import names_of, read_for
 from pretraining.classification.models import Model, Preprocessor, find_masks, trained_model
 from pretraining.scans.find import find_scans
@@ -84,7 +84,7 @@ def classify(
         if wanted != bool(given):
             raise GenesisError(f"this model was trained {'with' if wanted else 'without'} {option[2:].split()[0]}: "
                                f"{'give' if wanted else 'leave out'} {option}.")  # fmt: skip
-    scans, left_out = find_scans(inputs)
+    scans, left_out = find_scans(inputs, len(channel_names(models[0].dataset_json)))
     if not scans:
         raise GenesisError(f"{', '.join(map(str, inputs))}: no usable scan; {len(left_out)} files can't be used.")
     table, header = None, ["case", *record["classes"]]

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
+from nnunet_genesis.folders import channel_names
 from pretraining.classification.classify import short_names
 from pretraining.classification.labelling import read_for
 from pretraining.classification.models import Model, Preprocessor, pretrained_model, trained_model
@@ -52,7 +53,7 @@ def extract(
         raise GenesisError(f"--stages {wrong[0]}: this encoder has stages 0 to {known[-1]}. Correct the command.")
     if out.suffix not in (".csv", ".npz"):
         raise GenesisError(f"-o {out}: expected NAME.csv or NAME.npz. Correct the command.")
-    scans, left_out = find_scans(inputs)
+    scans, left_out = find_scans(inputs, len(channel_names(model.dataset_json)))
     sources, names = {scan.case: scan.source for scan in scans}, short_names(scans)
     table = read_for(labels, sources, candidates=False)[0] if labels and scans else None
     preprocess = Preprocessor(model)

@@ -23,6 +23,7 @@ class PrepareOptions:
         plans_name: name of those plans.
         modality: ``auto``, ``CT`` or ``MR``.
         hu_window: (low, high) HU that a CT is clipped to, or ``None`` for the body's percentiles 0.5 and 99.5.
+        channels: whether files X_0000, X_0001, ... are channels of one case; ``None``: what their folder says.
         val_fraction: share of the patients held out, in [0, 1).
         processes: worker processes.
         num_parts: calls that share the scans.
@@ -44,6 +45,7 @@ class PrepareOptions:
     plans_name: str = "nnUNetPlans"
     modality: str = "auto"
     hu_window: Sequence[float] | None = None
+    channels: bool | None = None
     val_fraction: float = 0.1
     processes: int = 2
     num_parts: int = 1

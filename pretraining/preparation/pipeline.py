@@ -41,7 +41,7 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     """
     folder, options = planning.new_folder(options), planning.checked(options)
     print(f"Looking for scans in {', '.join(map(str, options.inputs))}")
-    scans, unusable = find_scans(options.inputs)
+    scans, unusable = find_scans(options.inputs, planning.channels(options, folder))
     print(f"Found {len(scans)} scans; {len(unusable)} files or series can't be used")
     with disk_in_words(folder, "run the same command again: finished scans are kept."):
         folder.mkdir(parents=True, exist_ok=True)

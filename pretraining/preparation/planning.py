@@ -99,6 +99,15 @@ def checked(options: PrepareOptions) -> PrepareOptions:
     return options
 
 
+def channels(options: PrepareOptions, folder: Path) -> int | bool | None:
+    """Return whether numbered files are channels, or how many a case has; ``None`` if neither options nor plans say."""
+    if options.channels is not None:
+        return options.channels
+    if (folder / DATASET).is_file():
+        return len(channel_names(read_dataset_json(folder / DATASET)))
+    return len(channel_names(_like(options).dataset_json)) if options.like else None
+
+
 def planner_class(name: str | None) -> type:
     """Find nnU-Net's planner of that name.
 

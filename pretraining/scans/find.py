@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from nnunet_genesis.errors import GenesisError
+from pretraining.scans.channels import NUMBERED, cases_of, summary
 from pretraining.scans.dicom import SeriesCollector, digest
 from pretraining.scans.dicom_headers import read_headers
 from pretraining.scans.image_files import ending_of, is_nifti, read_geometry
@@ -28,18 +29,18 @@ _UNSUPPORTED = (
     ".npy", ".npz", ".h5", ".zip", ".tar", ".tgz", ".7z", ".rar",
 )  # fmt: skip
 _MOST_ANGLE, _SAME_ANGLE = 1.0, 0.01  # degrees between channels of one case
-_CHANNEL = re.compile(r"(?P<name>.+)_(?P<number>\d{4})")
 
 
-def find_scans(roots: Sequence[Path]) -> tuple[list[Scan], list[LeftOut]]:
+def find_scans(roots: Sequence[Path], channels: int | bool | None = None) -> tuple[list[Scan], list[LeftOut]]:
     """Find and check all scans below some folders, from headers alone.
 
-    ``NAME_0000.ext, NAME_0001.ext, ...`` in one folder are the channels of one case, as in nnU-Net. Slices are grouped
-    into series over all roots; a file or slice that is there twice counts once. Without a ``NAME_0000`` the numbers are
-    taken for part of the name. Symbolic links are followed, each folder once.
+    ``NAME_0000.ext, NAME_0001.ext, ...`` in one folder may be the channels of one case, as in nnU-Net: see
+    :func:`pretraining.scans.channels.cases_of`. Slices are grouped into series over all roots; a file or slice that is
+    there twice counts once. Symbolic links are followed, each folder once.
 
     Args:
         roots: folders to search with all their subfolders, or single files.
+        channels: whether numbered files are channels, or how many a case has; ``None``: what the folder says.
 
     Returns:
         The scans and what is left out, each sorted by source.
@@ -47,7 +48,7 @@ def find_scans(roots: Sequence[Path]) -> tuple[list[Scan], list[LeftOut]]:
     Raises:
         GenesisError: a root does not exist or is neither a folder nor a file.
     """
-    finder = _Finder()
+    finder = _Finder(channels)
     for root in roots:
         if not (root.is_dir() or root.is_file()):
             raise GenesisError(f"{root} does not exist or is neither a folder nor a file: name a folder of scans")
@@ -56,8 +57,9 @@ def find_scans(roots: Sequence[Path]) -> tuple[list[Scan], list[LeftOut]]:
 
 
 class _Finder:
-    def __init__(self) -> None:
+    def __init__(self, channels: int | bool | None) -> None:
         self.left_out: list[LeftOut] = []
+        self._channels = channels
         self._scans: list[Scan] = []
         self._series = SeriesCollector()
         self._seen: set[str] = set()
@@ -71,7 +73,10 @@ class _Finder:
                 self._sort_in(path, base, images)
             except Exception as e:
                 self.left_out.append(LeftOut.because(source, e))
-        for case in _cases(images):
+        cases = list(cases_of(images, self._channels))
+        if text := summary(images, cases, self._channels):
+            print(text)
+        for case in cases:
             self._add_image(case, base)
 
     def _sort_in(self, path: Path, base: Path, images: dict[tuple[str, str, str], dict[int, Path]]) -> None:
@@ -93,7 +98,7 @@ class _Finder:
             raise ScanError("its path has bytes that are no UTF-8: rename it")
         if ending := ending_of(name):
             stem = path.name[: -len(ending)]
-            match = _CHANNEL.fullmatch(stem)
+            match = NUMBERED.fullmatch(stem)
             key = (str(path.parent), match["name"] if match else stem, ending if match else f"{ending} ")
             images.setdefault(key, {})[int(match["number"]) if match else 0] = path
             return
@@ -159,27 +164,21 @@ def _has_header(path: Path) -> bool:
     return any((path.parent / f"{stem}{ending}").is_file() for ending in (".hdr", ".HDR", ".nhdr", ".mhd", ".nrrd"))
 
 
-def _cases(images: dict[tuple[str, str, str], dict[int, Path]]) -> Iterator[dict[int, Path]]:
-    """Files by channel number: numbered files without a channel 0 are scans of their own (patient_0017.nii.gz)."""
-    for channels in images.values():
-        if 0 in channels:
-            yield dict(sorted(channels.items()))
-        else:
-            yield from ({0: path} for path in channels.values())
-
-
 def _image_scan(channels: list[tuple[int, Path]], source: str, base: Path) -> Scan:
     numbers = [number for number, _ in channels]
     names = f"{channels[0][1].name} ... {channels[-1][1].name}"
     if numbers != list(range(len(numbers))):
         missing = min(set(range(numbers[-1])) - set(numbers))
-        raise ScanError(f"{names} are channels of one case by nnU-Net's naming, and channel {missing} is missing")
+        raise ScanError(
+            f"{names} are channels of one case by nnU-Net's naming, and channel {missing} is missing. "
+            "If they are separate scans: --no_channels"
+        )
     geometries = [_channel_geometry(path, len(channels)) for _, path in channels]
     first = geometries[0]
     if problem := next((p for p in (_difference(first, g) for g in geometries) if p), None):
         raise ScanError(
             f"{names} are channels of one case by nnU-Net's naming, but differ in {problem}: "
-            "rename them if they are separate scans"
+            "rename them if they are separate scans, or give --no_channels"
         )
     corrections = dict.fromkeys(text for g in geometries for text in g.corrections)
     if (angle := max(_angle(first, g) for g in geometries)) > _SAME_ANGLE:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,8 +61,8 @@ def prepared(tmp_path_factory) -> Iterator[Prepared]:
     for place in ("here", "there"):
         write(root / place / "twins" / "a.nii.gz", scan)
 
-    def find_and_change(inputs: tuple[Path, ...]) -> tuple:
-        found = find_scans(inputs)
+    def find_and_change(*arguments: Any) -> tuple:
+        found = find_scans(*arguments)
         for row in ROWS.values():
             if row.after:
                 row.after(root / "scans" / row.name)

@@ -203,7 +203,7 @@ def test_like_refuses_another_number_of_channels(world):
     for channel in range(2):
         write_scan(world.root / "other" / f"x_000{channel}.nii.gz", 11)
     with pytest.raises(GenesisError, match=r"no usable scan.*\n.*2 channel\(s\), expected 1"):
-        prepare_dataset(world.options(inputs=(world.root / "other",), dataset_id=702, like="701"))
+        prepare_dataset(world.options(inputs=(world.root / "other",), dataset_id=702, like="701", channels=True))
 
 
 def test_like_with_an_unknown_configuration_is_named_and_nothing_is_written(world):

@@ -1,6 +1,7 @@
 """Finding scans: what counts as one, how it is named, what is left out and why, and reading for nnU-Net."""
 
 import functools
+import json
 import os
 import pickle
 import re
@@ -91,17 +92,53 @@ def test_scan_survives_pickling(tmp_path):
     assert pickle.loads(pickle.dumps(scans)) == scans  # noqa: S301 - our own bytes
 
 
-def test_channels_of_one_case_in_order(tmp_path):
+def test_channels_of_one_case_in_order(tmp_path, capsys):
     for i in (1, 0, 2):
-        make_image(tmp_path / f"p_{i:04d}.nii.gz", seed=i)
-    (scan,), left_out = find_scans([tmp_path])
+        for name in ("p", "q"):
+            make_image(tmp_path / f"{name}_{i:04d}.nii.gz", seed=i)
+    (scan, _), left_out = find_scans([tmp_path])
     assert left_out == []
+    assert "6 files are channels of 2 cases" in capsys.readouterr().out
     assert scan.case.startswith("p_")
     assert [Path(f).name for (f,) in scan.channels] == ["p_0000.nii.gz", "p_0001.nii.gz", "p_0002.nii.gz"]
     expected, properties = SimpleITKIO().read_images([f for (f,) in scan.channels])
     image, ours = read_scan(scan)
     assert np.array_equal(image, expected)
     assert ours == properties
+
+
+PATIENTS = [f"p_{i:04d}" for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("names", "dataset", "asked", "channels"),
+    [
+        (PATIENTS, None, None, [1, 1, 1]),
+        (PATIENTS, None, True, [3]),
+        (PATIENTS, None, 3, [3]),
+        (PATIENTS, 3, None, [3]),
+        (PATIENTS, 3, False, [1, 1, 1]),
+        (PATIENTS[:2], None, None, [2]),
+        (PATIENTS[:2], 1, None, [1, 1]),
+        (PATIENTS[:2], None, 1, [1, 1]),
+        ([*PATIENTS, "q_0000", "q_0001", "q_0002"], None, None, [3, 3]),
+        ([*PATIENTS, "r/q_0000", "r/q_0001", "r/q_0002"], None, None, [3, 3]),
+        ([*PATIENTS, "r/p_0000", "r/p_0001", "r/p_0002"], None, None, [1] * 6),
+        ([f"{site}_{i:04d}" for site in "ab" for i in range(12)], None, None, [1] * 24),
+        (["p_0000", "p_0002", "p_0007"], None, None, [1, 1, 1]),
+    ],
+)
+def test_numbers_are_channels_where_the_folder_says_so(tmp_path, capsys, names, dataset, asked, channels):
+    for seed, name in enumerate(names):
+        make_image(tmp_path / "imagesTr" / f"{name}.nii.gz", seed=seed)
+    if dataset:
+        content = {"channel_names": {str(i): "CT" for i in range(dataset)}}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+    scans, left_out = find_scans([tmp_path / "imagesTr"], asked)
+    assert ([len(scan.channels) for scan in scans], left_out) == (channels, [])
+    out = capsys.readouterr().out
+    assert (f"{len(names)} files are channels of {len(scans)} cases" in out) == (channels[0] > 1)
+    assert ("scans of their own" in out) == (channels[0] == 1)
 
 
 def test_missing_channel(tmp_path):
