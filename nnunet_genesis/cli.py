@@ -98,7 +98,8 @@ def import_() -> None:
         description="Makes a Genesis checkpoint of released weights: the Models Genesis authors' files, nnssl / "
         "OpenMind checkpoints, and checkpoints of supervised nnU-Net training. Nothing in the file is run.",
     )
-    parser.add_argument("source", type=Path, help="the file of weights")
+    parser.add_argument("weights", help="the file of weights; a repository's folder, whose README names licence and "
+                        "citations; or hf:ORG/NAME[@REVISION], which is fetched from the Hugging Face hub")  # fmt: skip
     parser.add_argument("-o", type=Path, required=True, help="the new checkpoint: .pth, or .safetensors for sharing")
     parser.add_argument("--format", default=None, choices=WEIGHT_FORMATS, help="[default: told from the content]")
     parser.add_argument(
@@ -106,16 +107,23 @@ def import_() -> None:
         action="store_true",
         help="leave the axes of the authors' files as (x, y, z) [default: reversed, to nnU-Net's (z, y, x)]",
     )
+    parser.add_argument("--licence", help="of the weights [default: the README's, else the file's]")
+    parser.add_argument("--source", help="where they come from, for the record, e.g. a DOI")
     args = parser.parse_args()
 
     def command() -> None:
         from nnunet_genesis import checkpoint, importers
+        from nnunet_genesis.importers import hub
 
         if args.o.exists():
             raise GenesisError(f"{args.o}: exists already. Move it away, or choose another file with -o.")
         if not args.o.resolve().parent.is_dir():
             raise GenesisError(f"{args.o}: expected an existing folder for it, found none. Make it first.")
-        imported = importers.convert(args.source, args.format, args.keep_axes)
+        weights, source = args.weights, args.source
+        if hub.is_hub(weights):
+            weights, fetched = hub.fetch(weights)
+            source = source or fetched
+        imported = importers.convert(weights, args.format, args.keep_axes, args.licence, source)
         checkpoint.save(imported.checkpoint, args.o)
         print(importers.to_text(imported, args.o))
 

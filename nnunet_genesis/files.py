@@ -90,10 +90,10 @@ def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.p
     Raises:
         GenesisError: there is no such file, or it is a folder, a device, a pipe or an address.
     """
-    if "://" in os.fspath(path):
+    if "://" in os.fspath(path) or os.fspath(path).startswith("hf:"):
         raise GenesisError(
-            f"{path}: expected the path of {expected}, found an address. Nothing is downloaded here: fetch the file, "
-            "then give its path."
+            f"{path}: expected the path of {expected}, found an address. Nothing is downloaded here: fetch the file "
+            "(hf:ORG/NAME: nnUNetv2_genesis_import), then give its path."
         )
     path = Path(path)
     try:

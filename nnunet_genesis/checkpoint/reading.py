@@ -31,6 +31,7 @@ from nnunet_genesis.folders import environment
 # nnU-Net's logs hold numpy's floats; numpy 1 and 2 keep ``scalar``, the first of what such a number is made with, in
 # different modules.
 _SCALAR = np.float64().__reduce__()[0]
+_LFS = b"version https://git-lfs"
 _NUMPY: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(np.dtype, *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8"))),
@@ -153,14 +154,19 @@ def restricted(path: Path) -> Iterator[None]:
 
 def _check_file(path: Path) -> None:
     with open(path, "rb") as file:
-        start = file.read(len(HDF5))
+        start = file.read(len(_LFS))
         file.seek(257)
         packed = "gzip" if start.startswith(b"\x1f\x8b") else "tar" if file.read(5) == b"ustar" else None
     if packed:
         raise GenesisError(
             f"{path}: expected a checkpoint, found a {packed} archive. Unpack it, and give the file inside."
         )
-    if start == HDF5:
+    if start == _LFS:
+        raise GenesisError(
+            f"{path}: expected a checkpoint, found the pointer that Git LFS leaves where a file wasn't fetched. "
+            "Run git lfs pull in its repository, or download the file itself."
+        )
+    if start.startswith(HDF5):
         raise GenesisError(
             f"{path}: expected a checkpoint, found an HDF5 file (Keras'). Convert it first: nnUNetv2_genesis_import "
             "FILE -o genesis.pth."

@@ -12,17 +12,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_genesis import __version__
 from nnunet_genesis.checkpoint.architecture import adaptation_entries
+from nnunet_genesis.checkpoint.citations import CITATIONS, texts
+from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import check_plans
 
 SCHEMA_VERSION = 1
-
-CITATIONS = [
-    "Zhou Z, Sodha V, Pang J, Gotway MB, Liang J. Models Genesis. Medical Image Analysis 67 (2021) 101840. "
-    "doi:10.1016/j.media.2020.101840",
-    "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for deep "
-    "learning-based biomedical image segmentation. Nature Methods 18 (2021) 203-211. doi:10.1038/s41592-020-01008-z",
-]
 
 _PACKAGES = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
 
@@ -56,7 +51,8 @@ class Record:
         software: versions by package.
         licence: of the weights.
         citations: to be cited with them.
-        imported: ``format``, ``file`` and ``sha256`` of the foreign file that they come from.
+        imported: ``format``, ``file`` and ``sha256`` of the foreign file that they come from; ``source``, if known.
+        lineage: the weights that these were trained from, the first ones first: see :meth:`as_parent`.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -75,6 +71,7 @@ class Record:
     licence: str | None = None
     citations: list[str] | None = None
     imported: dict[str, str] | None = None
+    lineage: list[dict[str, Any]] | None = None
 
     @classmethod
     def of_training(
@@ -87,8 +84,15 @@ class Record:
         training: Mapping[str, Any],
         data: Mapping[str, Any],
         licence: str,
+        parents: Origin | None = None,
     ) -> "Record":
-        """Describe a pretraining; see the attributes. ``data`` lacks nothing but the data set's name."""
+        """Describe a pretraining; see the attributes. ``data`` lacks nothing but the data set's name.
+
+        Weights that were trained from others name them and cite what those cite; without a licence of their own they
+        have the strictest of theirs.
+        """
+        parents = parents or Origin()
+        own = [licence] if licence != NOT_STATED else []
         return cls(
             **_of_plans(plans, configuration),
             method="restoration (Models Genesis)",
@@ -96,8 +100,9 @@ class Record:
             options=dict(options),
             training=dict(training),
             data={"dataset_name": plans["dataset_name"], **data},
-            licence=licence,
-            citations=list(CITATIONS),
+            licence=(own or [parents.licence])[0],
+            citations=list(dict.fromkeys([*CITATIONS, *parents.citations])),
+            lineage=parents.lineage or None,
         )
 
     @classmethod
@@ -147,6 +152,18 @@ class Record:
         """Return the ``genesis`` entry; what is ``None`` is left out, but for the spacing."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in fields.items() if value is not None or name == "spacing"}
+
+    def as_parent(self, file: Path, sha256: str) -> Origin:
+        """Return what weights that are trained from these must keep of them; a file says what it likes of itself.
+
+        Args:
+            file: these weights; its name is kept, not its folder.
+            sha256: of the file.
+        """
+        known = self.lineage if isinstance(self.lineage, list) else []
+        own: dict[str, Any] = {"file": file.name, "sha256": sha256, "method": self.method}
+        own |= {"licence": self.licence or NOT_STATED} | ({"imported": self.imported} if self.imported else {})
+        return Origin([*(entry for entry in known if isinstance(entry, dict)), own], texts(self.citations))
 
     @property
     def planned(self) -> ConfigurationManager:

@@ -14,7 +14,7 @@ from nnunet_genesis.errors import GenesisError
 SUFFIX = ".safetensors"
 
 # What a checkpoint holds besides its weights that serves anyone but the run that wrote it.
-_KEPT = ("genesis", "nnssl_adaptation_plan")
+_KEPT = ("genesis", "nnssl_adaptation_plan", "citations")
 _ALIASES = "aliases"
 _HEADER = 1 << 22  # bytes; ours have some 200 kB. As objects it takes 20 times as much
 

@@ -1,5 +1,6 @@
 """Released weights -> Genesis checkpoint; one pure function per source format, told from the content."""
 
+import dataclasses
 import math
 import shlex
 from collections import Counter
@@ -9,10 +10,11 @@ from typing import Any
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.architecture import GENESIS
+from nnunet_genesis.checkpoint.citations import nnssl_citations, texts
 from nnunet_genesis.checkpoint.untrusted import plain, some_keys
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.files import regular_file, sha256
-from nnunet_genesis.importers import genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2
+from nnunet_genesis.importers import genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2, repository
 from nnunet_genesis.importers.base import Imported, Source
 
 __all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "read", "to_text"]
@@ -25,9 +27,8 @@ def _same(source: Source) -> Imported:
         GenesisError: it isn't a whole one.
     """
     weights = checkpoint.check(dict(source.content), source.path).network_weights
-    for key in ("genesis", "nnssl_adaptation_plan"):
-        plain(source.content.get(key), source.path)
-    return Imported(dict(source.content), {name: list(value.shape) for name, value in weights.items()})
+    own = {key: plain(source.content.get(key), source.path) for key in ("genesis", nnssl.PLAN)}
+    return Imported(dict(source.content) | own, {name: list(value.shape) for name, value in weights.items()})
 
 
 # The authors' files: axes (x, y, z), which can be reversed or kept.
@@ -45,27 +46,52 @@ FORMATS = (*_WITH_AXES, *_PLAIN)
 
 
 def read(path: str | Path) -> Source:
-    """Read a file without running anything in it.
+    """Read a file, or the folder of a repository, without running anything in it.
 
     Raises:
         GenesisError: there is no such file, or it is of no kind that we can read.
     """
-    path = regular_file(path, "a file of weights")
-    return Source(path, keras.read(path) if keras.is_hdf5(path) else checkpoint.load(path), sha256(path))
+    file, card = repository.find(Path(path))
+    path = regular_file(file, "a file of weights")
+    content = keras.read(path) if keras.is_hdf5(path) else checkpoint.load(path)
+    if card.plan is not None and "network_weights" in content:  # the checkpoint's own plan comes first
+        content = {nnssl.PLAN: card.plan} | content
+    return Source(path, content, sha256(path), card)
 
 
-def convert(path: str | Path | Source, format: str | None = None, keep_axes: bool = False) -> Imported:
+def convert(
+    path: str | Path | Source,
+    format: str | None = None,
+    keep_axes: bool = False,
+    licence: str | None = None,
+    origin: str | None = None,
+) -> Imported:
     """Make a Genesis checkpoint of a file of released weights, and give an account of it.
 
     Args:
-        path: the file, or what :func:`read` gave.
+        path: the file, a repository's folder, or what :func:`read` gave.
         format: one of :data:`FORMATS` (default: told from the content).
         keep_axes: leave the axes of the authors' files in their order (x, y, z).
+        licence: of the weights (default: what the repository's README says, else the file).
+        origin: where they come from, for the record.
 
     Raises:
         GenesisError: the file can't be read, is of no known format, or isn't what its format needs.
     """
     source = path if isinstance(path, Source) else read(path)
+    imported = _converted(source, format, keep_axes)
+    record, card = imported.record, source.card
+    if said := licence or card.licence:
+        record["licence"] = said
+    record["citations"] = list(dict.fromkeys([*texts(record.get("citations")), *card.citations]))
+    if origin:
+        known = record.get("imported")
+        record["imported"] = {**(known if isinstance(known, dict) else source.describe("genesis")), "source": origin}
+    content = imported.checkpoint | {"citations": nnssl_citations(record["citations"])}
+    return dataclasses.replace(imported, checkpoint=content, notes=(*imported.notes, *card.notes))
+
+
+def _converted(source: Source, format: str | None, keep_axes: bool) -> Imported:
     name = format or detect(source.content)
     if name in _WITH_AXES:
         return _WITH_AXES[name](source, keep_axes)
@@ -114,6 +140,7 @@ def to_text(imported: Imported, output: Path) -> str:
         *_reasons("not placed", imported.not_placed),
         *_reasons("filled", imported.filled),
         *(f"  note: {note}" for note in imported.notes),
+        *(f"  source: {source}" for source in [_entry(record.get("imported"), "source")] if source),
         f"Licence: {record.get('licence') or 'not stated'}",
         "Cite:",
         *(f"  {citation}" for citation in (citations if isinstance(citations, list) else [citations])),

@@ -12,6 +12,7 @@ from nnunet_genesis.checkpoint import CITATIONS, Record
 from nnunet_genesis.checkpoint.architecture import first_convolution
 from nnunet_genesis.checkpoint.untrusted import some_keys, tensor_problem
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.importers.repository import Card
 
 Tensors = dict[str, torch.Tensor]
 Shape = tuple[int, ...]
@@ -36,11 +37,13 @@ class Source:
         path: the file.
         content: its top level: a checkpoint's dict, or the tensors of a Keras file by ``LAYER/NAME``.
         sha256: of the file, in hexadecimal digits.
+        card: what is said beside the file.
     """
 
     path: Path
     content: Mapping[str, Any]
     sha256: str = ""
+    card: Card = field(default_factory=Card)
 
     def describe(self, format_name: str) -> dict[str, str]:
         """Return the ``imported`` entry of the record."""

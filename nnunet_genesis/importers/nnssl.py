@@ -6,6 +6,7 @@ from typing import Any
 
 from nnunet_genesis.checkpoint import Record
 from nnunet_genesis.checkpoint.architecture import RES_ENC_L, own_words
+from nnunet_genesis.checkpoint.citations import texts
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers.base import (
@@ -116,7 +117,7 @@ def _record(source: Source, plans: dict[str, Any], inputs: int) -> Record:
         method=f"self-supervised (nnssl, {trainer if isinstance(trainer, str) else 'unknown trainer'})",
         channel_names={str(index): "unknown" for index in range(inputs)},
         licence="not stated in the file",
-        citations=citations(plain(source.content.get("citations"), source.path)),
+        citations=texts(plain(source.content.get("citations"), source.path)),
     )
 
 
@@ -134,19 +135,3 @@ def _triple(value: Any) -> list[Any] | None:
         and all(isinstance(n, (int, float)) and 0 < n < math.inf for n in value)
     )
     return value if good else None
-
-
-def citations(value: Any) -> list[str]:
-    """Turn citations of whatever shape (text, list of texts, dicts of texts or of lists) into a list of texts.
-
-    A dict becomes ``key: value`` pairs in one text, unless its values are lists or dicts themselves.
-    """
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        if any(isinstance(entry, (list, dict)) for entry in value.values()):
-            return [text for key, entry in value.items() for text in (f"{key}: {one}" for one in citations(entry))]
-        return [", ".join(f"{key}: {entry}" for key, entry in value.items() if entry is not None)]
-    if isinstance(value, list):
-        return [text for entry in value for text in citations(entry)]
-    return [str(value)]

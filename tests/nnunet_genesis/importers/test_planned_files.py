@@ -16,6 +16,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_genesis import checkpoint, cli, importers
 from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RES_ENC_L, RESIDUAL
+from nnunet_genesis.checkpoint.citations import texts
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis_unet3d, nnssl, nnunet_v2
 from nnunet_genesis.importers.base import Source
@@ -421,11 +422,12 @@ def test_nnssl_of_another_network(architecture, message):
         (["A", "B"], ["A", "B"]),
         ([{"name": "N", "apa": "A", "none": None}], ["name: N, apa: A"]),
         ({"method": ["A", "B"]}, ["method: A", "method: B"]),
+        ([{"type": "T", "name": "N", "apa_citations": ["A", "B"]}, "C"], ["A", "B", "C"]),
         ([7], ["7"]),
     ],
 )
 def test_citations_of_any_shape(value, expected):
-    assert nnssl.citations(value) == expected
+    assert texts(value) == expected
 
 
 @pytest.mark.parametrize("kind", [PLAIN, RESIDUAL, GENESIS])
