@@ -36,6 +36,7 @@ def fetch(name: str, say: Callable[[str], None] = print) -> tuple[Path, str]:
         raise GenesisError(f"{name}: expected hf:ORG/NAME or hf:ORG/NAME@REVISION. Correct the name.")
     try:
         import huggingface_hub
+        from huggingface_hub import constants
     except ImportError as error:
         raise GenesisError(
             f'{name}: needs huggingface_hub. Install it with pip install "nnunet-genesis[hub]", or download the '
@@ -50,7 +51,6 @@ def fetch(name: str, say: Callable[[str], None] = print) -> tuple[Path, str]:
     sizes = {file: int(there[file].size or 0) for file in wanted}
     if large := [file for file in wanted if file != CHECKPOINT and sizes[file] > LARGEST]:
         raise GenesisError(f"{name}: {large[0]} has {sizes[large[0]]:,} bytes, expected at most {LARGEST:,}.")
-    constants = huggingface_hub.constants
     files = ", ".join(f"{file} ({size:,} bytes)" for file, size in sizes.items())
     say(f"Fetching from {constants.ENDPOINT}/{asked['repo']}, commit {info.sha}: {files}")
     say(f"  {sum(sizes.values()) / 1e6:,.1f} MB in all, kept in {constants.HF_HUB_CACHE}")
