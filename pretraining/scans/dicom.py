@@ -16,7 +16,7 @@ from pydicom.pixels import iter_pixels
 
 from pretraining.scans.dicom_geometry import SPACING_TOLERANCE, order_slices
 from pretraining.scans.dicom_headers import SliceHeader, read_headers
-from pretraining.scans.dicom_series import Part, Rest, volumes_of
+from pretraining.scans.dicom_series import Part, Rest, copies_of_volumes, volumes_of
 from pretraining.scans.itk_files import quiet_itk
 from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
 
@@ -55,7 +55,8 @@ class SeriesCollector:
 
     def scans(self) -> tuple[list[Scan], list[LeftOut]]:
         """Return all volumes, and what is left out with the reason: a row for each reason and folder."""
-        scans, left_out, single = [], [], []
+        found: list[tuple[str, Part]] = []
+        left_out, single = [], []
         digest_of = cache(pixel_digest)
         for series, headers in self._series.items():
             if len(headers) == 1:
@@ -66,9 +67,12 @@ class SeriesCollector:
             except Exception as e:
                 left_out.append(LeftOut.because(self._place(headers), e))
                 continue
-            scans += [self._scan(series, part) for part in parts]
+            found += [(series, part) for part in parts]
             left_out += self._rows(rests)
-        return scans, left_out + self._single(single)
+        copies = copies_of_volumes([part for _, part in found], digest_of)
+        known = {id(copy.headers) for copy in copies}
+        scans = [self._scan(series, part) for series, part in found if id(part.headers) not in known]
+        return scans, left_out + self._rows(copies) + self._single(single)
 
     def _scan(self, series: str, part: Part) -> Scan:
         ordered, geometry = order_slices(part.headers)

@@ -42,8 +42,8 @@ _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroup
 _NAMES = (
     "SOPClassUID", "SeriesInstanceUID", "PatientID", "Modality", "NumberOfFrames", "RescaleSlope", "RescaleIntercept",
     "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "PixelSpacing",
-    "ImagePositionPatient", "ImageOrientationPatient", "DimensionIndexSequence", "DimensionIndexValues", *SHOWN[2:],
-    *ALSO,
+    "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber", "DimensionIndexSequence",
+    "DimensionIndexValues", *SHOWN[2:], *ALSO,
 )  # fmt: skip
 _KEYWORDS = {Tag(name): name for name in _NAMES} | {Tag(t): f"({t >> 16:04X},{t & 0xFFFF:04X})" for t in _PRIVATE}
 _TAGS = [*_KEYWORDS, Tag(_SHARED), Tag(_PER_FRAME)]
@@ -81,6 +81,7 @@ class SliceHeader:
         slope: what stored values are multiplied by.
         intercept: what is added then.
         complete: whether the file holds all the pixel data that the header announces.
+        number: InstanceNumber: where images of a volume are lost, one is lacking.
         told: elements of :data:`SHOWN`, :data:`ALSO` and others that may tell volumes apart; words are hashed.
     """
 
@@ -103,6 +104,7 @@ class SliceHeader:
     slope: float
     intercept: float
     complete: bool
+    number: float | None
     told: tuple[tuple[str, str], ...]
 
 
@@ -227,6 +229,7 @@ def _header(
         slope=(_numbers(data, "RescaleSlope", 1) or (1.0,))[0],
         intercept=(_numbers(data, "RescaleIntercept", 1) or (0.0,))[0],
         complete=complete,
+        number=(_numbers(data, "InstanceNumber", 1) or (None,))[0],
         told=tuple(_told(data)),
     )
 

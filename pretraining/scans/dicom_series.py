@@ -1,10 +1,11 @@
 """What volumes the images of one DICOM series form: by what their headers tell, and nothing else. Reads no file."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from pretraining.scans.dicom_geometry import (
 from pretraining.scans.dicom_headers import ALSO, SHOWN, SliceHeader
 from pretraining.scans.scan import Geometry, ScanError
 
+T = TypeVar("T")
 Digest = Callable[[SliceHeader], str]
 _MOST_TAGS = 3  # that are tried together
 _NEAR = 3  # decimals of a mm: images that agree in them lie at the same place
@@ -111,10 +113,10 @@ def _check_one(headers: Sequence[SliceHeader]) -> None:
         raise ScanError(f"several modalities under one series: {', '.join(modalities)}")
 
 
-def _groups(headers: Sequence[SliceHeader], key: Callable[[SliceHeader], Hashable]) -> list[list[SliceHeader]]:
-    groups: dict[Hashable, list[SliceHeader]] = defaultdict(list)
-    for header in headers:
-        groups[key(header)].append(header)
+def _groups(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    groups: dict[Hashable, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
     return list(groups.values())
 
 
@@ -164,10 +166,11 @@ def _divided(headers: list[SliceHeader]) -> list[Part]:
     Raises:
         ScanError: why the whole is no volume, if it can't be divided either.
     """
+    gap = False
     try:
         order_slices(headers)
     except MissingSlicesError:
-        raise  # what lies on both sides of a gap is a volume too, but not what was scanned
+        gap = True
     except ScanError:
         pass
     coincide = _coincide(headers)
@@ -177,13 +180,27 @@ def _divided(headers: list[SliceHeader]) -> list[Part]:
         # Any two slices are a volume, if nothing else speaks for it.
         least = 2 if coincide or not tags else 3
         parts = divisions[tags] = _division(headers, labels, tags, least)
-        if all(part.is_volume for part in parts):
+        if all(part.is_volume for part in parts) and (not gap or _nothing_lost(parts)):
             return parts
+    if gap:
+        order_slices(headers)  # what lies on both sides of it is a volume too, but not what was scanned
     for parts in divisions.values():
         if _explained(parts, coincide) and any(part.is_volume for part in parts):
             return parts
     order_slices(headers)
     return divisions[()]
+
+
+def _nothing_lost(parts: list[Part]) -> bool:
+    """Tell by InstanceNumber whether parts with a gap between them are what was scanned: none is lacking."""
+
+    def runs(headers: list[SliceHeader]) -> bool:
+        numbers = sorted(h.number for h in headers if h.number is not None)
+        return bool(numbers) and numbers == [numbers[0] + i for i in range(len(headers))]
+
+    begin_alike = len({min(h.number or 0 for h in part.headers) for part in parts}) == 1
+    together = [header for part in parts for header in part.headers]
+    return all(runs(part.headers) for part in parts) and (begin_alike or runs(together))
 
 
 def _telling(labels: dict[int, dict[str, str]]) -> list[str]:
@@ -269,7 +286,7 @@ def _coincide(headers: list[SliceHeader]) -> bool:
 
 
 def _without_copied_volumes(volumes: list[Part], rests: list[Rest], digest: Digest) -> list[Part]:
-    """Count a part once whose images all are in another one, pixel by pixel: exported twice, with other headers."""
+    """Count a volume once whose images all are in another one, pixel by pixel: exported twice, with other headers."""
     kept: list[tuple[Part, dict[Hashable, SliceHeader]]] = []
     for part in sorted(volumes, key=lambda part: (-len(part.headers), part.headers[0].path)):
         places: dict[Hashable, SliceHeader] = {(_place(h), h.matrix, h.pixel_spacing): h for h in part.headers}
@@ -281,3 +298,21 @@ def _without_copied_volumes(volumes: list[Part], rests: list[Rest], digest: Dige
         else:
             kept.append((part, places))
     return [part for part, _ in kept]
+
+
+def copies_of_volumes(parts: Sequence[Part], digest: Digest) -> list[Rest]:
+    """Find a patient's volumes that are there under another SeriesInstanceUID too: at the same places, the same pixels."""
+    rests: list[Rest] = []
+    for group in _groups(parts, _extent):
+        if len(group) > 1:
+            _without_copied_volumes(group, rests, digest)
+    return rests
+
+
+def _extent(part: Part) -> Hashable:
+    ordered = order_slices(part.headers)[0]
+    return (
+        len(ordered),
+        ordered[0].patient,
+        *((_place(h), h.matrix, h.pixel_spacing) for h in (ordered[0], ordered[-1])),
+    )

@@ -51,8 +51,8 @@ def test_names_and_identifiers_appear_nowhere(tmp_path):
 
 def test_same_patient_same_group(tmp_path):
     make_series(tmp_path / "a")
-    make_series(tmp_path / "b", SeriesInstanceUID=f"{SERIES}.2")
-    make_series(tmp_path / "c", SeriesInstanceUID=f"{SERIES}.3", PatientID="")
+    make_series(tmp_path / "b", SeriesInstanceUID=f"{SERIES}.2", PixelData=bytes(range(48)))
+    make_series(tmp_path / "c", SeriesInstanceUID=f"{SERIES}.3", PatientID="", PixelData=bytes(range(1, 49)))
     scans, _ = find_scans([tmp_path])
     a, b, c = scans
     assert a.group == b.group
@@ -189,8 +189,9 @@ def test_each_slice_keeps_its_own_rescaling(tmp_path):
 
 
 def test_blanked_series_uid_groups_by_folder(tmp_path):
-    for folder in ("a", "b"):
-        make_series(tmp_path / folder, SeriesInstanceUID="", SOPInstanceUID="")
+    for start, folder in enumerate("ab"):
+        pixels = bytes(range(start, 48 + start))
+        make_series(tmp_path / folder, SeriesInstanceUID="", SOPInstanceUID="", PixelData=pixels)
     scans, left_out = find_scans([tmp_path])
     assert [s.source for s in scans] == ["a", "b"]
     assert left_out == []

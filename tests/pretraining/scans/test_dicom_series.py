@@ -300,6 +300,18 @@ def test_missing_slice_is_no_end_of_a_part(tmp_path, missing):
     assert "a slice is missing" in next(iter(reasons.values()))
 
 
+@pytest.mark.parametrize(("numbers", "taken"), [("through", True), ("from 1", True), ("with a hole", False)])
+def test_two_passes_whose_distance_is_a_multiple_of_the_spacing(tmp_path, numbers, taken):
+    for i, f in enumerate(write_slices(tmp_path, volume(0, 12))):
+        number = {"through": i - 2 * (i > 6), "from 1": i % 7, "with a hole": i}[numbers]
+        edit(f, AcquisitionNumber=i // 7, InstanceNumber=number)
+        if (i in (5, 6) and numbers != "from 1") or i == 6:
+            f.unlink()
+    scans, reasons = find(tmp_path)
+    assert sorted(scan.shape[0] for scan in scans) == ([5, 5 + (numbers == "from 1")] if taken else [])
+    assert taken or "missing" in next(iter(reasons.values()))
+
+
 def test_one_volume_acquired_in_parts_stays_one(tmp_path):
     voxels = volume(0, 12)
     for i, f in enumerate(write_slices(tmp_path / "s", voxels)):
@@ -427,6 +439,19 @@ def test_exported_twice_with_new_frames_of_reference_and_times(tmp_path):
             edit(f, FrameOfReferenceUID=generate_uid(), AcquisitionTime=f"1200{i + 10 * (folder == 'two'):02d}")
     (scan,), reasons = find(tmp_path)
     assert scan.shape[0] == COUNT
+    assert reasons == {"two": "8 files: same pixels as files in one"}
+
+
+def test_the_same_scan_under_another_series_uid_counts_once(tmp_path):
+    voxels = volume()
+    write_slices(tmp_path / "s" / "one", voxels)
+    write_slices(tmp_path / "s" / "two", voxels, SeriesInstanceUID=generate_uid())
+    write_slices(tmp_path / "s" / "other", volume(1), SeriesInstanceUID=generate_uid())
+    write_slices(tmp_path / "s" / "patient", voxels, SeriesInstanceUID=generate_uid(), PatientID="another")
+    voxels[4, 0, 0] += 1
+    write_slices(tmp_path / "s" / "nearly", voxels, SeriesInstanceUID=generate_uid())
+    scans, reasons = find(tmp_path / "s")
+    assert sorted(scan.source for scan in scans) == ["nearly", "one", "other", "patient"]
     assert reasons == {"two": "8 files: same pixels as files in one"}
 
 
