@@ -62,31 +62,55 @@ def plan() -> None:
     """``nnUNetv2_genesis_plan``: plans for a network that nnU-Net's own planners don't know."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_genesis_plan",
-        description="Plans a data set for the original Models Genesis 3D U-Net, so that its released weights fit "
-        "whole. Spacing, normalisation and resampling are nnU-Net's. A missing fingerprint is extracted first.",
+        description="Plans a data set for a network that is given: that of any weights (--for), or the original Models "
+        "Genesis 3D U-Net (--architecture), so that they fit whole. Normalisation, resampling, spacing and the rules "
+        "for patch and batch size are nnU-Net's. A missing fingerprint is extracted first.",
     )
     parser.add_argument("-d", required=True, metavar="DATASET", help="id or name of a data set in nnUNet_raw")
-    parser.add_argument("--architecture", choices=["genesis_unet3d"], default="genesis_unet3d",
-                        help="[default: genesis_unet3d]")  # fmt: skip
-    parser.add_argument("--weights", type=Path, default=None, help="Genesis checkpoint to be named in the plans")
+    parser.add_argument("--for", dest="weights_for", type=Path, metavar="WEIGHTS",
+                        help="Genesis checkpoint whose network is planned, and which the plans name")  # fmt: skip
+    parser.add_argument("--patch", type=int, nargs=3, metavar="VOXELS", help="--for: z y x [default: nnU-Net's rule]")
+    parser.add_argument("--batch_size", type=int, help="--for: patches [default: nnU-Net's rule]")
+    parser.add_argument("--spacing", choices=["dataset", "pretrained"], default="dataset",
+                        help="--for: the data set's spacing, or the weights' [default: dataset]")  # fmt: skip
+    parser.add_argument("--architecture", choices=["genesis_unet3d"], help="[default, without --for: genesis_unet3d]")
+    parser.add_argument("--weights", type=Path, help="without --for: Genesis checkpoint to be named in the plans")
     parser.add_argument("-gpu_memory_target", type=float, default=8, metavar="GB", help="GPU memory [default: 8]")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, default=None, metavar="MM",
-                        help="spacing of 3d_fullres, z y x, in place of the data set's median")  # fmt: skip
-    parser.add_argument("-overwrite_plans_name", default="nnUNetGenesisUNet3DPlans", metavar="NAME",
-                        help="[default: nnUNetGenesisUNet3DPlans]")  # fmt: skip
+                        help="without --for: spacing of 3d_fullres, z y x, not the data set's median")  # fmt: skip
+    parser.add_argument("-overwrite_plans_name", metavar="NAME",
+                        help="[default: nnUNetGenesisUNet3DPlans, with --for nnUNetGenesisPlans]")  # fmt: skip
     args = parser.parse_args()
+    for_weights = {"--patch": args.patch, "--batch_size": args.batch_size, "--spacing": args.spacing != "dataset"}
+    others = {"--architecture": args.architecture, "--weights": args.weights,
+              "-overwrite_target_spacing": args.overwrite_target_spacing}  # fmt: skip
+    wrong = [name for name, value in (others if args.weights_for else for_weights).items() if value]
+    if wrong:
+        parser.error(f"{', '.join(wrong)}: not {'with' if args.weights_for else 'without'} --for")
 
     def command() -> None:
-        from nnunet_genesis.architectures.planner import plan_genesis_unet3d, summary
+        from nnunet_genesis.architectures import planning
 
-        file = plan_genesis_unet3d(
-            args.d,
-            weights=args.weights,
-            gpu_memory_target=args.gpu_memory_target,
-            overwrite_target_spacing=args.overwrite_target_spacing,
-            plans_name=args.overwrite_plans_name,
-        )
-        print(summary(file))
+        name = {"plans_name": args.overwrite_plans_name} if args.overwrite_plans_name else {}
+        if args.weights_for:
+            file = planning.plan_for_weights(
+                args.d,
+                args.weights_for,
+                patch_size=args.patch,
+                batch_size=args.batch_size,
+                pretrained_spacing=args.spacing == "pretrained",
+                gpu_memory_target=args.gpu_memory_target,
+                **name,
+            )
+        else:
+            file = planning.plan_genesis_unet3d(
+                args.d,
+                weights=args.weights,
+                gpu_memory_target=args.gpu_memory_target,
+                overwrite_target_spacing=args.overwrite_target_spacing,
+                **name,
+            )
+        print(planning.summary(file))
 
     run(command)
 

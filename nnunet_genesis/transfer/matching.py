@@ -42,6 +42,8 @@ def stage_pairs(source: Network, target: Network) -> list[int | None]:
     """Return the source stage of every target stage; see :func:`nnunet_genesis.transfer.alignment.align`."""
     order = _order(source, target)
     strides = [[stride[axis] for axis in order] for stride in source.strides]
+    if strides == [list(stride) for stride in target.strides]:  # the same network, whatever the spacing
+        return list(range(len(strides)))
     if source.spacing is None or target.spacing is None:
         return align(resolutions(strides), resolutions(target.strides))
     spacing = [source.spacing[axis] for axis in order]

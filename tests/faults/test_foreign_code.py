@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from nnunet_genesis import checkpoint, importers
-from nnunet_genesis.architectures.planner import plan_genesis_unet3d
+from nnunet_genesis.architectures.planning import plan_genesis_unet3d
 from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.comparison.subsets import add_subsets, read_map

@@ -13,7 +13,8 @@ from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.architectures.planner import PLANS_NAME, plan_genesis_unet3d
+from nnunet_genesis.architectures.planner import PLANS_NAME
+from nnunet_genesis.architectures.planning import plan_genesis_unet3d
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import convert

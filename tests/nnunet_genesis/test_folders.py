@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_genesis import cli
-from nnunet_genesis.architectures.planner import plan_genesis_unet3d
+from nnunet_genesis.architectures.planning import plan_genesis_unet3d
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names, planned_dataset
 from nnunet_genesis.inspection import planned_network

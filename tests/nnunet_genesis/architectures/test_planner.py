@@ -15,7 +15,8 @@ from nnunetv2.run.run_training import run_training
 
 from nnunet_genesis import checkpoint, cli
 from nnunet_genesis.architectures.genesis_unet3d import ZSCORE_WINDOW
-from nnunet_genesis.architectures.planner import PLANS_NAME, GenesisUNet3DPlanner, plan_genesis_unet3d, summary
+from nnunet_genesis.architectures.planner import PLANS_NAME, GenesisUNet3DPlanner
+from nnunet_genesis.architectures.planning import plan_genesis_unet3d, summary
 from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.errors import GenesisError
 from pretraining.run import pretrain

@@ -1,0 +1,249 @@
+"""Plans for the original Models Genesis 3D U-Net, and for the network of any weights: what the command does."""
+
+import contextlib
+import io
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+from nnunet_genesis.architectures.planner import FOR_WEIGHTS, PLANS_NAME, FixedNetworkPlanner, GenesisUNet3DPlanner
+from nnunet_genesis.checkpoint import GenesisWeights, load_weights
+from nnunet_genesis.checkpoint.architecture import GENESIS, own_words
+from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.files import read_json
+from nnunet_genesis.folders import dataset_name, nnunet_folder, read_dataset_json, read_plans
+from nnunet_genesis.importers.base import own_layout, place
+from nnunet_genesis.inspection import planned_network
+from nnunet_genesis.transfer.network import source_network
+from nnunet_genesis.transfer.plan import plan_transfer
+
+CONFIGURATION = "3d_fullres"
+
+
+def plan_genesis_unet3d(
+    dataset: str,
+    weights: Path | None = None,
+    gpu_memory_target: float = 8,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str = PLANS_NAME,
+) -> Path:
+    """Plan the original Genesis 3D U-Net for a labelled data set.
+
+    Args:
+        dataset: name or id of a data set in nnUNet_raw.
+        weights: Genesis checkpoint to be written into the plans; the network takes its widths and epsilon.
+        gpu_memory_target: GB, by nnU-Net's estimate.
+        overwrite_target_spacing: mm of ``3d_fullres``, in the order of the image's array (z, y, x).
+        plans_name: name of the plans.
+
+    Returns:
+        The plans file.
+
+    Raises:
+        GenesisError: the data set isn't there, an option or the weights can't be used, or the plans' name is taken.
+    """
+    if gpu_memory_target <= 0 or any(length <= 0 for length in overwrite_target_spacing or ()):
+        raise GenesisError(
+            f"-gpu_memory_target {gpu_memory_target}, -overwrite_target_spacing {overwrite_target_spacing}: expected "
+            "numbers above 0. Correct the command."
+        )
+    network = network_arguments(load_weights(weights)) if weights else {}
+    spacing = [float(length) for length in overwrite_target_spacing] if overwrite_target_spacing else None
+    return _plan(
+        dataset,
+        plans_name,
+        GenesisUNet3DPlanner,
+        gpu_memory_target_in_gb=gpu_memory_target,
+        overwrite_target_spacing=spacing,
+        weights=weights,
+        **network,
+    )
+
+
+def plan_for_weights(
+    dataset: str,
+    file: Path,
+    *,
+    patch_size: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    pretrained_spacing: bool = False,
+    gpu_memory_target: float = 8,
+    plans_name: str = FOR_WEIGHTS,
+) -> Path:
+    """Plan a labelled data set for the network of given weights, so that they fit whole.
+
+    Normalisation, resampling and, unless asked otherwise, spacing, patch and batch size follow from the data set by
+    nnU-Net's rules. The plans name the weights, with their SHA-256.
+
+    Args:
+        dataset: name or id of a data set in nnUNet_raw.
+        file: Genesis checkpoint.
+        patch_size: voxels, in the order of the image's array (z, y, x).
+        batch_size: patches.
+        pretrained_spacing: resample to the spacing that the weights were trained with.
+        gpu_memory_target: GB, by nnU-Net's estimate.
+        plans_name: name of the plans.
+
+    Returns:
+        The plans file.
+
+    Raises:
+        GenesisError: the data set isn't there, an option or the weights can't be used, or the plans' name is taken.
+    """
+    if gpu_memory_target <= 0 or min(patch_size or [1]) < 1 or (batch_size or 1) < 1:
+        raise GenesisError(
+            f"-gpu_memory_target {gpu_memory_target}, --patch {patch_size}, --batch_size {batch_size}: expected "
+            "numbers above 0. Correct the command."
+        )
+    weights = load_weights(file)
+    record, axes = weights.record, source_network(weights).axis_order
+    given = record.planned.configuration["architecture"]
+    network = own_words(given["network_class_name"], given["arch_kwargs"], file)
+    whole, found = own_layout(weights.network_weights, network, file)
+    place(found, whole.of_encoder(), file)  # or refuse: the record describes another network
+    spacing = None
+    if pretrained_spacing:
+        if not record.spacing:
+            raise GenesisError(f"{file}: --spacing pretrained: the weights' spacing isn't known. Leave the option out.")
+        spacing = [float(record.spacing[axes.index(axis)]) for axis in "zyx"]
+    options: dict[str, Any] = {
+        "gpu_memory_target_in_gb": gpu_memory_target,
+        "overwrite_target_spacing": spacing,
+        "patch_size": patch_size,
+        "batch_size": batch_size,
+    }
+    if network["network_class_name"] == GENESIS:
+        planner: Callable[..., FixedNetworkPlanner] = GenesisUNet3DPlanner
+        options |= {"weights": file, **network_arguments(weights)}
+    else:
+        planner = FixedNetworkPlanner
+        options["make_architecture"] = lambda _schemes, transpose: _with_axes(network, axes, transpose)
+        options["entry"] = {"weights": str(file.resolve()), "sha256": weights.sha256}
+    return _plan(dataset, plans_name, planner, **options)
+
+
+def _with_axes(network: Mapping[str, Any], axes: str, transpose: Sequence[int]) -> dict[str, Any]:
+    """Turn the network's kernels and strides from the weights' order of the ``axes`` to the plans'."""
+    order = [axes.index("zyx"[axis]) for axis in transpose]
+
+    def turned(sizes: Any) -> list[int]:
+        return [sizes[axis] for axis in order] if isinstance(sizes, list) else [sizes] * 3
+
+    arguments = dict(network["arch_kwargs"])
+    for name in ("kernel_sizes", "strides"):
+        sizes = arguments[name]
+        arguments[name] = [turned(size) for size in sizes] if isinstance(sizes, list) else turned(sizes)
+    return {**network, "arch_kwargs": arguments}
+
+
+def _plan(dataset: str, plans_name: str, planner: Callable[..., FixedNetworkPlanner], **options: Any) -> Path:
+    """Plan a data set, its fingerprint extracted first where there is none; returns the plans file."""
+    name = _dataset_name(dataset)
+    folder = Path(nnUNet_preprocessed) / name
+    file = folder / f"{plans_name}.json"
+    _refuse_foreign_plans(file, planner, options.get("entry", {}).get("sha256"))
+    if not (folder / "dataset_fingerprint.json").is_file():
+        print(f"{folder}: no dataset_fingerprint.json yet; extracting it, as nnUNetv2_extract_fingerprint does")
+        extract_fingerprint_dataset(convert_dataset_name_to_id(name), verbose=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints every configuration's dictionary
+        planner(name, plans_name=plans_name, **options).plan_experiment()
+    return file
+
+
+def network_arguments(weights: GenesisWeights) -> dict[str, Any]:
+    """Return widths and epsilon of the Genesis 3D U-Net that the weights belong to.
+
+    Raises:
+        GenesisError: they belong to another network.
+    """
+    tensors = weights.network_weights
+    second = [f"encoder.stages.{level}.0.convs.1.conv.weight" for level in range(4)]
+    widths = [tuple(tensors[name].shape[:2]) for name in second if name in tensors]
+    deeper = any(name.startswith("encoder.stages.4.") for name in tensors)
+    if len(widths) != 4 or deeper or any(out != 2 * inside for out, inside in widths):
+        raise GenesisError(
+            f"{weights.path}: expected weights of the original Genesis 3D U-Net (four encoder stages whose second "
+            f"convolution doubles the features), found {widths or 'other tensors'}. Give Genesis_Chest_CT weights "
+            "imported with nnUNetv2_genesis_import; weights of nnU-Net's networks need no plans of their own."
+        )
+    arguments = weights.record.planned.network_arch_init_kwargs
+    return {"features_per_stage": [out for out, _ in widths], "norm_eps": float(arguments.get("norm_eps", 1e-5))}
+
+
+def summary(file: Path) -> str:
+    """Say what was planned in the plans file, and the commands that come next."""
+    plans, dataset = read_json(file), convert_dataset_name_to_id(file.parent.name)
+    lines = [f"Plans: {file}"]
+    planned = {name: values for name, values in plans["configurations"].items() if "patch_size" in values}
+    for name, values in planned.items():
+        edges = ["×".join(f"{length:.3g}" for length in values[key]) for key in ("patch_size", "spacing")]
+        lines.append(f"  {name}: patch {edges[0]}, batch size {values['batch_size']}, spacing {edges[1]} mm")
+        median = values["median_image_size_in_voxels"]
+        if any(edge > 2 * length for edge, length in zip(values["patch_size"], median, strict=True)):
+            lines.append(f"    more than half of a patch is padding: the median image has {[round(n) for n in median]}")
+    lines += _input_maps(plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"])
+    name, given = file.stem, plans["genesis"].get("weights")
+    lines.append(f"  weights: {given or 'none yet; set nnUNet_genesis_weights=/path/to/genesis.pth, as below'}")
+    lines += _transfer(Path(given), dataset, name) if given else []
+    data = file.parent / plans["configurations"][CONFIGURATION]["data_identifier"]
+    shared = f"   # not needed if {data} is complete" if data.is_dir() else ""
+    lines += ["Next:", f"  nnUNetv2_preprocess -d {dataset} -p {name} -c {' '.join(sorted(planned))}{shared}"]
+    if given:
+        quoted = shlex.quote(given)
+        lines.append(f"  nnUNetv2_genesis_pretrain {dataset} {CONFIGURATION} -p {name} --init {quoted}   # if you like")
+    if not os.environ.get("nnUNet_extTrainer"):
+        lines.append('  export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers)"')
+    if not given:
+        lines.append("  export nnUNet_genesis_weights=/path/to/genesis.pth")
+    return "\n".join([*lines, f"  nnUNetv2_train {dataset} {CONFIGURATION} 0 -p {name} -tr nnUNetTrainerGenesisFull"])
+
+
+def _input_maps(arguments: Mapping[str, Any]) -> list[str]:
+    maps = zip(arguments.get("input_scale") or (), arguments.get("input_shift") or (), strict=True)
+    return [
+        f"  network input, channel {channel}: x · {scale:.6g} + {shift:.6g}, clipped to [0, 1]"
+        for channel, (scale, shift) in enumerate(maps)
+    ]
+
+
+def _transfer(file: Path, dataset: int, plans_name: str) -> list[str]:
+    """Say what of the weights the planned network takes."""
+    weights = load_weights(file)
+    report = plan_transfer(weights, planned_network(str(dataset), CONFIGURATION, plans_name), ("encoder", "decoder"))
+    taken = ", ".join(f"{report.coverage(part):.1%} of the {part}'s parameters" for part in ("encoder", "decoder"))
+    steps = dict.fromkeys(str(step) for move in report.moves for step in move.steps)
+    lines = [f"  taken from them: {taken}{f' ({chr(59).join(steps)})' if steps else ''}"]
+    return lines + [f"  WARNING: {printable(warning)}" for warning in report.warnings]
+
+
+def _dataset_name(dataset: str) -> str:
+    raw, _ = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
+    name = dataset_name(dataset)
+    file = raw / name / "dataset.json"
+    if not file.is_file():
+        raise GenesisError(
+            f"{file}: no such file; planning needs the raw, labelled data set. Correct -d or nnUNet_raw. (Scans "
+            "without labels: nnUNetv2_genesis_prepare --like a planned data set, with -p.)"
+        )
+    read_dataset_json(file)
+    return name
+
+
+def _refuse_foreign_plans(file: Path, planner: Callable[..., FixedNetworkPlanner], sha256: str | None) -> None:
+    if not file.is_file():
+        return
+    plans, ours = read_plans(file), getattr(planner, "__name__", "")
+    theirs, entry = plans.get("experiment_planner_used"), plans.get("genesis")
+    if theirs != ours:
+        found = f"is {theirs}'s; expected no plans, or plans of {ours}"
+    elif sha256 and isinstance(entry, Mapping) and entry.get("sha256") != sha256:
+        found = f"is for other weights ({entry.get('weights')})"
+    else:
+        return
+    raise GenesisError(f"{file}: exists already and {found}. Choose another name with -overwrite_plans_name.")
