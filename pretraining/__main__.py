@@ -95,7 +95,10 @@ def pretrain() -> None:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="[default: auto]")
     parser.add_argument("--memory_format", choices=["auto", "contiguous", "channels_last"], help="[default: auto]")
     parser.add_argument("--compile", action="store_const", const=True, help="use torch.compile")
-    parser.add_argument("--licence", help="licence of the weights, recorded in the checkpoint")
+    parser.add_argument("--init", type=Path, metavar="WEIGHTS",
+                        help="begin with these weights (Genesis checkpoint): encoder and decoder")  # fmt: skip
+    parser.add_argument("--licence", help="licence of the weights, recorded in the checkpoint [default: not stated; "
+                        "with --init the strictest of those that they come from]")  # fmt: skip
     parser.add_argument("--c", action="store_true", help="continue from the last checkpoint, with its options")
     args = parser.parse_args()
 
@@ -123,6 +126,7 @@ def pretrain() -> None:
                 num_gpus=args.num_gpus,
                 continue_training=args.c,
                 trainer=args.tr,
+                init=args.init,
                 **options,
             )
         if rank() == 0:

@@ -19,7 +19,7 @@ import pretraining.trainer
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import read_json
+from nnunet_genesis.files import read_json, regular_file
 from nnunet_genesis.folders import SPLITS, PlannedDataset, planned_dataset
 from nnunet_genesis.training.distributed import (
     from_rank_0,
@@ -33,6 +33,7 @@ from nnunet_genesis.training.distributed import (
     world_size,
 )
 from nnunet_genesis.training.signals import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
+from pretraining.continuing import check_same, start_from
 from pretraining.options import RestorationOptions
 from pretraining.preparation.lock import refuse_while_prepared
 from pretraining.restoration.corruption import MIN_AXIS
@@ -51,6 +52,7 @@ def pretrain(
     num_gpus: int = 1,
     continue_training: bool = False,
     trainer: str = nnUNetTrainerRestoration.__name__,
+    init: Path | None = None,
     **options: Any,
 ) -> Path:
     """Pretrain on a preprocessed data set, labelled or not.
@@ -65,6 +67,7 @@ def pretrain(
         continue_training: go on from the last checkpoint, with the options it was started with. What torchrun
             restarts goes on by itself.
         trainer: a subclass of :class:`nnUNetTrainerRestoration`, see :func:`find_trainer`.
+        init: Genesis checkpoint to begin with; of a run that is continued, the one that it began with.
         options: fields of :class:`RestorationOptions` that differ from the defaults (or from the checkpoint's).
 
     Returns:
@@ -81,7 +84,7 @@ def pretrain(
             f"-num_gpus {num_gpus}: {world_size()} processes were started by torchrun or srun already. Leave -num_gpus "
             "out; torchrun's --nproc-per-node and srun's --ntasks-per-node say how many there are."
         )
-    asked = _Asked(dataset, configuration, plans_name, fold, device, continue_training, trainer, options)
+    asked = _Asked(dataset, configuration, plans_name, fold, device, continue_training, trainer, init, options)
     if num_gpus == 1:
         with StopSignals(), process_group(device):
             return _run(asked)
@@ -102,6 +105,7 @@ class _Asked:
     device: torch.device
     continue_training: bool
     trainer: str
+    init: Path | None
     options: dict[str, Any]
 
 
@@ -149,11 +153,15 @@ def _run(asked: _Asked) -> Path:
         content = together(lambda: checkpoint.load(found, trainer.device))
         trainer.use(together(lambda: RestorationOptions.continued(content["genesis"], asked.options)))
         trainer.load_checkpoint(content)
+        if init := asked.init:
+            together(lambda: check_same(init, trainer.origin, found))
         trainer.print_to_log_file(f"Going on from {found}, epoch {trainer.current_epoch} of {trainer.num_epochs}")
     else:
         if asked.continue_training:
             trainer.print_to_log_file(f"WARNING: no checkpoint in {trainer.output_folder}; starting a new run")
         trainer.use(RestorationOptions(**asked.options))
+        if asked.init:
+            start_from(trainer, asked.init)
     if not found or trainer.current_epoch < trainer.num_epochs or found.name != FINAL:
         trainer.run_training()
     from_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
@@ -179,6 +187,8 @@ def _check(asked: _Asked, gpus: int) -> PlannedDataset:
     """Refuse what can't work before anything is written; returns the preprocessed data set."""
     RestorationOptions(**asked.options)
     find_trainer(asked.trainer)
+    if asked.init and not asked.continue_training:
+        regular_file(asked.init)
     found = planned_dataset(asked.dataset, asked.plans_name, asked.configuration)
     refuse_while_prepared(found.folder)
     configuration = PlansManager(found.plans).get_configuration(asked.configuration)

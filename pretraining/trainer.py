@@ -16,6 +16,8 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint.citations import nnssl_citations
+from nnunet_genesis.checkpoint.lineage import Origin
 from nnunet_genesis.checkpoint.writing import BEST, GO_ON, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words
@@ -49,6 +51,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     network: Any
     dataset_class: Any
     was_initialized: bool
+    origin = Origin()  # of the weights that the run began with
     remedies = "a lower --lr, a longer --warmup or --precision fp32 in a new run, with this folder moved away"
 
     def __init__(
@@ -338,6 +341,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             "inference_allowed_mirroring_axes": None,
             "genesis": (record := self._record()).to_plain(),
             "nnssl_adaptation_plan": record.adaptation_plan(self.num_input_channels),
+            "citations": nnssl_citations(record.citations),
         }
         with replacing(filename) as temporary:
             torch.save(content, temporary)
@@ -361,6 +365,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
                 "fold": self.fold,
             },
             licence=self.options.licence,
+            parents=self.origin,
         )
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -378,5 +383,6 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
         self.logger.load_checkpoint(content["logging"])
         self.best_r2 = content["_best_ema"]
+        self.origin = Origin.of(content["genesis"])
         self.current_epoch = content["current_epoch"]
         self.resume(unfinished=content.get("so_far") is not None)

@@ -40,6 +40,12 @@ class Origin:
     lineage: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     citations: list[str] = dataclasses.field(default_factory=list)
 
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Origin":
+        """Read what a training of ours recorded of the weights that it began with; or nothing."""
+        known = record.get("lineage")
+        return cls(known, list(record.get("citations") or [])) if known else cls()
+
     @property
     def licence(self) -> str:
         """Return the strictest of their licences."""

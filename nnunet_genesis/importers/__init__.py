@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.checkpoint.architecture import GENESIS
 from nnunet_genesis.checkpoint.citations import nnssl_citations, texts
 from nnunet_genesis.checkpoint.untrusted import plain, some_keys
 from nnunet_genesis.errors import GenesisError, printable
@@ -144,7 +143,7 @@ def to_text(imported: Imported, output: Path) -> str:
         f"Licence: {record.get('licence') or 'not stated'}",
         "Cite:",
         *(f"  {citation}" for citation in (citations if isinstance(citations, list) else [citations])),
-        *_next_commands(output, own_network=network == GENESIS),
+        *_next_commands(output),
     ]
     return "\n".join(map(printable, lines))
 
@@ -172,13 +171,12 @@ def _reasons(title: str, reasons: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _next_commands(output: Path, own_network: bool) -> list[str]:
+def _next_commands(output: Path) -> list[str]:
     file = shlex.quote(str(output))
-    plan = f"  nnUNetv2_genesis_plan -d DATASET --architecture genesis_unet3d --weights {file}"
     return [
         "Next:",
         f"  nnUNetv2_genesis_inspect {file} -d DATASET",
-        *([plan] if own_network else []),
+        f"  nnUNetv2_genesis_plan -d DATASET --for {file}    # plans whose network takes them whole",
         f"  export nnUNet_genesis_weights={shlex.quote(str(output.resolve()))}",
         "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis",
     ]

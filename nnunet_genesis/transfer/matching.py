@@ -9,7 +9,7 @@ from nnunet_genesis.transfer.inputs import InputMap, input_map
 from nnunet_genesis.transfer.moves import Kernel, Move, Narrow, Offset, Permute, Reason, Step, part_of
 from nnunet_genesis.transfer.network import Network, Shape
 
-_PLACE = re.compile(r"^(encoder|decoder)\.(stages|transpconvs)\.(\d+)\.")
+_PLACE = re.compile(r"^(encoder|decoder)\.(stages|transpconvs|seg_layers)\.(\d+)\.")
 _BLOCK = re.compile(r"^(?:encoder|decoder)\.stages\.\d+(?:\.\d+)?\.(?:convs|blocks)\.(\d+)\.")
 
 
@@ -32,7 +32,7 @@ def match(source: Network, target: Network, parts: Collection[str], partial_widt
     Args:
         source: the pretrained network.
         target: the network to fill; its ``shapes`` hold each tensor once.
-        parts: what to transfer, of ``encoder`` and ``decoder``.
+        parts: what to transfer, of ``encoder``, ``decoder`` and ``head``.
         partial_widths: transfer the leading channels and blocks where the numbers differ.
     """
     return _Matcher(source, target, parts, partial_widths).moves()
@@ -85,7 +85,7 @@ class _Matcher:
     def _counterpart(self, name: str) -> str:
         """Find the source tensor's name."""
         part = part_of(name)
-        if part == "head":
+        if part == "head" and part not in self.parts:
             raise _UnplaceableError(Reason.HEAD, "segmentation head: belongs to the new task")
         if part not in self.parts:
             raise _UnplaceableError(Reason.PART, f"{part}: this trainer does not transfer it")
@@ -97,7 +97,7 @@ class _Matcher:
         pair = None if stage is None else self.pairs[stage]
         if pair is None:
             raise _UnplaceableError(Reason.RESOLUTION, "no pretrained stage of this resolution")
-        if part == "decoder":
+        if part != "encoder":
             pair = len(self.source.strides) - 2 - pair
         origin = _PLACE.sub(lambda found: f"{found[1]}.{found[2]}.{pair}.", name)
         if not self.partial_widths and self._blocks(name, self.target) != self._blocks(origin, self.source):

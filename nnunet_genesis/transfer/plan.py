@@ -14,9 +14,9 @@ MAX_SPACING_RATIO = 2.0
 def plan_transfer(
     weights: GenesisWeights, target: Network, parts: Collection[str] = ("encoder",), partial_widths: bool = False
 ) -> LoadReport:
-    """Say what loading ``parts`` (of ``encoder``, ``decoder``) of the weights into ``target`` would do; change nothing.
+    """Say what loading ``parts`` (``encoder``, ``decoder``, ``head``) of the weights into ``target`` would do.
 
-    Carry it out with :func:`nnunet_genesis.transfer.moves.apply_moves`.
+    Nothing is changed; carry it out with :func:`nnunet_genesis.transfer.moves.apply_moves`.
 
     Raises:
         GenesisError: the checkpoint's record doesn't describe its tensors.
@@ -49,7 +49,8 @@ def warnings(source: Network, target: Network) -> list[str]:
                 f"spacing differs by a factor of {max(ratios):.1f}: pretrained at {_mm(there)}, here "
                 f"{_mm(target.spacing)}; structures have other sizes in voxels"
             )
-    if is_ct(source) != is_ct(target):
+    known = any(name != "unknown" for name in source.channels)  # nnssl's files don't name theirs
+    if known and is_ct(source) != is_ct(target):
         found.append(f"modality differs: pretrained on {_modality(source)}, here {_modality(target)}")
     for origin, here in zip(source.windows, target.windows, strict=False):
         if origin and here and (origin.lowest > here.lowest + 1 or origin.highest < here.highest - 1):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,14 +12,6 @@ from nnunet_genesis.transfer.matching import stage_of
 from nnunet_genesis.transfer.moves import Move, Reason
 
 PARTS = ("encoder", "decoder")
-# What to do with weights of this kind for a network of another.
-_OTHER_KIND = {
-    "residual": "Plan for a residual encoder (nnUNetv2_plan_experiment -pl nnUNetPlannerResEncM, then -p "
-    "nnUNetResEncUNetMPlans), or use weights of a plain one.",
-    "plain": "Use the default plans (-p nnUNetPlans), or weights of a network of this kind.",
-    "Genesis 3D U-Net": "Plan for this network (nnUNetv2_genesis_plan --architecture genesis_unet3d, then -p "
-    "nnUNetGenesisUNet3DPlans).",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +56,8 @@ class LoadReport:
         """Name the closest thing that would work."""
         causes = {move.cause for move in self.moves if move.part == "encoder"}
         if Reason.KIND in causes:
-            return _OTHER_KIND.get(self.kind, "Use weights of a network of this kind.")
+            plan = f"nnUNetv2_genesis_plan -d DATASET --for {shlex.quote(self.source)}"
+            return f"Plan for their network ({plan}, then -p as it says), or use weights of a network of this kind."
         widths = "Set nnUNet_genesis_partial_widths=1, " if Reason.WIDTH in causes else "Either "
         return (
             f"{widths}pretrain with this data set's plans (nnUNetv2_genesis_prepare --like), choose plans that match "

@@ -264,5 +264,5 @@ def test_the_original_network_starts_to_train_with_the_weights_of_its_plans(plan
 
 
 def test_the_original_network_does_not_mix_with_nnunets(released, monkeypatch):
-    with pytest.raises(GenesisError, match="nnUNetv2_genesis_plan --architecture genesis_unet3d"):
+    with pytest.raises(GenesisError, match="nnUNetv2_genesis_plan -d DATASET --for "):
         trainer_for(SMALL, PLAIN, released["genesis_unet3d"], monkeypatch)._load_genesis_weights()

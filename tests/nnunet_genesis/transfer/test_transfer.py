@@ -72,7 +72,7 @@ def test_residual_and_plain_do_not_fit_and_the_message_says_what_would(tmp_path,
     kinds = ("residual", "plain") if residual else ("plain", "residual")
     assert str(error.value).startswith(f"{path}: these weights cover 0.0% of this network's encoder")
     assert f"the pretrained network is {kinds[0]}, this one {kinds[1]}" in str(error.value)
-    assert ("nnUNetPlannerResEncM" if residual else "-p nnUNetPlans") in str(error.value)
+    assert "nnUNetv2_genesis_plan -d DATASET --for " in str(error.value)
     assert same(target, network(residual=not residual, seed=2))
 
 
