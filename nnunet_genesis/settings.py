@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.training.precision import CPU_PRECISIONS
+from nnunet_genesis.training.schedule import SCHEDULES
 
 PREFIX = "nnUNet_genesis_"
 OPTIMIZERS = ("sgd", "adamw")
@@ -28,7 +29,7 @@ class Settings:
         weights: Genesis checkpoint (path). Takes precedence over ``plans["genesis"]["weights"]``.
         epochs: number of epochs (nnU-Net: 1000).
         iterations: training iterations an epoch (nnU-Net: 250); validation iterations stay a fifth of them.
-        peak_lr: learning rate at the end of the warm-up.
+        peak_lr: learning rate at the end of the warm-up; without it as the run's length wants it.
         warmup_epochs: epochs of linear warm-up; 0 switches it off.
         partial_widths: 1 takes the leading channels and blocks where their numbers differ; 0 leaves such tensors.
         min_coverage: share of the encoder's parameters, in [0, 1], that the weights must cover.
@@ -37,9 +38,10 @@ class Settings:
         unit_variance: 1 scales loaded kernels to outputs of unit variance in front of instance norms, 0 doesn't;
             without it they are scaled for SGD.
         seed: fixes initial weights and batches; without it nnU-Net's loaders draw as they do.
-        freeze: of the classifiers: encoder trains the linear layer alone.
+        freeze: encoder leaves the encoder as it was loaded.
         stage: of the classifiers: the encoder stage that is pooled, from 0; without it the last.
         mirroring: of the classifiers: 1 mirrors patches, 0 doesn't; without it unless a class is a side.
+        schedule: warmup (default), sawtooth or poly; see :mod:`nnunet_genesis.training.schedule`.
     """
 
     weights: str | None = _setting(str, lambda v: bool(v.strip()), "the path of a Genesis checkpoint")
@@ -56,6 +58,7 @@ class Settings:
     freeze: str | None = _setting(str, lambda v: v == "encoder", "encoder")
     stage: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
     mirroring: int | None = _setting(int, lambda v: v in (0, 1), "0 or 1")
+    schedule: str | None = _setting(str, lambda v: v in SCHEDULES, "warmup, sawtooth or poly")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":

@@ -7,17 +7,19 @@ needs nothing from here but the class name.
 import os
 import sys
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import check_plans
 from nnunet_genesis.settings import Settings, weights_file
 from nnunet_genesis.training.fine_tuning import FineTuningTrainer
-from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
+from nnunet_genesis.training.schedule import EARLY_LR, PhasedLRScheduler, Schedule, default_warmup
 from nnunet_genesis.transfer.moves import apply_moves
 from nnunet_genesis.transfer.network import target_network
 from nnunet_genesis.transfer.plan import plan_transfer
@@ -25,7 +27,6 @@ from nnunet_genesis.transfer.report import LoadReport
 from nnunet_genesis.transfer.unit_variance import scale_to_unit_variance
 
 ADAMW_WEIGHT_DECAY = 1e-2  # torch's own default, with which all published figures were made; SGD has nnU-Net's 3e-5
-PEAK_LR = 1e-3  # ICCV/CVPR 2025 benchmarks: the best fine-tuning warmed up to 1e-3; a frozen encoder never won
 
 
 class nnUNetTrainerGenesis(FineTuningTrainer):
@@ -36,8 +37,9 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     ``--c``, ``--val`` and prediction never need the file. What was loaded is logged and written to
     ``genesis_load_report.json``.
 
-    The learning rate warms up linearly to its peak and then follows nnU-Net's polynomial decay; see
-    :class:`nnunet_genesis.settings.Settings` for the variables that override epochs, iterations, peak and warm-up.
+    The learning rate follows ``nnUNet_genesis_schedule`` (:mod:`nnunet_genesis.training.schedule`), with a peak and a
+    warm-up that follow from the run's length; :class:`nnunet_genesis.settings.Settings` has the variables. What was
+    chosen is in the checkpoint.
 
     Raises:
         SystemExit: with a message for the user, where weights are missing, unreadable or fit too little, a setting is
@@ -45,7 +47,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     """
 
     parts: tuple[str, ...] = ("encoder",)
-    unused: tuple[str, ...] = ("freeze", "stage", "mirroring")  # settings of other trainers
+    unused: tuple[str, ...] = ("stage", "mirroring")  # settings of other trainers
     remedies = "a lower nnUNet_genesis_peak_lr, or nnUNet_genesis_precision=fp32 in a new run (CPU)"
     num_epochs: int
     loaded: Collection[str] = ()
@@ -71,17 +73,67 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         if self.settings.iterations:
             self.num_iterations_per_epoch = self.settings.iterations
             self.num_val_iterations_per_epoch = max(1, self.settings.iterations // 5)
-        self.initial_lr = self.settings.peak_lr or PEAK_LR
-        warmup = self.settings.warmup_epochs
-        self.warmup_epochs = default_warmup(self.num_epochs) if warmup is None else warmup
         self.seed, self.precision = self.settings.seed, self.settings.precision
+        self.use(self._or_stop(self._choose_schedule))
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
+    def _choose_schedule(self) -> Schedule:
+        settings = self.settings
+        return Schedule.chosen(
+            settings.schedule or "warmup",
+            epochs=self.num_epochs,
+            patches_an_epoch=self.num_iterations_per_epoch * self.configuration_manager.batch_size,
+            optimizer=settings.optimizer or "sgd",
+            peak_lr=settings.peak_lr,
+            warmup=settings.warmup_epochs,
+            frozen=bool(settings.freeze),
+        )
+
+    def early_schedule(self) -> Schedule:
+        """Return the schedule of runs whose checkpoints don't name theirs."""
+        given = self.settings.warmup_epochs
+        warmup = default_warmup(self.num_epochs) if given is None else given
+        return Schedule("warmup", self.settings.peak_lr or EARLY_LR, (warmup,))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the schedule, for the checkpoint."""
+        return {"schedule": self.schedule.to_plain()}
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Follow the schedule of the checkpoint that was read.
+
+        Raises:
+            GenesisError: the run is to go on, and a variable asks for something else.
+        """
+        stored = record.get("schedule")
+        schedule = Schedule.from_plain(stored) if stored else self.early_schedule()
+        if self.logger.resume:
+            settings, warmup = self.settings, schedule.lengths[0] if len(schedule.lengths) == 1 else None
+            asked = {
+                "schedule": (settings.schedule, schedule.kind),
+                "peak_lr": (settings.peak_lr, schedule.peak_lr),
+                "warmup_epochs": (settings.warmup_epochs, warmup),
+                "freeze": (settings.freeze, "encoder" if schedule.frozen else None),
+            }
+            for name, (now, then) in asked.items():
+                if now is not None and now != then:
+                    raise GenesisError(
+                        f"nnUNet_genesis_{name}={now}: the run in {self.output_folder} was started with {then}. "
+                        "Unset it to go on, or move the folder away to start anew."
+                    )
+        self.use(schedule)
+
+    def use(self, schedule: Schedule) -> None:
+        """Follow this schedule."""
+        self.schedule, self.initial_lr = schedule, schedule.peak_lr
+        if self.was_initialized:
+            self.lr_scheduler = PhasedLRScheduler(self.optimizer, schedule, self.num_epochs)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedLRScheduler]:
         """Return nnU-Net's SGD, or AdamW, with our schedule."""
         optimizer, _ = super().configure_optimizers()
         if self.settings.optimizer == "adamw":
             optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
-        return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs)
+        return optimizer, PhasedLRScheduler(optimizer, self.schedule, self.num_epochs)
 
     def on_train_start(self) -> None:
         """Load the Genesis weights unless the run goes on from a checkpoint, then start as nnU-Net does."""
@@ -91,6 +143,42 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
             report = self._or_stop(self._load_genesis_weights)
             self.loaded = {move.target for move in report.moves if move.placed}
         super().on_train_start()
+        self.print_to_log_file(self._schedule_in_words())
+
+    def _schedule_in_words(self) -> str:
+        settings, schedule, phases = self.settings, self.schedule, self.lr_scheduler.phases
+        patches = self.num_epochs * self.num_iterations_per_epoch * self.configuration_manager.batch_size
+        how = "kept from the checkpoint" if self.resumed else f"by the run's {patches:,} patches (docs/schedules.md)"
+        if settings.peak_lr or schedule.kind == "poly":
+            how = "as set" if settings.peak_lr else "stock nnU-Net's"
+        text = f"Schedule {schedule.kind}, peak learning rate {schedule.peak_lr:g} ({how}):\n  " + "\n  ".join(
+            map(str, phases)
+        )
+        if not self.parts and any(phase.frozen for phase in phases):
+            text += "\nWARNING: the encoder is frozen, and nothing was loaded into it"
+        return text
+
+    def on_train_epoch_start(self) -> None:
+        """Enter a phase of the schedule where it begins, with the learning rate of the epoch."""
+        scheduler, epoch = self.lr_scheduler, self.current_epoch
+        number = scheduler.number(epoch)
+        phase, before = scheduler.phases[number], scheduler.phases[max(0, number - 1)]
+        self._freeze_encoder(phase.frozen)
+        if epoch == phase.start:
+            self.print_to_log_file(f"Phase {number + 1} of {len(scheduler.phases)}, {phase}")
+            if phase.frozen != before.frozen:
+                self.optimizer.state.clear()  # as published: momentum begins anew with the whole network
+        super().on_train_epoch_start()
+
+    def _freeze_encoder(self, frozen: bool) -> None:
+        encoder: Any = self.bare_network().encoder
+        if next(encoder.parameters()).requires_grad != frozen:
+            return
+        encoder.requires_grad_(not frozen)
+        if self.is_ddp:  # it waits for the gradients that it knew of when it was made
+            wrapped, devices = self.network.module, self.network.device_ids
+            del self.network
+            self.network = DistributedDataParallel(wrapped, device_ids=devices)
 
     def begin(self) -> None:
         """Scale what was loaded, so that the run's first checkpoint holds the network that the first step changes."""
@@ -133,6 +221,9 @@ class nnUNetTrainerGenesisFull(nnUNetTrainerGenesis):
 
 
 class nnUNetTrainerGenesisScratch(nnUNetTrainerGenesis):
-    """The fair baseline: the same schedule from random weights; ``nnUNet_genesis_weights`` is not looked at."""
+    """The fair baseline: the same from random weights, which no ``nnUNet_genesis_weights`` changes.
+
+    With ``nnUNet_genesis_schedule=poly`` it has stock nnU-Net's own optimiser and schedule.
+    """
 
     parts = ()

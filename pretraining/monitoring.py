@@ -9,6 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
 
+from nnunet_genesis.training.plotting import progress_figure
+
 COLLAPSED_R2 = 0.02
 COLLAPSE_ADVICE = (
     "WARNING: the network restores no better than a constant image (R² = {r2:.3f} < 0.02 late in training): it has "
@@ -71,20 +73,18 @@ def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
         log: the logger's lists: ``train_losses``, ``val_losses``, ``lrs``, ``r2`` and ``r2_CORRUPTION``.
         file: PNG to write.
     """
-    figure = Figure(figsize=(10, 12), layout="constrained")
-    loss, r2, rate = figure.subplots(3, 1, sharex=True)
-    loss.plot(log["train_losses"], label="training")
-    loss.plot(log["val_losses"], label="validation")
-    loss.set(ylabel="mean squared error", yscale="log")
-    for name in [name for name in log if name.startswith("r2")]:
-        label = "all corruptions" if name == "r2" else name.removeprefix("r2_")
-        r2.plot(log[name], label=label, linewidth=3 if name == "r2" else 1)
+    alone = {name: values for name, values in log.items() if name.startswith("r2_")}
+    rows = {
+        "mean squared error": {"training": log["train_losses"], "validation": log["val_losses"]},
+        "R² (validation)": {"all corruptions": log["r2"]} | {n.removeprefix("r2_"): v for n, v in alone.items()},
+        "learning rate": {"": log["lrs"]},
+    }
+    figure, (loss, r2, _) = progress_figure(rows)
+    loss.set(yscale="log")
+    r2.lines[0].set_linewidth(3)
     r2.axhline(0, color="grey", linestyle=":", label="constant image")
-    r2.set(ylabel="R² (validation)", ylim=(min(-0.1, *log["r2"]), 1))
-    rate.plot(log["lrs"])
-    rate.set(ylabel="learning rate", xlabel="epoch")
-    for axes in (loss, r2):
-        axes.legend()
+    r2.set(ylim=(min(-0.1, *log["r2"]), 1))
+    r2.legend()
     figure.savefig(file, dpi=80)
 
 

@@ -33,7 +33,7 @@ from nnunet_genesis.training.precision import (
     move,
     torch_format,
 )
-from nnunet_genesis.training.schedule import WarmupPolyLRScheduler, default_warmup
+from nnunet_genesis.training.schedule import PhasedLRScheduler, Schedule, default_warmup
 from pretraining import monitoring
 from pretraining.dataloader import RestorationDataLoader, ValidationDataLoader
 from pretraining.intensity_range import load_ranges, to_unit
@@ -146,13 +146,13 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     def _do_i_compile(self) -> bool:
         return self.options.compile and self.device.type != "mps"
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLRScheduler]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedLRScheduler]:
         """Return AdamW with linear warm-up and nnU-Net's polynomial decay."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         # Fused: the only one that leaves a step out without asking the device (found_inf).
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, fused=True)
         warmup = default_warmup(self.num_epochs) if self.options.warmup_epochs is None else self.options.warmup_epochs
-        return optimizer, WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
+        return optimizer, PhasedLRScheduler(optimizer, Schedule("warmup", self.initial_lr, (warmup,)), self.num_epochs)
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does on rank 0, which writes copies of plans; the others only need their loaders."""

@@ -15,7 +15,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_genesis.training.schedule import WarmupPolyLRScheduler
+from nnunet_genesis.training.schedule import PhasedLRScheduler, Schedule
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration
 
@@ -45,7 +45,8 @@ class StudyTrainer(nnUNetTrainerRestoration):
             optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=True)
         else:
             optimizer = torch.optim.AdamW(parameters, lr, weight_decay=self.weight_decay)
-        return optimizer, WarmupPolyLRScheduler(optimizer, lr, self.num_epochs, round(warmup * self.num_epochs))
+        schedule = Schedule("warmup", lr, (round(warmup * self.num_epochs),))
+        return optimizer, PhasedLRScheduler(optimizer, schedule, self.num_epochs)
 
 
 def main() -> None:

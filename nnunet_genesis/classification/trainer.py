@@ -26,7 +26,7 @@ from nnunet_genesis.files import read_json, write_json
 from nnunet_genesis.folders import SPLITS, nnunet_folder
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches
-from nnunet_genesis.training.schedule import WarmupCosineLRScheduler, default_warmup
+from nnunet_genesis.training.schedule import PhasedLRScheduler, Schedule, default_warmup
 from nnunet_genesis.training.signals import StopValidation
 
 EPOCHS, ITERATIONS = 100, 100
@@ -48,7 +48,8 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         SystemExit: as :class:`nnunet_genesis.trainer.nnUNetTrainerGenesis`, and where the labels can't be used.
     """
 
-    unused = ("optimizer", "unit_variance")
+    unused = ("optimizer", "unit_variance", "schedule")
+    judged_by = "AUC of validation patches"
     plans_manager: Any
     configuration_manager: Any
 
@@ -65,10 +66,8 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         self.num_epochs = settings.epochs or EPOCHS
         self.num_iterations_per_epoch = settings.iterations or ITERATIONS
         self.num_val_iterations_per_epoch = max(1, (settings.iterations or ITERATIONS) // 5)
-        self.initial_lr = settings.peak_lr or (PROBE_LR if settings.freeze else PEAK_LR)
         self.weight_decay = WEIGHT_DECAY
-        if settings.warmup_epochs is None:
-            self.warmup_epochs = default_warmup(self.num_epochs)
+        self.use(self.early_schedule())
         self.table, self.classes = self._or_stop(self._read_labels)
         self.my_init_kwargs["classification"] = {
             "classes": self.classes,
@@ -76,6 +75,13 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
             "regions": "genesis" not in dataset_json,
             "stage": settings.stage,
         }
+
+    def early_schedule(self) -> Schedule:
+        """Return the schedule that a new run has, too."""
+        settings, given = self.settings, self.settings.warmup_epochs
+        peak = settings.peak_lr or (PROBE_LR if settings.freeze else PEAK_LR)
+        warmup = default_warmup(self.num_epochs) if given is None else given
+        return Schedule("cosine", peak, (warmup,), bool(settings.freeze))
 
     def _read_labels(self) -> tuple[pd.DataFrame, list[str]]:
         if self.is_cascaded:
@@ -118,13 +124,13 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
     def _build_loss(self) -> nn.Module:
         return nn.CrossEntropyLoss()
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineLRScheduler]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedLRScheduler]:
         """AdamW with warm-up and cosine, of the linear layer alone where the encoder is frozen."""
         if self.settings.freeze:
             getattr(self.network, "_orig_mod", self.network).encoder.requires_grad_(False)
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, WarmupCosineLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs)
+        return optimizer, PhasedLRScheduler(optimizer, self.schedule, self.num_epochs)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
         """nnU-Net's with a milder rotation, and no mirroring where a class is a side."""
@@ -223,7 +229,7 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
 
     def print_to_log_file(self, *args: Any, **kwargs: Any) -> None:
         """nnU-Net's; its name of the figure that chooses the best epoch is replaced by ours."""
-        words = {"Pseudo dice": "AUC of validation patches", "EMA pseudo Dice": "moving average of AUC"}
+        words = {"Pseudo dice": self.judged_by, "EMA pseudo Dice": "moving average of AUC"}
         for old, new in words.items():
             args = tuple(arg.replace(old, new) if isinstance(arg, str) else arg for arg in args)
         super().print_to_log_file(*args, **kwargs)

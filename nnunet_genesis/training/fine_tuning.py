@@ -16,7 +16,9 @@ from nnunet_genesis.files import disk_in_words, regular_file
 from nnunet_genesis.folders import environment
 from nnunet_genesis.training.base import MOST_IN_A_ROW, ResumableTrainer, require_finite, skip_unless_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
+from nnunet_genesis.training.plotting import progress_figure
 from nnunet_genesis.training.precision import choose_precision, forward_in, in_words, keep_small_maps_in_fp32
+from nnunet_genesis.training.schedule import PhasedLRScheduler
 from nnunet_genesis.training.signals import StopValidation
 
 
@@ -36,12 +38,27 @@ class FineTuningTrainer(ResumableTrainer):
     precision = "fp32"
     network: Any
     my_init_kwargs: dict[str, Any]
+    lr_scheduler: PhasedLRScheduler
+    judged_by = "pseudo Dice"
 
     def __init__(self, *args: Any, **kwargs: Any):
         try:
             super().__init__(*args, **kwargs)
         except GenesisError as error:  # a folder that may not be written to has no log either
             sys.exit(f"ERROR: {error}")
+        self.logger.plot_progress_png = self.plot_progress
+
+    def plot_progress(self, folder: str) -> None:
+        """Write ``progress.png`` to ``folder``, with the phases of the schedule, in place of nnU-Net's."""
+        log = self.logger.get_checkpoint()
+        times = zip(log["epoch_end_timestamps"], log["epoch_start_timestamps"], strict=True)
+        rows = {
+            "loss": {"training": log["train_losses"], "validation": log["val_losses"]},
+            self.judged_by: {"epoch's": log["mean_fg_dice"], "moving average": log["ema_fg_dice"]},
+            "seconds an epoch": {"": [end - begin for end, begin in times]},
+            "learning rate": {"": log["lrs"]},
+        }
+        progress_figure(rows, self.lr_scheduler.phases)[0].savefig(Path(folder) / "progress.png", dpi=80)
 
     def initialize(self) -> None:
         """Build the network, seeded if asked for; on a CPU in the number format that was asked for."""
@@ -130,9 +147,17 @@ class FineTuningTrainer(ResumableTrainer):
         self._or_stop(lambda: _load_restricted(load, file))
         record = self.my_init_kwargs.get("genesis", {})
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
+        self._or_stop(lambda: self.keep(record))
         if self.device.type == "cpu":
             self._compute_in(record.get("precision", self.precision))  # not this machine's
         self.resume(unfinished=record.get("so_far") is not None)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Take what a subclass' :meth:`recorded` gave from the checkpoint that was read."""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a subclass keeps in its checkpoints: plain types."""
+        return {}
 
     def _keep_seed(self, seed: int | None) -> None:
         if None not in (seed, self.seed) and seed != self.seed:
@@ -149,7 +174,7 @@ class FineTuningTrainer(ResumableTrainer):
             GenesisError: it can't be written, or the weights are not finite.
         """
         require_finite(self.bare_network(), filename, self.advice())
-        record = {"seed": self.seed, "precision": self.precision}
+        record = {"seed": self.seed, "precision": self.precision, **self.recorded()}
         self.my_init_kwargs = {**self.my_init_kwargs, "genesis": record}  # of what nnU-Net saves, the place for it
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)

@@ -1,0 +1,113 @@
+"""Schedules of fine-tuning in nnU-Net's own loop: what is frozen, what stock nnU-Net does, and runs that go on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from tests.faults.training_runs import Run, assert_equal_runs, runs
+from tests.integration.tiny_world import prepare_scans
+
+CPU, SCRATCH = torch.device("cpu"), "nnUNetTrainerGenesisScratch"
+EPOCHS, ITERATIONS = 4, 2
+
+
+@pytest.fixture(scope="module")
+def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
+    prepare_scans(nnunet_folders["nnUNet_preprocessed"], nnunet_folders["nnUNet_results"].parent / "scans")
+    return nnunet_folders
+
+
+def make_run(world: dict[str, Path], results: Path, **variables: str) -> Run:
+    results.mkdir(exist_ok=True)
+    run = runs(world | {"nnUNet_results": results}, EPOCHS, ITERATIONS)["fine-tuning"]
+    return replace(run, environment=run.environment | {f"nnUNet_genesis_{k}": v for k, v in variables.items()})
+
+
+def make_trainer(monkeypatch: pytest.MonkeyPatch, run: Run, trainer: str = SCRATCH):
+    for name, value in run.environment.items():
+        monkeypatch.setenv(name, value)
+    made = get_trainer_from_args("701", "3d_fullres", 1, trainer, device=CPU)
+    made.initialize()
+    return made
+
+
+def test_the_sawtooth_leaves_the_encoder_first_and_resumes_in_the_right_phase(world, tmp_path, monkeypatch):
+    run = make_run(world, tmp_path / "whole", schedule="sawtooth")
+    whole = run.finish()
+    assert whole["init_args"]["genesis"]["schedule"] == {
+        "kind": "sawtooth", "peak_lr": 0.01, "lengths": [1, 1, 1], "frozen": False}  # fmt: skip
+    text = run.log()
+    for words in (
+        "Schedule sawtooth, peak learning rate 0.01 (by the run's 16 patches",
+        "the encoder is frozen, and",
+        "Phase 2 of 4, epochs 1 to 1: decoder only, poly",
+        "Phase 3 of 4, epochs 2 to 2: everything, warm-up",
+    ):
+        assert words in text
+    for epoch in range(1, EPOCHS):
+        run = make_run(world, tmp_path / f"killed in {epoch}", schedule="sawtooth")
+        run.kill(epoch)
+        assert_equal_runs(run.finish(), whole)
+    assert "Phase 4 of 4, epochs 3 to 3: everything, poly" in run.log()
+
+
+def test_gradients_of_the_encoder_by_phase(world, tmp_path, monkeypatch):
+    trainer = make_trainer(monkeypatch, make_run(world, tmp_path, schedule="sawtooth"))
+    trainer.on_train_start()
+    encoder, decoder = ({name: p for name, p in trainer.network.named_parameters() if name.startswith(part)}
+                        for part in ("encoder.", "decoder."))  # fmt: skip
+    before = {name: value.detach().clone() for name, value in encoder.items()}
+    for epoch in range(EPOCHS):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        trainer.train_step(next(trainer.dataloader_train))
+        still = epoch < 2
+        assert all(p.grad is None or not p.grad.any() for p in encoder.values()) == still
+        assert all(torch.equal(value, before[name]) for name, value in encoder.items()) == still
+        assert any(p.grad.any() for p in decoder.values())
+
+
+def test_poly_is_stock_nnunet_for_scratch(world, tmp_path, monkeypatch):
+    run = make_run(world, tmp_path, schedule="poly")
+    ours, stock = (make_trainer(monkeypatch, run, name) for name in (SCRATCH, "nnUNetTrainer"))
+    stock.num_epochs = EPOCHS
+    stock.optimizer, stock.lr_scheduler = stock.configure_optimizers()
+    for epoch in range(EPOCHS):
+        groups = []
+        for trainer in (ours, stock):
+            trainer.lr_scheduler.step(epoch)
+            groups.append({k: v for k, v in trainer.optimizer.param_groups[0].items() if k != "params"})
+        assert groups[0] == groups[1]
+    assert groups[0]["momentum"] == 0.99
+
+
+def test_a_frozen_encoder_stays(world, tmp_path, monkeypatch):
+    trainer = make_trainer(monkeypatch, make_run(world, tmp_path, freeze="encoder"))
+    trainer.on_train_start()
+    trainer.current_epoch = EPOCHS - 1
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    assert all(p.grad is None for name, p in trainer.network.named_parameters() if name.startswith("encoder."))
+
+
+def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(world, tmp_path, monkeypatch):
+    run = make_run(world, tmp_path)
+    run.kill(1)
+    for name, value, then in (
+        ("schedule", "poly", "warmup"),
+        ("peak_lr", "0.1", "0.01"),
+        ("freeze", "encoder", "None"),
+    ):
+        output = replace(run, environment=run.environment | {f"nnUNet_genesis_{name}": value}).fail()
+        assert f"nnUNet_genesis_{name}={value}: the run in" in output
+        assert f"was started with {then}. Unset it" in output
+    file = run.folder() / "checkpoint_latest.pth"
+    content = torch.load(file, weights_only=False)
+    del content["init_args"]["genesis"]["schedule"]  # as before schedules were chosen
+    torch.save(content, file)
+    final = run.finish()
+    assert final["init_args"]["genesis"]["schedule"]["peak_lr"] == 1e-3
+    assert final["logging"]["lrs"][1] == pytest.approx(1e-3 * 0.75**0.9)
