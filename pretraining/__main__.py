@@ -64,11 +64,11 @@ def prepare() -> None:
 
 
 def pretrain() -> None:
-    """``nnUNetv2_genesis_pretrain``: restoration pretraining on a prepared data set."""
+    """``nnUNetv2_genesis_pretrain``: pretraining on a prepared data set."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_genesis_pretrain",
-        description="Pretrains the plan's network by restoring corrupted patches (Models Genesis). Works on a data set "
-        "from nnUNetv2_genesis_prepare, and on any data set that nnU-Net has preprocessed.",
+        description="Pretrains the plan's network by restoring corrupted or masked patches. Works on a data set from "
+        "nnUNetv2_genesis_prepare, and on any data set that nnU-Net has preprocessed.",
     )
     parser.add_argument("dataset_name_or_id", help="e.g. 701 or Dataset701_ChestCT")
     parser.add_argument("configuration", help="3d_fullres or 3d_lowres")
@@ -77,7 +77,8 @@ def pretrain() -> None:
         "-tr",
         default="nnUNetTrainerRestoration",
         metavar="TRAINER",
-        help="nnUNetTrainerRestoration [default], or a subclass of it in a folder that nnUNet_extTrainer names",
+        help="nnUNetTrainerRestoration [default], nnUNetTrainerMasking, or a trainer of your own in a folder that "
+        "nnUNet_extTrainer names (docs/objectives.md)",
     )
     parser.add_argument(
         "-f", type=number_or_all, default=0, help="fold: only its training cases are used; or all [default: 0]"
@@ -91,6 +92,11 @@ def pretrain() -> None:
     parser.add_argument("--lr", type=float, dest="peak_lr", help="peak learning rate of AdamW [default: 1e-3]")
     parser.add_argument("--warmup", type=int, dest="warmup_epochs",
                         help="epochs of warm-up [default: 50, or a tenth of a shorter run]")  # fmt: skip
+    parser.add_argument(
+        "--mask_ratio", type=float, help="nnUNetTrainerMasking: share of blocks to hide [default: 0.75]"
+    )
+    parser.add_argument("--mask_block", type=int, nargs="+", metavar="N",
+                        help="their edges in voxels [default: 16, at most a fourth of the patch]")  # fmt: skip
     parser.add_argument("--seed", type=int, help="initial weights, patches and corruptions [default: 0]")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="[default: auto]")
     parser.add_argument("--memory_format", choices=["auto", "contiguous", "channels_last"], help="[default: auto]")
@@ -112,6 +118,8 @@ def pretrain() -> None:
         from pretraining.options import RestorationOptions
         from pretraining.run import pretrain as run_pretraining
 
+        if args.mask_block and len(args.mask_block) == 1:
+            args.mask_block *= 3
         names = [field.name for field in dataclasses.fields(RestorationOptions)]
         options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
         if args.device == "cuda":

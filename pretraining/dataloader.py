@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_genesis.training.batches import Batches, keyed_random, start
 from pretraining.intensity_range import Range, from_unit, to_unit
-from pretraining.restoration import RestorationTransform
 
 
 class RestorationDataLoader(nnUNetDataLoader):
-    """Make batches ``{"data", "target", "keys"}``: corrupted patches as the network will see them, and clean ones.
+    """Make batches ``{"data", "target", "hidden", "keys"}``: corrupted patches as a network sees them, clean ones.
 
-    ``data`` is (B, C, Z, Y, X) float32 in nnU-Net's normalised intensities; ``target`` has the same shape, in [0, 1].
+    ``data`` is (B, C, Z, Y, X) float32 in nnU-Net's normalised intensities; ``target`` has the same shape, in [0, 1];
+    ``hidden``, bool (B, 1, Z, Y, X), says of which voxels nothing is left (the corruption does, or else what changed).
     B are this process' ``positions`` of the global batch; foreground goes by the position there, as in one process.
     A patch with NaN or infinity in it becomes NaN as a whole, in both.
 
@@ -33,7 +34,7 @@ class RestorationDataLoader(nnUNetDataLoader):
         label_manager: nnU-Net's, for its sampling of foreground.
         oversample_foreground_percent: share of a batch's patches centred in the foreground (the body).
         ranges: each case's intensity range, see :mod:`pretraining.intensity_range`.
-        corrupt: the corruption; it must draw from numpy's global state (``seed=None``).
+        corrupt: makes ``image`` and ``target``, perhaps ``hidden``, of ``image``; draws from numpy's global state.
         key: first part of the random key, (seed, stream).
         positions: which patches of the global batch to make; ``None``: all.
     """
@@ -46,7 +47,7 @@ class RestorationDataLoader(nnUNetDataLoader):
         label_manager: LabelManager,
         oversample_foreground_percent: float,
         ranges: Mapping[str, Range],
-        corrupt: RestorationTransform,
+        corrupt: BasicTransform,
         key: tuple[int, int],
         positions: Sequence[int] | None = None,
     ):
@@ -91,11 +92,11 @@ class RestorationDataLoader(nnUNetDataLoader):
             self.warned.add(case)
             print(f"WARNING: {case}: holds NaN or infinity; steps with such a patch are skipped. Prepare it anew")
 
-    def _make(self, number: int, cases: Sequence[str], corrupt: RestorationTransform) -> dict:
+    def _make(self, number: int, cases: Sequence[str], corrupt: BasicTransform) -> dict:
         """Make this process' patches of a global batch; ``cases`` are those of all its positions."""
         mine = [cases[position] for position in self.positions]
         data = torch.empty(len(mine), len(self.ranges[mine[0]]), *self.patch_size)
-        target = torch.empty_like(data)
+        target, hidden = torch.empty_like(data), torch.zeros(len(mine), 1, *self.patch_size, dtype=torch.bool)
         with torch.no_grad():
             for slot, (position, case) in enumerate(zip(self.positions, mine, strict=True)):
                 # + 1: SeedSequence pads a key with zeros, so position 0 would repeat the stream that chose the cases.
@@ -109,7 +110,9 @@ class RestorationDataLoader(nnUNetDataLoader):
                     pair = corrupt(image=to_unit(patch, self.ranges[case]))
                 from_unit(pair["image"], self.ranges[case], out=data[slot])
                 target[slot] = pair["target"]
-        return {"data": data, "target": target, "keys": mine}
+                changed = pair.get("hidden")
+                hidden[slot] = (pair["image"] != pair["target"]).any(0) if changed is None else changed
+        return {"data": data, "target": target, "hidden": hidden, "keys": mine}
 
 
 class ValidationDataLoader(RestorationDataLoader):
@@ -119,7 +122,7 @@ class ValidationDataLoader(RestorationDataLoader):
     show the same patches, so that the corruptions can be compared. Cases are visited in turn.
     """
 
-    def __init__(self, *args, kinds: Mapping[str, RestorationTransform], period: int, **kwargs):  # type: ignore[no-untyped-def]
+    def __init__(self, *args, kinds: Mapping[str, BasicTransform], period: int, **kwargs):  # type: ignore[no-untyped-def]
         super().__init__(*args, **kwargs)
         self.kinds, self.period = dict(kinds), period
 

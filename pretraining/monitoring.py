@@ -19,18 +19,31 @@ COLLAPSE_ADVICE = (
 )
 
 
-def batch_sums(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Take [mean squared error, mean of the target, mean of its square] of one batch, on its device."""
-    return torch.stack([(restored - target).square().mean(), target.mean(), target.square().mean()])
+def batch_sums(restored: torch.Tensor, target: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
+    """Take means over a batch of squared error, target and its square, and the share of voxels they count, as (4,).
+
+    Voxels that aren't ``counted``, bool (B, 1, Z, Y, X), count as 0; ``None``: all do.
+    """
+    count = torch.ones_like(target) if counted is None else counted.expand_as(target).to(target.dtype)
+    return torch.stack([(count * value).mean() for value in ((restored - target).square(), target, target.square(), 1)])
+
+
+def means(sums: np.ndarray) -> np.ndarray:
+    """Compute the means over counted voxels, NaN where there are none: squared error, target and its square."""
+    *totals, share = np.asarray(sums, dtype=np.float64).mean(0)
+    return np.array(totals) / (share or np.nan)
 
 
 def r_squared(sums: np.ndarray) -> float:
     """Compute R² = 1 − MSE / Var(target), pooled over batches; 0 is what the best constant image reaches.
 
     Args:
-        sums: (batches, 3) as :func:`batch_sums` gives them.
+        sums: (batches, 4) as :func:`batch_sums` gives them.
+
+    Returns:
+        NaN where nothing was counted.
     """
-    mse, mean, square = np.asarray(sums, dtype=np.float64).mean(0)
+    mse, mean, square = means(sums)
     return float(1 - mse / max(square - mean**2, 1e-12))
 
 
@@ -70,13 +83,14 @@ def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
     """Plot loss, R² and learning rate over epochs.
 
     Args:
-        log: the logger's lists: ``train_losses``, ``val_losses``, ``lrs``, ``r2`` and ``r2_CORRUPTION``.
+        log: the logger's lists: ``train_losses``, ``val_losses``, ``lrs``, ``r2``, ``r2_hidden`` and ``r2_CORRUPTION``.
         file: PNG to write.
     """
     alone = {name: values for name, values in log.items() if name.startswith("r2_")}
     rows = {
         "mean squared error": {"training": log["train_losses"], "validation": log["val_losses"]},
-        "R² (validation)": {"all corruptions": log["r2"]} | {n.removeprefix("r2_"): v for n, v in alone.items()},
+        "R² (validation)": {"of what the loss counts": log["r2"]}
+        | {n.removeprefix("r2_"): v for n, v in alone.items()},
         "learning rate": {"": log["lrs"]},
     }
     figure, (loss, r2, _) = progress_figure(rows)

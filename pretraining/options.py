@@ -28,6 +28,8 @@ class RestorationOptions:
         memory_format: ``auto``, ``contiguous`` or ``channels_last``.
         compile: use torch.compile.
         licence: licence of the weights, recorded in the checkpoint.
+        mask_ratio: share of blocks that a masking trainer hides.
+        mask_block: their edges in voxels, one an axis.
     """
 
     epochs: int = 1000
@@ -42,6 +44,8 @@ class RestorationOptions:
     memory_format: str = "auto"
     compile: bool = False
     licence: str = "not stated"
+    mask_ratio: float | None = None
+    mask_block: list[int] | None = None
 
     @classmethod
     def continued(cls, record: dict[str, Any], changes: dict[str, Any]) -> "RestorationOptions":
@@ -78,6 +82,9 @@ class RestorationOptions:
             f"--lr {self.peak_lr}: expected a number above 0": self.peak_lr > 0,
             f"--warmup {self.warmup_epochs}: expected at least 0": (self.warmup_epochs or 0) >= 0,
             f"gradient_clip {self.gradient_clip}: expected a number above 0": self.gradient_clip > 0,
+            f"--mask_ratio {self.mask_ratio}: expected a number between 0 and 1": 0 < (self.mask_ratio or 0.5) < 1,
+            f"--mask_block {self.mask_block}: expected three numbers of at least 1": self.mask_block is None
+            or (len(self.mask_block) == 3 and min(self.mask_block) >= 1),
             f"--seed {self.seed}: expected at least 0": self.seed >= 0,
             f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}": self.precision in PRECISIONS,
             f"--memory_format {self.memory_format}: expected one of {', '.join(MEMORY_FORMATS)}": self.memory_format

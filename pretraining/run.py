@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-import pretraining.trainer
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
@@ -34,6 +34,7 @@ from nnunet_genesis.training.distributed import (
 )
 from nnunet_genesis.training.signals import RESUME_STATUS, Interrupted, StopSignals, pass_signals_on
 from pretraining.continuing import check_same, start_from
+from pretraining.masking import nnUNetTrainerMasking
 from pretraining.options import RestorationOptions
 from pretraining.preparation.lock import refuse_while_prepared
 from pretraining.restoration.corruption import MIN_AXIS
@@ -185,14 +186,14 @@ def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted
 
 def _check(asked: _Asked, gpus: int) -> PlannedDataset:
     """Refuse what can't work before anything is written; returns the preprocessed data set."""
-    RestorationOptions(**asked.options)
-    find_trainer(asked.trainer)
+    options, kind = RestorationOptions(**asked.options), find_trainer(asked.trainer)
     if asked.init and not asked.continue_training:
         regular_file(asked.init)
     found = planned_dataset(asked.dataset, asked.plans_name, asked.configuration)
     refuse_while_prepared(found.folder)
     configuration = PlansManager(found.plans).get_configuration(asked.configuration)
     _check_configuration(configuration, asked)
+    kind.check(options, configuration.patch_size)
     _check_fold(found.folder, configuration, asked)
     if asked.device.type == "cuda" and torch.cuda.device_count() < gpus:
         raise GenesisError(
@@ -243,15 +244,23 @@ def _check_fold(base: Path, configuration: ConfigurationManager, asked: _Asked) 
 
 
 def find_trainer(name: str) -> type[nnUNetTrainerRestoration]:
-    """Find a pretraining trainer in :mod:`pretraining.trainer` or in the folders that ``nnUNet_extTrainer`` names.
+    """Find a pretraining trainer: one of ours, or one in the folders that ``nnUNet_extTrainer`` names.
 
     Raises:
-        GenesisError: there is none of this name, or it is no :class:`nnUNetTrainerRestoration`.
+        GenesisError: there is none of this name, a file there can't be imported, or it is no
+            :class:`nnUNetTrainerRestoration`.
     """
+    ours = {kind.__name__: kind for kind in (nnUNetTrainerRestoration, nnUNetTrainerMasking)}
     try:
-        found = getattr(pretraining.trainer, name, None) or recursive_find_trainer_class_by_name(name)
-    except RuntimeError as error:
+        found = ours.get(name) or recursive_find_trainer_class_by_name(name)
+    except (RuntimeError, AssertionError) as error:
         raise GenesisError(f"-tr {name}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, nnUNetTrainerRestoration)):
+    except Exception as error:  # whatever a file in those folders raises when it is imported
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise GenesisError(
+            f"-tr {name}: {place.filename}, line {place.lineno}, which nnUNet_extTrainer names, can't be imported: "
+            f"{type(error).__name__}: {error}. Correct it, or take its folder out of nnUNet_extTrainer."
+        ) from error
+    if not issubclass(found, nnUNetTrainerRestoration):
         raise GenesisError(f"-tr {name}: expected a subclass of nnUNetTrainerRestoration, found {found}.")
     return found

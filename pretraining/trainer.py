@@ -1,13 +1,14 @@
-"""The restoration trainer: nnU-Net's trainer with another loader, loss and validation."""
+"""The trainer of pretraining: nnU-Net's trainer with another loader, loss and validation."""
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -42,7 +43,7 @@ from pretraining.restoration import CORRUPTIONS, RestorationTransform
 
 
 class nnUNetTrainerRestoration(ResumableTrainer):
-    """Pretrains the plan's network by restoring corrupted patches (Models Genesis).
+    """Pretrains the plan's network by restoring corrupted patches (Models Genesis); the base of all objectives.
 
     The network has no deep supervision and one output per input channel; its output passes a sigmoid and the loss is
     the mean squared error to the clean patch in [0, 1]. Input: (B, C, Z, Y, X) in nnU-Net's normalised intensities.
@@ -52,6 +53,10 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     dataset_class: Any
     was_initialized: bool
     origin = Origin()  # of the weights that the run began with
+    method = checkpoint.record.RESTORATION
+    citations: Sequence[str] = checkpoint.CITATIONS
+    alone: Sequence[str] = CORRUPTIONS  # what validation also shows each by itself
+    hidden_only = False  # whether loss, R² and pictures count nothing but what the corruption hid
     remedies = "a lower --lr, a longer --warmup or --precision fp32 in a new run, with this folder moved away"
 
     def __init__(
@@ -72,16 +77,34 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.oversample_foreground_percent = 1.0
         self.use(RestorationOptions())
         self.best_r2 = -np.inf
-        for key in ("r2", "psnr", "ssim", *(f"r2_{name}" for name in CORRUPTIONS)):
-            self.logger.local_logger.my_fantastic_logging[key] = []
+        self._register_curves()
+
+    def _register_curves(self) -> None:
+        """Make nnU-Net's log take our keys; those that an early checkpoint lacks have been NaN."""
+        log = self.logger.get_checkpoint()
+        for key in ("r2", "r2_hidden", "psnr", "ssim", *(f"r2_{name}" for name in self.alone)):
+            log.setdefault(key, [float("nan")] * self.current_epoch)
+
+    @classmethod
+    def check(cls, options: RestorationOptions, patch: Sequence[int]) -> None:
+        """Refuse options that don't go with the trainer and the patch, (z, y, x) voxels.
+
+        Raises:
+            GenesisError: they don't.
+        """
+        for name in ("mask_ratio", "mask_block"):
+            if getattr(options, name) is not None:
+                raise GenesisError(
+                    f"--{name}: {cls.__name__} masks nothing. Leave it out, or -tr nnUNetTrainerMasking."
+                )
 
     def use(self, options: RestorationOptions) -> None:
         """Set the options; before :meth:`initialize`."""
         self.options = options
         self.num_epochs, self.num_iterations_per_epoch = options.epochs, options.iterations
         # Whole rounds of "all corruptions, then each alone".
-        rounds = max(1, round(options.iterations / 5 / (1 + len(CORRUPTIONS))))
-        self.num_val_iterations_per_epoch = rounds * (1 + len(CORRUPTIONS))
+        rounds = max(1, round(options.iterations / 5 / (1 + len(self.alone))))
+        self.num_val_iterations_per_epoch = rounds * (1 + len(self.alone))
         self.initial_lr, self.weight_decay = options.peak_lr, options.weight_decay
         self.precision = options.precision
         self.memory_format = options.memory_format.replace("auto", "contiguous")
@@ -183,8 +206,8 @@ class nnUNetTrainerRestoration(ResumableTrainer):
 
         return from_rank_0(in_words)
 
-    def corruption(self) -> RestorationTransform:
-        """Return what corrupts patches; it draws from numpy's global state."""
+    def corruption(self) -> BasicTransform:
+        """Return what corrupts patches; it draws from numpy's global state. See docs/objectives.md."""
         return RestorationTransform()
 
     def get_dataloaders(self) -> tuple[Batches, Batches]:
@@ -196,7 +219,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         self.number_of_cases = {"training": len(training.identifiers), "validation": len(validation.identifiers)}
         common = (configuration.batch_size, configuration.patch_size, self.label_manager)
         oversample, seed = self.oversample_foreground_percent, self.options.seed
-        kinds = {"all": self.corruption(), **{name: RestorationTransform.only(name) for name in CORRUPTIONS}}
+        kinds = {"all": self.corruption(), **{name: RestorationTransform.only(name) for name in self.alone}}
         self.train_loader = RestorationDataLoader(
             training, *common, oversample, self.ranges, kinds["all"], (seed, TRAINING), self.positions
         )
@@ -222,7 +245,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         decided by the gradients' norm, which is the same on all ranks: they share the mean gradient.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(*self._restore(batch)) * self.batch_weight
+        loss = self._loss(*self._restore(batch), batch["hidden"]) * self.batch_weight
         scaler = self.grad_scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
@@ -237,6 +260,18 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             self.optimizer.step()
         self.stop_if_asked()
         return {"loss": loss.detach(), "skipped": skipped}
+
+    def _loss(self, restored: torch.Tensor, target: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        if not self.hidden_only:
+            return self.loss(restored, target)
+        # The mean over patches of each patch's mean: the same for any division of the batch over processes.
+        hidden = hidden.to(self.device, non_blocking=True).expand_as(target)
+        errors = ((restored - target).square() * hidden).flatten(1).sum(1)
+        return (errors / hidden.flatten(1).sum(1)).mean()
+
+    def _shown(self, restored: torch.Tensor, target: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the restored patches; where only hidden voxels count, within what was visible."""
+        return torch.where(hidden.to(self.device), restored, target) if self.hidden_only else restored
 
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         data = batch["data"].to(self.device, non_blocking=True, memory_format=torch_format(self.memory_format))
@@ -255,25 +290,30 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     def validation_step(self, batch: dict) -> dict:
         """Return this rank's share of the sums for R², and SSIM of its first patch where all corruptions apply."""
         self.stop_if_asked()
-        restored, target = self._restore(batch)
+        (restored, target), hidden = self._restore(batch), batch["hidden"].to(self.device, non_blocking=True)
         similarity = np.nan
         if batch["kind"] == "all":
-            similarity = monitoring.ssim(restored[0, 0].cpu().numpy(), target[0, 0].cpu().numpy())
-        sums = monitoring.batch_sums(restored, target) * self.batch_weight
+            shown = self._shown(restored, target, hidden)
+            similarity = monitoring.ssim(shown[0, 0].cpu().numpy(), target[0, 0].cpu().numpy())
+        of_hidden = monitoring.batch_sums(restored, target, hidden)
+        counted = of_hidden if self.hidden_only else monitoring.batch_sums(restored, target)
+        sums = torch.cat([counted, of_hidden]) * self.batch_weight
         return {"kind": batch["kind"], "sums": sums, "ssim": similarity}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """Log MSE, PSNR, SSIM and R² for all corruptions together, and R² for each alone."""
-        sums = self._gather(torch.stack([output["sums"] for output in val_outputs]))  # (ranks, batches, 3)
+        """Log MSE, PSNR, SSIM and R² for all corruptions together, of hidden voxels too, and R² for each alone."""
+        sums = self._gather(torch.stack([output["sums"] for output in val_outputs]))  # (ranks, batches, 2 · 4)
         kinds = np.array([output["kind"] for output in val_outputs])
-        per_kind = {kind: sums[:, kinds == kind].reshape(-1, 3) for kind in ("all", *CORRUPTIONS)}
-        mse, epoch = float(per_kind["all"][:, 0].mean()), self.current_epoch
+        per_kind = {kind: sums[:, kinds == kind].reshape(-1, 8) for kind in ("all", *self.alone)}
+        counted, of_hidden = np.split(per_kind["all"], 2, axis=1)
+        mse, epoch = float(monitoring.means(counted)[0]), self.current_epoch
         self.logger.log("val_losses", mse, epoch)
         self.logger.log("psnr", monitoring.psnr(mse), epoch)
         self.logger.log("ssim", float(np.nanmean([output["ssim"] for output in val_outputs])), epoch)
-        self.logger.log("r2", monitoring.r_squared(per_kind["all"]), epoch)
-        for name in CORRUPTIONS:
-            self.logger.log(f"r2_{name}", monitoring.r_squared(per_kind[name]), epoch)
+        self.logger.log("r2", monitoring.r_squared(counted), epoch)
+        self.logger.log("r2_hidden", monitoring.r_squared(of_hidden), epoch)
+        for name in self.alone:
+            self.logger.log(f"r2_{name}", monitoring.r_squared(per_kind[name][:, :4]), epoch)
 
     def _gather(self, values: torch.Tensor) -> np.ndarray:
         """Stack the values of all ranks along a new first axis."""
@@ -283,10 +323,11 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         """Print, warn of collapse, save, plot."""
         self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
         log = {key: values[-1] for key, values in self.logger.get_checkpoint().items() if values}
-        single = ", ".join(f"{name} {log[f'r2_{name}']:.3f}" for name in CORRUPTIONS)
+        single = ", ".join(f"{name} {log[f'r2_{name}']:.3f}" for name in self.alone)
         self.print_to_log_file(
             f"train_loss {log['train_losses']:.5f}  val_loss {log['val_losses']:.5f}  PSNR {log['psnr']:.2f} dB  "
-            f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  (alone: {single})"
+            f"SSIM {log['ssim']:.3f}  R² {log['r2']:.3f}  of hidden voxels {log['r2_hidden']:.3f}"
+            + (f"  (alone: {single})" if single else "")
         )
         self.print_to_log_file(f"Epoch time: {log['epoch_end_timestamps'] - log['epoch_start_timestamps']:.2f} s")
         iterations = self.num_iterations_per_epoch
@@ -311,6 +352,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     def _plot_panel(self, file: Path) -> None:
         batch = self.val_loader.batch(0)
         restored, target = self._restore(batch, self.bare_network().eval())
+        restored = self._shown(restored, target, batch["hidden"])
         corrupted = to_unit(batch["data"][0], self.ranges[batch["keys"][0]])
         monitoring.plot_panel(
             target[0, 0].cpu().numpy(),
@@ -358,6 +400,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
                 "epochs": self.current_epoch + 1,
                 "batch_size": self.configuration_manager.batch_size,
                 "best_r2": float(self.best_r2) if np.isfinite(self.best_r2) else None,
+                "r2_hidden": next(iter(self.logger.get_value("r2_hidden", None)[-1:]), None),
             },
             data={
                 "channel_names": channel_names(self.dataset_json),
@@ -366,6 +409,8 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             },
             licence=self.options.licence,
             parents=self.origin,
+            method=self.method,
+            citations=self.citations,
         )
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -385,4 +430,5 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         self.best_r2 = content["_best_ema"]
         self.origin = Origin.of(content["genesis"])
         self.current_epoch = content["current_epoch"]
+        self._register_curves()
         self.resume(unfinished=content.get("so_far") is not None)

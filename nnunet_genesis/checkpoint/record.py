@@ -18,6 +18,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import check_plans
 
 SCHEMA_VERSION = 1
+RESTORATION = "restoration (Models Genesis)"
 
 _PACKAGES = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
 
@@ -46,7 +47,7 @@ class Record:
         normalization: ``schemes``, ``use_mask_for_norm`` and ``foreground_intensity_properties_per_channel``.
         corruption: probabilities, by name; of a pretraining.
         options: of a pretraining.
-        training: ``epochs``, ``batch_size`` and ``best_r2``; of a pretraining.
+        training: ``epochs``, ``batch_size``, ``best_r2`` and the last ``r2_hidden``; of a pretraining.
         data: ``dataset_name``, ``channel_names``, ``number_of_cases``, ``fold``.
         software: versions by package.
         licence: of the weights.
@@ -84,6 +85,8 @@ class Record:
         training: Mapping[str, Any],
         data: Mapping[str, Any],
         licence: str,
+        method: str = RESTORATION,
+        citations: Sequence[str] = CITATIONS,
         parents: Origin | None = None,
     ) -> "Record":
         """Describe a pretraining; see the attributes. ``data`` lacks nothing but the data set's name.
@@ -95,13 +98,13 @@ class Record:
         own = [licence] if licence != NOT_STATED else []
         return cls(
             **_of_plans(plans, configuration),
-            method="restoration (Models Genesis)",
+            method=method,
             corruption=dict(corruption),
             options=dict(options),
             training=dict(training),
             data={"dataset_name": plans["dataset_name"], **data},
             licence=(own or [parents.licence])[0],
-            citations=list(dict.fromkeys([*CITATIONS, *parents.citations])),
+            citations=list(dict.fromkeys([*citations, *parents.citations])),
             lineage=parents.lineage or None,
         )
 

@@ -1,11 +1,12 @@
 """In- and out-painting: noise inside a few boxes, or everywhere except inside a few boxes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from pretraining.restoration.corruption import Corruption, as_float32, draw_seed, slices, uniform_starts
+from pretraining.restoration.corruption import Boxes, Corruption, as_float32, draw_seed, slices, uniform_starts
 
 MAX_BOXES = 5
 P_ANOTHER = 0.95
@@ -55,6 +56,21 @@ class OutPainting(Corruption):
         for box in slices((starts, edges)):
             out[box] = kept[box]
         return torch.from_numpy(out)
+
+
+def painted(name: str, shape: Sequence[int], boxes: Boxes) -> torch.Tensor:
+    """Say where noise took the place of the image: bool (1, X, Y[, Z]).
+
+    Args:
+        name: ``inpainting``: in the boxes; ``outpainting``: outside of them; any other: nowhere.
+        shape: (X, Y[, Z]).
+        boxes: the painting's.
+    """
+    hidden = torch.full((1, *shape), name == "outpainting")
+    if name.endswith("painting"):
+        for box in slices(boxes):
+            hidden[box] = name == "inpainting"
+    return hidden
 
 
 def _box_count(rng: np.random.Generator, sure: int) -> int:

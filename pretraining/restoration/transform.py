@@ -9,7 +9,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunet_genesis.errors import GenesisError
 from pretraining.restoration.corruption import Corruption, Randomness, Seed, as_float32, check_image
 from pretraining.restoration.intensity import NonLinearIntensity
-from pretraining.restoration.painting import InPainting, OutPainting
+from pretraining.restoration.painting import InPainting, OutPainting, painted
 from pretraining.restoration.shuffling import LocalShuffling
 
 MAX_FLIPS = 3
@@ -59,7 +59,8 @@ class RestorationTransform(BasicTransform):
 
     In this order: flips of both (augmentation), then on ``image`` only local shuffling, the intensity map, and in- or
     out-painting, never both (Zhou et al. 2021, doi 10.1016/j.media.2020.101840). A ``segmentation`` is flipped alike;
-    other entries pass through. ``image`` and ``target`` are float32 and share memory neither with the input, which
+    other entries pass through. ``hidden``, bool (1, X, Y[, Z]), says where noise took the image's place. ``image`` and
+    ``target`` are float32 and share memory neither with the input, which
     stays untouched, nor with each other.
 
     Args:
@@ -132,17 +133,18 @@ class RestorationTransform(BasicTransform):
         return chosen
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """Make a new dict with ``image``, ``target`` and what else was in ``data_dict``; pure given ``params``."""
+        """Make a new dict with ``image``, ``target``, ``hidden`` and what else was in ``data_dict``."""
         flipped = self.flip.apply(data_dict, axes=params["axes"])
         target = as_float32(flipped["image"])
         image = target
-        last, painted = params["corruptions"][-1] if params["corruptions"] else ("", {})
+        last, painting = params["corruptions"][-1] if params["corruptions"] else ("", {})
         # What out-painting will cover with noise need not be corrupted before.
-        kept = {"inside": (painted["starts"], painted["edges"])} if last == "outpainting" else {}
+        kept = {"inside": (painting["starts"], painting["edges"])} if last == "outpainting" else {}
         for name, parameters in params["corruptions"]:
             inside = kept if name in ("shuffling", "intensity") else {}
             image = self.corruptions[name].apply({"image": image}, **parameters, **inside)["image"]
-        return {**flipped, "image": target.clone() if image is target else image, "target": target}
+        hidden = painted(last, target.shape[1:], (painting.get("starts"), painting.get("edges")))
+        return {**flipped, "image": target.clone() if image is target else image, "target": target, "hidden": hidden}
 
 
 def _probability(name: str, value: float) -> float:

@@ -55,7 +55,16 @@ def test_r2_of_constant_targets_is_finite():
 
 
 def test_batch_sums():
-    assert batch_sums(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])).tolist() == [0.25, 0.5, 0.5]
+    assert batch_sums(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])).tolist() == [0.25, 0.5, 0.5, 1.0]
+
+
+def test_r2_of_hidden_voxels_leaves_the_others_out():
+    target, hidden = noise(3, 2, 2, 8, 8, 8), noise(3, 2, 1, 8, 8, 8, seed=1) < 0.3
+    half = (target + target[hidden.expand_as(target)].mean()) / 2
+    restored = torch.where(hidden, half, -torch.ones(()))
+    sums = torch.stack([batch_sums(*batch) for batch in zip(restored, target, hidden, strict=True)]).numpy()
+    assert r_squared(sums) == pytest.approx(0.75, abs=1e-4)
+    assert math.isnan(r_squared(batch_sums(target, target, torch.zeros(2, 1, 8, 8, 8) > 0)[None].numpy()))
 
 
 @pytest.mark.parametrize(("mse", "decibel"), [(1, 0), (0.1, 10), (1e-4, 40), (0.25, 6.0206), (0, 120)])
