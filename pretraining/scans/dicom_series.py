@@ -301,7 +301,7 @@ def _without_copied_volumes(volumes: list[Part], rests: list[Rest], digest: Dige
 
 
 def copies_of_volumes(parts: Sequence[Part], digest: Digest) -> list[Rest]:
-    """Find a patient's volumes that are there under another SeriesInstanceUID too: at the same places, the same pixels."""
+    """Find a patient's volumes that are there under another SeriesInstanceUID too: same places, same pixels."""
     rests: list[Rest] = []
     for group in _groups(parts, _extent):
         if len(group) > 1:
