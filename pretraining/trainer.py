@@ -21,8 +21,8 @@ from nnunet_genesis.checkpoint.citations import nnssl_citations
 from nnunet_genesis.checkpoint.lineage import Origin
 from nnunet_genesis.checkpoint.writing import BEST, GO_ON, replacing
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import disk_in_words
-from nnunet_genesis.folders import channel_names
+from nnunet_genesis.files import disk_in_words, read_json
+from nnunet_genesis.folders import SPLITS, channel_names
 from nnunet_genesis.training.base import ResumableTrainer, require_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
 from nnunet_genesis.training.distributed import from_rank_0, gather
@@ -194,7 +194,14 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             super().print_to_log_file(*args, **kwargs)
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Read or make nnU-Net's split; rank 0 writes it where there is none."""
+        """Read or make nnU-Net's split; rank 0 writes it where there is none.
+
+        nnU-Net looks for each training case among the validation cases: 20 s of 100,000 cases.
+        """
+        file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+        if self.fold != "all" and file.is_file():
+            split = read_json(file)[int(self.fold)]
+            return split["train"], split["val"]
         return self._on_rank_0(super().do_split)
 
     def _on_rank_0(self, work: Callable[[], Any]) -> Any:
