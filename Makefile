@@ -5,9 +5,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup test soak demo lint bench gpu report clean
+.PHONY: help setup test soak demo lint bench gpu report docs clean
 help:
-	@echo "make setup | test | soak | demo [DATA=folder] | lint | bench | gpu [DATA=folder] | report | clean"
+	@echo "make setup | test | soak | demo [DATA=folder] | lint | bench | gpu [DATA=folder] | report | docs | clean"
 
 setup: $(SETUP)
 
@@ -47,5 +47,11 @@ report: $(SETUP)
 	for folder in examples/results/*/; do \
 		$(BIN)/nnUNetv2_genesis_report --results $$folder -o $${folder}report.html || exit 1; done
 
+# The documentation as a site, in site/; a dead link fails.
+docs: $(SETUP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python .ci/make_commands.py
+	$(BIN)/zensical build --strict
+
 clean:
-	rm -rf $(VENV) build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache
