@@ -19,7 +19,7 @@ def prepare() -> None:
         "as an unlabelled data set in nnUNet_preprocessed. Run it again to go on after an interruption or to add "
         "scans: finished ones are kept.",
         epilog=f"Exit status: 0 all scans prepared; {LEFT_OUT_STATUS} some were left out (see genesis_manifest.csv; "
-        "localizers and copies alone don't count); "
+        "label maps, localizers and copies alone don't count); "
         "1 an error, with a message (nothing done, or genesis_errors.log says which scans it concerns); 2 wrong usage.",
     )
     add = parser.add_argument
@@ -31,7 +31,9 @@ def prepare() -> None:
     add("-gpu_memory_target", type=float, help="GB the planner may plan for")
     add("--like", metavar="DATASET", help="use this data set's plans instead of planning")
     add("-p", dest="plans_name", default="nnUNetPlans", help="with --like: name of its plans [default: nnUNetPlans]")
-    add("--modality", choices=["auto", "CT", "MR"], default="auto", help="[default: auto, and says so]")
+    add("--modality", default="auto",
+        help="CT, MR, PET or any name; all but CT are z-scored [default: auto, and says so]")  # fmt: skip
+    add("--include_labels", action="store_true", help="prepare label maps too [default: left out]")
     add("--hu_window", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
     numbered = parser.add_mutually_exclusive_group()

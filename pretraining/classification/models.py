@@ -23,7 +23,7 @@ from nnunet_genesis.folders import channel_names
 from pretraining.classification.labelling import names_of
 from pretraining.preparation.preprocess import ScanPlans
 from pretraining.scans.image_files import read_image_file
-from pretraining.scans.reading import ScanReader
+from pretraining.scans.reading import ScanReader, reoriented
 from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -117,7 +117,8 @@ class MaskReader(ScanReader):
         mask, properties = read_image_file(self.masks[seg_fname.case])
         if mask.shape != seg_fname.shape:
             raise ScanError(f"its mask has the shape {mask.shape}, the scan {seg_fname.shape} (z, y, x)")
-        return (mask[None] > 0).astype(np.int8), properties
+        mask = (mask[None] > 0).astype(np.int8)
+        return reoriented(mask, properties) if self.reorient else (mask, properties)
 
 
 class Preprocessor:

@@ -1,7 +1,7 @@
 """nnU-Net's fingerprint of unlabelled scans: its own analysis of each case, the body as foreground."""
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import for_each_scan
-from pretraining.scans.reading import ScanReader, wrong_channels, wrong_modality
+from pretraining.scans.reading import ScanReader, wrong_channels
 from pretraining.scans.scan import LeftOut, Scan
 
 
@@ -23,7 +23,7 @@ class Analysis:
     """What nnU-Net's fingerprint needs of one scan.
 
     Attributes:
-        modality: "CT" or "MR".
+        modality: "CT", "MR", …
         shape: voxels (z, y, x) after cropping to nonzero.
         spacing: mm (z, y, x).
         intensities: (C, samples) random intensities from the body.
@@ -49,22 +49,23 @@ class Analysis:
         return cls(**{**values, "modality": str(values["modality"]), "relative_size": float(values["relative_size"])})
 
 
-def analyse(scan: Scan, asked: str | None, samples: int, cache: Path) -> Analysis:
+def analyse(scan: Scan, asked: str | None, samples: int, cache: Path, labels: bool = False) -> Analysis:
     """Analyse one scan as nnU-Net's fingerprint extractor does, or take the result of an earlier, interrupted run.
 
     Args:
         scan: the scan.
-        asked: modality of scans whose files don't say; ``None`` to guess.
+        asked: modality that somebody has named, or ``None``.
         samples: intensities to sample from the body.
         cache: folder for results.
+        labels: whether label maps count as scans.
 
     Raises:
         ScanError: the scan can't be used.
     """
-    file = cache / f"{scan.case}.{asked or 'auto'}.npz"
+    file = cache / f"{scan.case}.{asked or 'auto'}{'.labels' if labels else ''}.npz"
     if file.is_file():
         return Analysis.load(file)
-    reader = ScanReader(asked)
+    reader = ScanReader(asked, labels=labels)
     shape, spacing, intensities, _, relative = DatasetFingerprintExtractor.analyze_case(
         scan, scan, lambda: reader, samples
     )
@@ -80,7 +81,7 @@ def analyse_all(
 ) -> tuple[dict[str, tuple[Scan, Analysis]], list[LeftOut]]:
     """Analyse scans, each in a process of its own; by case, and what is left out."""
     cache.mkdir(exist_ok=True)
-    work = partial(analyse, asked=options.asked_modality, samples=samples, cache=cache)
+    work = partial(analyse, asked=options.asked_modality, samples=samples, cache=cache, labels=options.include_labels)
     found: dict[str, tuple[Scan, Analysis]] = {}
     left_out = []
     for scan, result in for_each_scan(work, scans, options.processes, "Analysing"):
@@ -88,32 +89,52 @@ def analyse_all(
             left_out.append(result)
         else:
             found[scan.case] = (scan, result)
-    return found, left_out
+    return dict(sorted(found.items())), left_out
 
 
 def agreeing(
     found: Mapping[str, tuple[Scan, Analysis]], options: PrepareOptions
 ) -> tuple[dict[str, Analysis], list[LeftOut]]:
-    """Choose the scans of most scans' modality and number of channels; by case, and what is left out.
+    """Choose the scans of most scans' number of channels; by case, and what is left out.
+
+    Args:
+        found: scans and their analyses, by case.
+        options: what was asked for.
 
     Raises:
-        GenesisError: a window in HU is asked for, and they are no CTs.
+        GenesisError: there are several modalities, none of which is asked for; or a window in HU is asked for, and they
+            are no CTs.
     """
     asked = options.asked_modality
-    modality = asked or Counter(analysis.modality for _, analysis in found.values()).most_common(1)[0][0]
+    sources: dict[str, list[str]] = defaultdict(list)
+    for scan, analysis in found.values():
+        sources[analysis.modality].append(scan.source)
+    if len(sources) > 1:
+        raise GenesisError(_several_modalities(sources))
+    (modality,) = sources
     if options.hu_window and modality != "CT":
         raise GenesisError(f"--hu_window is for CT; these scans are {modality}. Leave it out, or give --modality CT.")
     print(f"Modality: {modality} ({'as asked' if asked else 'found from DICOM tags or intensities'})")
-    channels = Counter(len(scan.channels) for scan, _ in found.values()).most_common(1)[0][0]
-    chosen, left_out = {}, []
-    for case, (scan, analysis) in sorted(found.items()):
-        if analysis.modality != modality:
-            left_out.append(LeftOut(scan.source, wrong_modality(analysis.modality, modality)))
-        elif len(scan.channels) != channels:
-            left_out.append(LeftOut(scan.source, wrong_channels(len(scan.channels), channels)))
-        else:
-            chosen[case] = analysis
-    return chosen, left_out
+    numbers = Counter(len(scan.channels) for scan, _ in found.values())
+    channels = max(numbers, key=lambda number: (numbers[number], number))
+    left_out = [
+        LeftOut(scan.source, wrong_channels(len(scan.channels), channels))
+        for scan, _ in found.values()
+        if len(scan.channels) != channels
+    ]
+    return {case: one for case, (scan, one) in found.items() if len(scan.channels) == channels}, left_out
+
+
+def _several_modalities(sources: Mapping[str, Sequence[str]], shown: int = 3) -> str:
+    counts = " and ".join(f"{len(found)} {modality}" for modality, found in sorted(sources.items()))
+    lines = [
+        f"  {modality}: {', '.join(sorted(found)[:shown])}{', …' if len(found) > shown else ''}"
+        for modality, found in sorted(sources.items())
+    ]
+    choices = " or ".join(f"--modality {modality}" for modality in sorted(sources))
+    return "\n".join(
+        [f"{counts} scans; a data set has one modality. Choose with {choices} (the others are left out then):", *lines]
+    )
 
 
 def samples_per_scan(scans: int) -> int:

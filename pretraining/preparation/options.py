@@ -1,5 +1,6 @@
 """What a preparation was asked for."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ class PrepareOptions:
         gpu_memory_target: GB the planner may plan for, or ``None`` for the planner's default.
         like: data set whose plans are used instead of planning, or ``None``.
         plans_name: name of those plans.
-        modality: ``auto``, ``CT`` or ``MR``.
+        modality: ``auto``, or any name; CT is clipped by HU and z-scored by the data set, all others by each scan.
+        include_labels: prepare label maps too.
         hu_window: (low, high) HU that a CT is clipped to, or ``None`` for the body's percentiles 0.5 and 99.5.
         channels: whether files X_0000, X_0001, ... are channels of one case; ``None``: what their folder says.
         val_fraction: share of the patients held out, in [0, 1).
@@ -44,6 +46,7 @@ class PrepareOptions:
     like: str | None = None
     plans_name: str = "nnUNetPlans"
     modality: str = "auto"
+    include_labels: bool = False
     hu_window: Sequence[float] | None = None
     channels: bool | None = None
     val_fraction: float = 0.1
@@ -72,7 +75,11 @@ class PrepareOptions:
             or self.part_id is None,
             f"--hu_window {self.hu_window}: expected LOW < HIGH": not self.hu_window
             or self.hu_window[0] < self.hu_window[1],
-            "--hu_window is for CT; it can't go with --modality MR": not (self.hu_window and self.modality == "MR"),
+            f"--modality {self.modality}: expected at most 16 letters, digits, '-' or '_'": bool(
+                re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}", self.modality)
+            ),
+            f"--hu_window is for CT; it can't go with --modality {self.modality}": not self.hu_window
+            or self.asked_modality in (None, "CT"),
             "--like takes the other data set's plans; it can't go with -pl, -gpu_memory_target or --hu_window": not (
                 self.like and (self.planner or self.gpu_memory_target or self.hu_window)
             ),
@@ -90,8 +97,9 @@ class PrepareOptions:
 
     @property
     def asked_modality(self) -> str | None:
-        """``CT``, ``MR``, or ``None`` for auto."""
-        return None if self.modality == "auto" else self.modality
+        """``CT``, ``MR``, …, or ``None`` for auto; nnU-Net takes ``ct`` for CT too."""
+        known = self.modality.upper()
+        return None if known == "AUTO" else known if known in ("CT", "MR", "PET") else self.modality
 
     def record(self) -> dict[str, Any]:
         """What decides the intensities of a prepared data set: it can't change once scans are prepared."""

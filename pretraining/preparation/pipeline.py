@@ -8,7 +8,9 @@ Several calls can share the scans: a part analyses its share or, where plans are
 nothing else. The call without a part does what is missing, so that the data set is that of one call.
 """
 
+import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,11 +66,12 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
 
 @dataclass(frozen=True)
 class _Result:
-    """What has been done: the data set, where it is planned, the manifest's rows of its cases, and what is left out."""
+    """What has been done: the data set, where it is planned, its cases' rows, what is left out; or an error."""
 
     dataset: PreparedDataset | None = None
     prepared: Sequence[Row] = ()
     left_out: list[LeftOut] = field(default_factory=list)
+    error: str = ""
 
 
 def _work(options: PrepareOptions, folder: Path, scans: Sequence[Scan], count: int) -> _Result:
@@ -88,7 +91,12 @@ def _work(options: PrepareOptions, folder: Path, scans: Sequence[Scan], count: i
         found, left_out = analyse_all(scans, folder / CACHE, samples_per_scan(count), options)
         if not found or options.part_id is not None:
             return _Result(left_out=left_out)
-        analyses, more = agreeing(found, options)
+        try:
+            analyses, more = agreeing(found, options)
+        except GenesisError as error:
+            undecided = "modality {}: which one is to be prepared wasn't said (--modality)"
+            left_out += [LeftOut(scan.source, undecided.format(one.modality)) for scan, one in found.values()]
+            return _Result(left_out=left_out, error=str(error))
         dataset, left_out = planning.plan_dataset(options, folder, analyses), left_out + more
         scans = [scan for scan in scans if scan.case in analyses]
     if options.part_id is None:
@@ -103,6 +111,8 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Aske
     """Write the manifest, the held-out set or the labels' folds, the number of cases, and say what there is."""
     dataset, left_out = result.dataset, result.left_out
     cases = manifest.update(folder, result.prepared, left_out)
+    if result.error:
+        raise GenesisError(result.error)
     if dataset and options.no_pp:
         print(f"{folder}: planned")
         return
@@ -142,5 +152,9 @@ def _no_usable_scan(inputs: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
 
 
 def _reasons(left_out: Sequence[LeftOut], most: int = 10) -> list[str]:
-    more = [f"  … and {len(left_out) - most} more, see {manifest.FILE_NAME}"] if len(left_out) > most else []
-    return [f"  {item.source}: {item.reason}" for item in left_out[:most]] + more
+    """List reasons; company that is expected is only counted, by its kind."""
+    company = Counter(re.sub(r"^\d+ files: |:.*| as .*", "", item.reason) for item in left_out if item.expected)
+    worth = sorted((item for item in left_out if not item.expected), key=lambda item: item.source)
+    more = [f"  … and {len(worth) - most} more, see {manifest.FILE_NAME}"] if len(worth) > most else []
+    lines = [f"  {item.source}: {item.reason}" for item in worth[:most]] + more
+    return lines + [f"  {count} × {kind}, as lie beside scans" for kind, count in sorted(company.items())]

@@ -31,6 +31,7 @@ from nnunet_genesis.folders import (
 )
 from pretraining.preparation.fingerprint import Analysis, fingerprint
 from pretraining.preparation.options import PrepareOptions
+from pretraining.scans.content import is_ct_name
 
 DATASET, FINGERPRINT = "dataset.json", "dataset_fingerprint.json"
 DEFAULT_PLANNER = "ExperimentPlanner"
@@ -50,8 +51,13 @@ class PreparedDataset(PlannedDataset):
 
     @property
     def modality(self) -> str:
-        """``CT`` or ``MR``."""
+        """``CT``, ``MR``, …"""
         return str(self.dataset_json["genesis"]["modality"])
+
+    @property
+    def asked_modality(self) -> str | None:
+        """The same, if somebody has named it; ``None`` where it was told from tags and values."""
+        return self.dataset_json["genesis"].get("asked_modality")
 
     @property
     def case_folders(self) -> dict[str, Path]:
@@ -169,7 +175,7 @@ def _earlier_dataset_json(options: PrepareOptions, folder: Path) -> dict[str, An
                 f"{folder}: was prepared with {key} = {record.get(key)}, now {value} is asked for. All scans of a data "
                 "set must be prepared alike: repeat the earlier option, or use a new data set (-d, -n)."
             )
-    if options.modality not in ("auto", record["modality"]):
+    if options.asked_modality not in (None, record["modality"]):
         raise GenesisError(f"{folder}: holds {record['modality']} scans; --modality {options.modality} doesn't fit.")
     return dataset_json
 
@@ -188,11 +194,21 @@ def _plans_like(options: PrepareOptions) -> dict[str, Any]:
 def _prepared_like(options: PrepareOptions, folder: Path, scans: int) -> PreparedDataset:
     like, plans = _like(options), _plans_like(options)
     schemes = PlansManager(plans).get_configuration(options.configurations[0]).normalization_schemes
-    modality = "CT" if schemes[0] == "CTNormalization" else "MR"
-    if options.modality not in ("auto", modality):
-        raise GenesisError(f"--like {options.like}: is planned for {modality}; --modality {options.modality} is asked.")
-    dataset_json = _unlabelled(channel_names(like.dataset_json), scans, {"modality": modality, **options.record()})
+    names, asked = channel_names(like.dataset_json), options.asked_modality
+    modality = asked or _modality_like(list(names.values()), schemes)
+    if "CTNormalization" in schemes and not is_ct_name(modality):
+        raise GenesisError(f"--like {options.like}: is planned for CT; --modality {options.modality} is asked.")
+    record = {"modality": modality, "asked_modality": asked, **options.record()}
+    dataset_json = _unlabelled(names, scans, record)
     return PreparedDataset(folder, plans, dataset_json, read_json(like.folder / FINGERPRINT), options.configurations)
+
+
+def _modality_like(names: Sequence[str], schemes: Sequence[str]) -> str:
+    """Tell what scans a data set is of by its normalisation and its channels' names, which may be any."""
+    named = next((name for name in names if is_ct_name(name)), None)
+    if "CTNormalization" in schemes or (named and named.upper() == "CT"):
+        return "CT"
+    return named or ("PET" if names[0].upper() in ("PET", "PT") else "MR")
 
 
 def _dataset_json(options: PrepareOptions, analyses: Mapping[str, Analysis]) -> dict[str, Any]:
@@ -201,7 +217,8 @@ def _dataset_json(options: PrepareOptions, analyses: Mapping[str, Analysis]) -> 
     # nnU-Net chooses the normalisation by this name: "CT" is clipped by fixed statistics, all others are z-scored.
     same_name = modality == "CT" or channels == 1
     names = {str(index): modality if same_name else f"{modality}_{index}" for index in range(channels)}
-    return _unlabelled(names, len(analyses), {"modality": modality, **options.record()})
+    record = {"modality": modality, "asked_modality": options.asked_modality, **options.record()}
+    return _unlabelled(names, len(analyses), record)
 
 
 def _unlabelled(names: dict[str, str], scans: int, record: dict[str, Any]) -> dict[str, Any]:

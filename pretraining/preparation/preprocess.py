@@ -29,11 +29,12 @@ _MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20
 
 
 class ScanPlans(PlansManager):
-    """nnU-Net's plans, with our reader in the place of the one that they name and, unless ``exact``, our resampling."""
+    """nnU-Net's plans, with our reader, which turns axes as theirs, and our resampling, unless ``exact``."""
 
     def __init__(self, plans: dict[str, Any], reader: ScanReader, exact: bool = False):
         super().__init__(plans)
         self.reader, self._exact = reader, exact
+        reader.reorient = str(plans.get("image_reader_writer")).endswith("WithReorient")
 
     @property
     def image_reader_writer_class(self) -> Any:
@@ -58,7 +59,8 @@ def preprocess_all(
     done = [scan for scan in scans if scan.case in finished]
     if done:
         print(f"{len(done)} scans are finished already")
-    work = partial(preprocess, dataset=dataset, asked=options.asked_modality, exact=options.exact)
+    asked, labels = options.asked_modality or dataset.asked_modality, options.include_labels
+    work = partial(preprocess, dataset=dataset, asked=asked, exact=options.exact, labels=labels)
     left_out, todo = [], [scan for scan in scans if scan.case not in finished]
     try:
         for scan, result in for_each_scan(work, todo, options.processes, "Preprocessing"):
@@ -85,14 +87,17 @@ def _finished(dataset: PreparedDataset, ranges: Mapping[str, Mapping[str, Range]
     return set.intersection(*cases)
 
 
-def preprocess(scan: Scan, dataset: PreparedDataset, asked: str | None, exact: bool = False) -> dict[str, Range]:
+def preprocess(
+    scan: Scan, dataset: PreparedDataset, asked: str | None, exact: bool = False, labels: bool = False
+) -> dict[str, Range]:
     """Preprocess a scan for each configuration, unless that is done.
 
     Args:
         scan: the scan.
         dataset: where to, and how.
-        asked: modality of scans whose files don't say; ``None`` to guess.
+        asked: modality that somebody has named, or ``None``.
         exact: resample with nnU-Net's own functions.
+        labels: whether label maps count as scans.
 
     Returns:
         By configuration the intensity range (see :mod:`pretraining.intensity_range`), where the plans don't fix it.
@@ -100,13 +105,14 @@ def preprocess(scan: Scan, dataset: PreparedDataset, asked: str | None, exact: b
     Raises:
         ScanError: the scan can't be read, or isn't of the data set's modality.
     """
-    reader = ScanReader(asked, dataset.modality, len(channel_names(dataset.dataset_json)))
+    reader = ScanReader(asked, dataset.modality, len(channel_names(dataset.dataset_json)), labels)
     manager = ScanPlans(dataset.plans, reader, exact)
     ranges: dict[str, Range] = {}
     for name, folder in dataset.case_folders.items():
         configuration = manager.get_configuration(name)
         if not is_finished(folder, scan.case):
-            _check_shape(compute_new_shape(scan.shape, scan.spacing, _spacing_zyx(manager, configuration)))
+            if not reader.reorient:  # else the order of the axes isn't known yet
+                _check_shape(compute_new_shape(scan.shape, scan.spacing, _spacing_zyx(manager, configuration)))
             _preprocess_case(scan, manager, configuration, dataset, folder)
         if planned_range(manager, configuration) is None:
             ranges[name] = measured_range(blosc2.open(urlpath=str(folder / f"{scan.case}.b2nd"), mode="r")[:])

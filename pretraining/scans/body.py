@@ -17,18 +17,6 @@ _ARM = 0.03  # a part smaller than this share of the largest one is no arm
 _LEAST = 0.01  # share of the image: a smaller body was not found
 
 
-def guess_modality(image: np.ndarray) -> str:
-    """ "CT" if the intensities look like Hounsfield units (minimum <= -500 and maximum > 100), else "MR".
-
-    Only CT has large negative values, those of air and lung; a CT cropped to soft tissue, or stored without its offset,
-    is taken for MR: name the modality then.
-
-    Args:
-        image: voxels of any shape.
-    """
-    return "CT" if image.min() <= CT_THRESHOLD and image.max() > 100 else "MR"
-
-
 def body_mask(image: np.ndarray, spacing: Sequence[float], modality: str) -> np.ndarray:
     """Mark the body: table and air around it are left out, lungs, bowel gas and ventricles belong to it.
 

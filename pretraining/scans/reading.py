@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from pretraining.scans.body import body_mask, guess_modality
+from pretraining.scans.body import body_mask
+from pretraining.scans.content import is_ct_name, is_label_map, looks_like_ct, may_be_soft_tissue, named_like_labels
 from pretraining.scans.dicom import read_dicom
 from pretraining.scans.image_files import check_values, read_image_file
-from pretraining.scans.scan import Scan, ScanError
+from pretraining.scans.scan import LabelMapError, Scan, ScanError
 
 _ENOUGH = 1_000_000  # voxels tell what intensities are
 _TISSUE = (-200, 300)  # HU: fat, water, blood and soft tissue
@@ -21,6 +23,10 @@ _LEAST_TISSUE = 0.25
 _PADDED_TISSUE = 0.6
 _OFFSET, _SLOPE = "Correct its rescale intercept", "Correct its rescale slope and intercept"
 _MOST = 0.05  # share of voxels out of the ordinary: metal, noise
+LABELS = "labels of a scan, not a scan (if it is one: --include_labels)"
+_SAME = {"PET": "PT", "MRI": "MR"}
+_TAGS = ("CT", "MR", "PT", "NM", "US")
+_SAYS_NOTHING = (None, "", "OT", "SC")  # DICOM's "other" and "secondary capture"
 _NO_BODY = "no body was told from a background: the whole image counts as body"
 
 
@@ -43,6 +49,9 @@ def read_scan(scan: Scan) -> tuple[np.ndarray, dict]:
     remarks = [*scan.corrections, *(remark for _, other in channels for remark in other.pop("remarks", ()))]
     empty = [number for number, (voxels, _) in enumerate(channels) if voxels.min() == voxels.max()]
     if len(empty) == len(channels):
+        if named_like_labels(scan.channels[0][0]):
+            raise LabelMapError(f"label map, and an empty one: {LABELS}")
+        check_values(channels[0][0], may_be_constant=len(channels) > 1)
         raise ScanError("every voxel of every channel has the same value")
     if empty:
         remarks.append(f"channel {', '.join(map(str, empty))} has one value everywhere: nothing is known of it")
@@ -63,27 +72,40 @@ class ScanReader(BaseReaderWriter):
     "segmentation" is the body mask.
 
     Args:
-        asked: modality of scans whose files don't say; None: guessed from the intensities.
-        expected: modality that the scan must have; None: any of CT and MR.
+        asked: modality that somebody has named; None: told by the DICOM tag, else by the intensities.
+        expected: modality that the scan must have; None: any.
         channels: number of channels that it must have; None: any.
+        labels: whether label maps count as scans.
 
     Attributes:
-        found_modality: "CT" or "MR", of the scan whose body was found last.
+        reorient: whether the axes are turned to the patient's (RAS), as readers of nnU-Net's with that name do.
+        found_modality: of the scan whose body was found last.
         remark: what a person should know of that scan and its body, or "".
     """
 
     supported_file_endings: list[str] = []  # noqa: RUF012 - the base class declares it this way
 
-    def __init__(self, asked: str | None = None, expected: str | None = None, channels: int | None = None) -> None:
-        self.asked, self.expected, self.channels = asked, expected, channels
+    def __init__(
+        self, asked: str | None = None, expected: str | None = None, channels: int | None = None, labels: bool = False
+    ) -> None:
+        self.asked, self.expected, self.channels, self.labels = asked, expected, channels, labels
+        self.reorient = False
         self.found_modality = self.remark = ""
         self._remarks: list[str] = []
         self._last: tuple[Scan, np.ndarray, dict] | None = None
 
     def read_images(self, image_fnames: Scan) -> tuple[np.ndarray, dict]:
-        """Read a scan; see :func:`read_scan`."""
+        """Read a scan; see :func:`read_scan`.
+
+        Raises:
+            LabelMapError: it holds labels.
+        """
         image, properties = read_scan(image_fnames)
         self._remarks = properties.pop("remarks", [])
+        if not self.labels:
+            check_no_labels(image_fnames, image)
+        if self.reorient:
+            image, properties = reoriented(image, properties)
         self._last = (image_fnames, image, properties)
         return image, properties
 
@@ -91,31 +113,93 @@ class ScanReader(BaseReaderWriter):
         """The body mask of a scan, int8 (1, Z, Y, X), and the scan's properties. Reuses the image read last.
 
         Raises:
-            ScanError: the modality isn't CT or MR, it or the number of channels isn't the expected one, or a CT's
-                values are no HU.
+            ScanError: it or the number of channels isn't the expected one, or a CT's values are no HU.
         """
         if self._last is None or self._last[0] != seg_fname:
             self.read_images(seg_fname)
         assert self._last is not None
         scan, image, properties = self._last
-        found = scan.modality or self.asked or guess_modality(image)
+        found, hounsfield = modality_of(scan, image, self.asked, self.expected)
         # In the order in which a data set is planned too: a scan is left out for the same reason in every run.
-        if found not in ("CT", "MR"):
-            raise ScanError(wrong_modality(found, "CT or MR"))
         if found == "CT":
-            check_hounsfield(image)
-        if found != (self.expected or found):
-            raise ScanError(wrong_modality(found, self.expected or ""))
+            check_hounsfield(image[hounsfield] if any(hounsfield) else image)
         if len(image) != (self.channels or len(image)):
             raise ScanError(wrong_channels(len(image), self.channels or 0))
         self.found_modality = found
-        body = body_mask(image, properties["spacing"], found)
+        kind = "CT" if found == "CT" or (is_ct_name(found) and all(hounsfield)) else "MR"
+        shown = image[hounsfield] if kind == "CT" and any(hounsfield) else image
+        body = body_mask(shown, properties["spacing"], kind)
         self.remark = "; ".join([*self._remarks, *([_NO_BODY] if body.all() else [])])
         return body[None], properties
 
     def write_seg(self, seg: np.ndarray, output_fname: str, properties: dict) -> None:
         """Not supported: scans are only read."""
         raise NotImplementedError("ScanReader only reads")
+
+
+def reoriented(image: np.ndarray, properties: dict) -> tuple[np.ndarray, dict]:
+    """Turn an image (C, Z, Y, X) so that its axes run right, forward and up (RAS), as nnU-Net's ``…WithReorient``."""
+    stuff = properties["sitk_stuff"]
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(stuff["direction"], (3, 3)) * stuff["spacing"]
+    affine[:3, 3] = stuff["origin"]
+    flip = np.diag([-1.0, -1, 1, 1])  # LPS and RAS
+    orientation = io_orientation(flip @ affine)
+    turned = np.stack([apply_orientation(channel.T, orientation).T for channel in image])
+    affine = affine @ inv_ornt_aff(orientation, image.shape[:0:-1])
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    stuff = {
+        "spacing": tuple(spacing.tolist()),
+        "origin": tuple(affine[:3, 3].tolist()),
+        "direction": tuple((affine[:3, :3] / spacing).ravel().tolist()),
+    }
+    return np.ascontiguousarray(turned), {**properties, "sitk_stuff": stuff, "spacing": spacing[::-1].tolist()}
+
+
+def check_no_labels(scan: Scan, image: np.ndarray) -> None:
+    """Raise LabelMapError if all channels (C, Z, Y, X) of an image file that show something hold labels."""
+    shown = [channel for channel in image if channel.min() < channel.max()]
+    named = named_like_labels(scan.channels[0][0])
+    if scan.kind != "dicom" and all(is_label_map(channel, named) for channel in shown):
+        raise LabelMapError(f"label map: {LABELS}")
+
+
+def modality_of(
+    scan: Scan, image: np.ndarray, asked: str | None = None, expected: str | None = None
+) -> tuple[str, list[bool]]:
+    """Tell a scan's modality, and of each channel whether its values look like HU.
+
+    A DICOM tag counts; else what somebody has asked for, if the values allow it; else the values.
+
+    Raises:
+        ScanError: it isn't what is asked for or expected, or its channels are CT and others, and nothing is.
+    """
+    hounsfield = [looks_like_ct(channel) for channel in image]
+    wanted = asked or expected
+    tag = _SAME.get(scan.modality or "", scan.modality) if scan.modality not in _SAYS_NOTHING else None
+    if tag is None and wanted is None and any(hounsfield) and not all(hounsfield):
+        raise ScanError("its channels are CT and others, by their values: name them with --modality (if it isn't CT, "
+                        "all are z-scored)")  # fmt: skip
+    found = tag or ("CT" if any(hounsfield) else "MR")
+    if wanted is None:
+        return found, hounsfield
+    fits = is_ct_name(found) == is_ct_name(wanted)
+    if tag:  # a name that is no tag (T1, CTA) may be any of its kind
+        fits &= tag == _SAME.get(wanted, wanted) or _SAME.get(wanted, wanted) not in _TAGS
+    elif asked and not fits:  # where values don't decide; other kinds of CT needn't be in HU
+        is_kind = is_ct_name(asked) and (asked != "CT" or may_be_soft_tissue(image))
+        fits = is_kind or not (is_ct_name(asked) or (is_ct_name(found) and _are_hounsfield(image)))
+    if not fits:
+        raise ScanError(wrong_modality(found, wanted))
+    return wanted, hounsfield
+
+
+def _are_hounsfield(image: np.ndarray) -> bool:
+    try:
+        check_hounsfield(image)
+    except ScanError:
+        return False
+    return True
 
 
 def check_hounsfield(voxels: np.ndarray) -> None:
@@ -145,7 +229,7 @@ def check_hounsfield(voxels: np.ndarray) -> None:
 
 
 def wrong_modality(found: str, expected: str) -> str:
-    """Why a scan is left out of a data set of another modality."""
+    """Say why a scan is left out of a data set of another modality."""
     return f"modality {found} among {expected} scans: prepare it as a data set of its own"
 
 
@@ -156,7 +240,7 @@ def wrong_channels(found: int, expected: int) -> str:
 
 def _read_channel(scan: Scan, files: tuple[str, ...]) -> tuple[np.ndarray, dict]:
     if scan.kind != "dicom":
-        return read_image_file(Path(files[0]), may_be_constant=len(scan.channels) > 1)
+        return read_image_file(Path(files[0]), may_be_constant=True)
     image = read_dicom(files, scan.frames)
     voxels = SimpleITK.GetArrayFromImage(image)
     check_values(voxels)

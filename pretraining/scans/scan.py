@@ -14,6 +14,10 @@ class ScanError(GenesisError):
     """One scan can't be used. The message is a short reason; it never quotes a DICOM header's text, names or UIDs."""
 
 
+class LabelMapError(ScanError):
+    """Not a scan but labels of one, as lie beside scans everywhere."""
+
+
 @dataclass(frozen=True)
 class Scan:
     """One usable scan, described without its pixels. Picklable, so that spawned workers can read it.
@@ -53,7 +57,7 @@ class LeftOut:
         source: posix path relative to its input root.
         reason: one sentence a person understands.
         trace: the traceback of an error that is ours, not the scan's; else "".
-        expected: whether it is usual company of scans (a localizer, a duplicate), and nothing to worry about.
+        expected: whether it is usual company of scans (a localizer, a duplicate, labels), and nothing to worry about.
     """
 
     source: str
@@ -65,7 +69,7 @@ class LeftOut:
     def because(cls, source: str, error: Exception) -> "LeftOut":
         """Name the reason that an exception gives; what nobody has foreseen is an internal error."""
         if isinstance(error, ScanError):
-            return cls(source, str(error))
+            return cls(source, str(error), expected=isinstance(error, LabelMapError))
         if isinstance(error, PermissionError):
             return cls(source, "no permission to read it")
         if isinstance(error, OSError):

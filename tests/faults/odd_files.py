@@ -223,7 +223,7 @@ ROWS = [
     Odd("inf", lambda f, s: write_nifti(f / GZ, s, _with(s, -np.inf)), "3 of .* voxels are NaN or infinite"),
     Odd("nan in nrrd", lambda f, s: write(f / NRRD, s.with_voxels(_with(s, np.nan).T)), "NaN or infinite"),
     Odd("constant", lambda f, s: write(f / GZ, s.with_voxels(np.full_like(s.voxels, 7))), r"same value \(7\)"),
-    Odd("int8 wrapped around", lambda f, s: write(f / GZ, s, pixel=np.int8), "modality MR among CT"),
+    Odd("int8 wrapped around", lambda f, s: write(f / GZ, s, pixel=np.int8), "modality MR among CT|8 bits"),
     Odd("uint16 wrapped around", lambda f, s: write(f / GZ, s, pixel=np.uint16), "modality MR among CT"),
     Odd("slope 10", lambda f, s: write_nifti(f / GZ, s, _slope(10, s)), "Hounsfield"),
     Odd("slope 2", lambda f, s: write_nifti(f / GZ, s, _slope(2, s)), "Hounsfield"),

@@ -29,7 +29,7 @@ def make_world(patch: pytest.MonkeyPatch, root: Path) -> World:
     for channel in range(2):
         write_scan(scans / f"two_000{channel}.nii.gz", 9, modality="MR")
     use_folders(patch, root)
-    world = World(root, {})
+    world = World(root, {}, "MR")
     world.base.mkdir()
     (world.base / KEY).write_bytes(bytes(32))  # else random, and the groups with it
     return world

@@ -68,7 +68,7 @@ def prepared(tmp_path_factory) -> Iterator[Prepared]:
                 row.after(root / "scans" / row.name)
         return found
 
-    world = World(root, {})
+    world = World(root, {}, "CT")
     inputs = (root / "scans", root / "here" / "twins", root / "there" / "twins")
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as folders:
         use_folders(folders, root)

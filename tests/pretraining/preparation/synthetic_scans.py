@@ -43,6 +43,7 @@ class World:
 
     root: Path
     left_out: dict[str, str]
+    modality: str = "auto"
 
     @property
     def base(self) -> Path:
@@ -53,7 +54,8 @@ class World:
         return self.base / "nnUNetPlans_3d_fullres"
 
     def options(self, **changes: Any) -> PrepareOptions:
-        return PrepareOptions(**{"inputs": (self.root / "scans",), "dataset_id": 701, "name": "CT", **changes})
+        given = {"inputs": (self.root / "scans",), "dataset_id": 701, "name": "CT", "modality": self.modality}
+        return PrepareOptions(**{**given, **changes})
 
     def json(self, name: str) -> Any:
         return json.loads((self.base / name).read_text())

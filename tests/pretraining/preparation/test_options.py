@@ -32,6 +32,8 @@ def test_options_are_frozen():
         ({"processes": 0}, "-np 0: expected at least 1"),
         ({"hu_window": (100.0, -100.0)}, "--hu_window (100.0, -100.0): expected LOW < HIGH"),
         ({"hu_window": (-1000.0, 1000.0), "modality": "MR"}, "--hu_window is for CT"),
+        ({"hu_window": (-1000.0, 1000.0), "modality": "CTA"}, "--hu_window is for CT"),
+        ({"modality": "a/b"}, "--modality a/b: expected at most 16 letters"),
         ({"like": "4", "planner": "nnUNetPlannerResEncM"}, "--like takes the other data set's plans"),
         ({"like": "4", "gpu_memory_target": 8.0}, "can't go with -pl, -gpu_memory_target or --hu_window"),
         ({"like": "4", "hu_window": (-1000.0, 1000.0)}, "can't go with -pl, -gpu_memory_target or --hu_window"),
@@ -55,6 +57,6 @@ def test_record_holds_what_must_not_change():
     assert prepare_options(like="4").record()["like"] == "4"
 
 
-@pytest.mark.parametrize(("modality", "asked"), [("auto", None), ("CT", "CT"), ("MR", "MR")])
+@pytest.mark.parametrize(("modality", "asked"), [("auto", None), ("ct", "CT"), ("CBCT", "CBCT"), ("pet", "PET")])
 def test_asked_modality(modality, asked):
     assert prepare_options(modality=modality).asked_modality == asked

@@ -41,9 +41,9 @@ def first(tmp_path_factory) -> World:
     write_scan(root / "scans" / "mr.nii.gz", 8, modality="MR")
     with pytest.MonkeyPatch.context() as patch:
         use_folders(patch, root)
-        left_out = prepare_dataset(World(root, {}).options())
+        left_out = prepare_dataset(World(root, {}, "CT").options())
         assert "nnUNet_raw" not in os.environ
-    return World(root, {item.source: item.reason for item in left_out})
+    return World(root, {item.source: item.reason for item in left_out}, "CT")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def world(first, tmp_path, monkeypatch) -> World:
     for name in ("scans", "preprocessed"):
         shutil.copytree(first.root / name, tmp_path / name)
     use_folders(monkeypatch, tmp_path)
-    return World(tmp_path, first.left_out)
+    return World(tmp_path, first.left_out, "CT")
 
 
 def test_nnunet_loads_every_case(first):
@@ -220,7 +220,7 @@ def test_like_takes_id_and_name_for_the_same(world):
 def test_two_parts_at_the_same_time_and_a_call_that_merges_give_the_same_data_set(first, tmp_path, monkeypatch):
     shutil.copytree(first.root / "scans", tmp_path / "scans")
     use_folders(monkeypatch, tmp_path)
-    world = World(tmp_path, {})
+    world = World(tmp_path, {}, "CT")
     parts = [world.options(num_parts=2, part_id=part, processes=1) for part in (0, 1)]
     with ThreadPoolExecutor(2) as calls:
         list(calls.map(prepare_dataset, parts))

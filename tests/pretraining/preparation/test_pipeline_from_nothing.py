@@ -125,7 +125,9 @@ def test_unset_folder_is_named(empty, monkeypatch):
 
 
 def test_asked_modality_counts_after_a_run_that_guessed_another(empty):
-    file = write_scan(empty.root / "scans" / "soft_tissue.nii.gz", modality="MR")  # a CT without air looks like MR
+    file = write_scan(empty.root / "scans" / "liver.nii.gz")
+    voxels = np.random.default_rng(0).normal(60, 35, (24, 40, 40)).astype(np.int16)  # without air and fat
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(file))
     (scan,), _ = find_scans([file])
     assert analyse(scan, None, 10_000, empty.root).modality == "MR"
     assert analyse(scan, "CT", 10_000, empty.root).modality == "CT"
