@@ -26,6 +26,7 @@ _NO_IMAGES = {
     "REG": "a registration",
     "DOC": "a document",
 }
+_RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "XA", "RF")
 
 
 class MissingSlicesError(ScanError):
@@ -34,13 +35,19 @@ class MissingSlicesError(ScanError):
 
 def is_company(header: SliceHeader) -> bool:
     """Tell whether such an object usually lies beside scans: nothing is lost without it."""
-    return header.localizer or header.modality in _NO_IMAGES
+    return header.localizer or header.modality in _NO_IMAGES or _is_radiograph(header)
+
+
+def _is_radiograph(header: SliceHeader) -> bool:
+    return header.modality in _RADIOGRAPHS and header.position is None and header.frames == 1
 
 
 def no_slice(header: SliceHeader) -> str:
     """Say why an image is by its nature no slice of a volume, or ""."""
     if header.modality in _NO_IMAGES:
         return f"not a scan but {_NO_IMAGES[header.modality]} ({header.modality})"
+    if _is_radiograph(header):
+        return f"a radiograph ({header.modality})"
     if header.matrix is None:
         return "DICOM objects without an image"
     if header.mosaic:
