@@ -34,9 +34,9 @@ PLANS, CONFIGURATION = "DemoPlans", "3d_fullres"
 TRAINERS = {"scratch": "nnUNetTrainerGenesisScratch", "Genesis": "nnUNetTrainerGenesis"}
 FEATURES, PATCH = [8, 16, 32, 64], [24, 40, 40]  # of the small plans
 LEFT_OUT_STATUS = 3  # of nnUNetv2_genesis_prepare
-# So short runs need higher learning rates than the default, 1e-3.
-PRETRAINING = ("--epochs", "8", "--iterations", "60", "--lr", "2e-3")
-FINE_TUNING = {"epochs": "8", "iterations": "50", "peak_lr": "1e-2"}
+# So short runs need higher learning rates than the default, 1e-3; SGD would find nothing in them.
+PRETRAINING = ("--epochs", "8", "--iterations", "75", "--lr", "2e-3")
+FINE_TUNING = {"epochs": "6", "iterations": "60", "optimizer": "adamw", "peak_lr": "2e-3"}
 
 
 @dataclass
@@ -144,7 +144,8 @@ def _make_scans(demo: Demo, unlabelled: bool) -> None:
 
 def _plan(demo: Demo) -> None:
     command = ["nnUNetv2_plan_and_preprocess", "-d", "801", "-c", CONFIGURATION, "-gpu_memory_target", "2"]
-    demo.run("plan and preprocess", [*command, "-npfp", "2", "-np", "2", "--no_pbar"])
+    command += ["-npfp", "2", "-np", "2", "--no_pbar"]
+    demo.run("plan and preprocess", command, show=r"^(Fingerprint|Experiment|Preprocessing)\b.*\.\.\.$")
     folder = demo.out / "nnUNet_preprocessed" / LABELLED
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     configuration = plans["configurations"][CONFIGURATION]
@@ -177,7 +178,7 @@ def _prepare(demo: Demo, scans: Path | None) -> None:
 def _pretrain(demo: Demo) -> Path:
     command = ["nnUNetv2_genesis_pretrain", "802", CONFIGURATION, "-p", PLANS, "-device", "cpu", *PRETRAINING]
     demo.run("pretrain", command, show="R²")
-    print("R²: 0 is a constant image, 1 a perfect one. By default a run has 250,000 iterations; this one had 480.")
+    print("R²: 0 is a constant image, 1 a perfect one. By default a run has 250,000 iterations; this one had 600.")
     results = demo.out / "nnUNet_results" / UNLABELLED
     folder = results / f"nnUNetTrainerRestoration__{PLANS}__{CONFIGURATION}" / "fold_0"
     shutil.copy(max(folder.glob("restoration_epoch*.png")), demo.out / "restoration.png")
@@ -201,7 +202,8 @@ def _test(demo: Demo, name: str) -> dict[str, float]:
     raw, predicted = demo.out / "nnUNet_raw" / LABELLED, demo.out / "predictions" / name
     model = ["-d", "801", "-c", CONFIGURATION, "-p", PLANS, "-tr", TRAINERS[name], "-f", "0"]
     options = ["-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta", "--disable_progress_bar"]
-    demo.run(f"predict, {name}", ["nnUNetv2_predict", "-i", raw / "imagesTs", "-o", predicted, *model, *options])
+    command = ["nnUNetv2_predict", "-i", raw / "imagesTs", "-o", predicted, *model, *options]
+    demo.run(f"predict, {name}", command, show="^Predicting|^done with")
     files = ["-djfile", predicted / "dataset.json", "-pfile", predicted / "plans.json"]
     demo.run(f"evaluate, {name}", ["nnUNetv2_evaluate_folder", raw / "labelsTs", predicted, *files])
     means = json.loads((predicted / "summary.json").read_text())["mean"]

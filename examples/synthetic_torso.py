@@ -115,7 +115,7 @@ def _draw_liver(rng: np.random.Generator, body: _Body, spacing: np.ndarray) -> n
         point[tuple(centre)] = False
         lumpy = rng.uniform(16, 28) * (1 + 0.12 * _smooth_noise(rng, liver.shape, 2.0))  # mm
         blob = liver & (distance_transform_edt(point, sampling=spacing) < lumpy)
-        labels[body.paint(blob, hu - rng.uniform(25, 32))] = LABELS["lesion"]
+        labels[body.paint(blob, hu - rng.uniform(40, 50))] = LABELS["lesion"]
     return labels
 
 
