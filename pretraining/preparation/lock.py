@@ -5,6 +5,7 @@ import errno
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -41,6 +42,17 @@ def locked(base: Path, part_id: int | None, num_parts: int) -> Iterator[None]:
         own.truncate(0)
         own.write(f"process {os.getpid()} on {platform.node()}")
         own.flush()
+        yield
+
+
+@contextlib.contextmanager
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """Hold a lock within the block; wait for it while another call does."""
+    with file.open("a+") as stream:
+        if not _lock(stream):
+            print("Waiting for another part, which reads the headers of all files")
+            while not _lock(stream):
+                time.sleep(0.2)
         yield
 
 

@@ -2,11 +2,10 @@
 
 import csv
 import hashlib
-import hmac
 import os
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from nnunet_genesis.errors import GenesisError
@@ -30,7 +29,7 @@ class Row:
         modality: CT, MR, …
         shape: voxels z × y × x, before preprocessing.
         spacing: mm z × y × x.
-        group: scans of one patient share it; see :func:`with_keyed_groups`.
+        group: scans of one patient share it; a patient's name is a hash with the data set's key.
         remark: what is worth a look, although the scan is used.
     """
 
@@ -95,29 +94,12 @@ def log_errors(folder: Path, left_out: Iterable[LeftOut]) -> None:
         )
 
 
-def with_keyed_groups(folder: Path, scans: Sequence[Scan]) -> list[Scan]:
-    """Hash patients' groups with the data set's key, which is made once and readable by its owner only.
-
-    A patient's number is short; of a hash without a key it could be found by trying all numbers.
-
-    Args:
-        folder: the data set's folder, which the key never leaves.
-        scans: as found; a group that isn't the case's own name is a patient's.
+def group_key(folder: Path) -> bytes:
+    """Return the key of the data set's patients' groups; or a new one, for :func:`keep_group_key`.
 
     Raises:
         GenesisError: the key of an earlier run is gone.
     """
-    if all(scan.group == scan.case for scan in scans):
-        return list(scans)
-    key = _group_key(folder)
-    return [scan if scan.group == scan.case else replace(scan, group=_keyed(key, scan.group)) for scan in scans]
-
-
-def _keyed(key: bytes, group: str) -> str:
-    return f"{_PATIENT}{hmac.new(key, group.encode(), 'sha256').hexdigest()[:12]}"
-
-
-def _group_key(folder: Path) -> bytes:
     file = folder / GROUP_KEY
     if not file.is_file():
         if any(row.group.startswith(_PATIENT) for row in read(folder)):
@@ -125,9 +107,16 @@ def _group_key(folder: Path) -> bytes:
                 f"{file}: no such file, but {FILE_NAME} names groups that were made with it: patients could be divided "
                 "between training and held-out scans. Restore it, or prepare a new data set (-d, -n)."
             )
-        with atomic_path(file) as path, open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
-            new.write(secrets.token_bytes(32))
+        return secrets.token_bytes(32)
     return file.read_bytes()
+
+
+def keep_group_key(folder: Path, key: bytes) -> None:
+    """Write the key, readable by its owner only, unless it is there."""
+    file = folder / GROUP_KEY
+    if not file.is_file():
+        with atomic_path(file) as path, open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
+            new.write(key)
 
 
 def write_split(folder: Path, rows: Sequence[Row], val_fraction: float) -> tuple[int, int]:

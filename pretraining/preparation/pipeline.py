@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -22,12 +23,13 @@ from nnunet_genesis.files import disk_in_words, remove_unfinished, write_json
 from pretraining.classification.labelling import Asked, read_asked, write_labels
 from pretraining.preparation import manifest, planning
 from pretraining.preparation.fingerprint import agreeing, analyse_all, samples_per_scan
+from pretraining.preparation.index import read_indexed
 from pretraining.preparation.lock import CACHE, locked
 from pretraining.preparation.manifest import Row
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.planning import PreparedDataset
 from pretraining.preparation.preprocess import preprocess_all
-from pretraining.scans.find import find_scans
+from pretraining.scans.find import check_roots, find_scans
 from pretraining.scans.scan import LeftOut, Scan
 
 
@@ -42,19 +44,22 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
             is full or read-only.
     """
     folder, options = planning.new_folder(options), planning.checked(options)
-    print(f"Looking for scans in {', '.join(map(str, options.inputs))}")
-    scans, unusable = find_scans(options.inputs, planning.channels(options, folder))
-    print(f"Found {len(scans)} scans; {len(unusable)} files or series can't be used")
+    check_roots(options.inputs)
+    channels = planning.channels(options, folder)
     with disk_in_words(folder, "run the same command again: finished scans are kept."):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, options.part_id, options.num_parts):
+            print(f"Looking for scans in {', '.join(map(str, options.inputs))}", flush=True)
+            scans, unusable = find_scans(
+                options.inputs, channels, partial(read_indexed, folder=folder, options=options)
+            )
+            print(f"Found {len(scans)} scans; {len(unusable)} files or series can't be used")
             if options.part_id is not None:
                 share = scans[options.part_id :: options.num_parts]
                 result = _work(options, folder, share, len(scans))
                 print(f"Part {options.part_id} of {options.num_parts}: {len(share)} scans are done")
             else:
                 remove_unfinished(folder)
-                scans = manifest.with_keyed_groups(folder, scans)
                 labels = read_asked(options, folder, scans, manifest.read(folder)) if scans else None
                 result = _work(options, folder, scans, len(scans))
                 result = replace(result, left_out=[*unusable, *result.left_out])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import TypeVar
 
 import SimpleITK
@@ -16,6 +17,7 @@ from nnunet_genesis.files import not_writable
 from nnunet_genesis.training.signals import end_with_parent
 from pretraining.scans.scan import LeftOut, Scan
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PEAK = 5  # times a scan as float32: 3.8 were measured (README, "How fast"), more where it is made finer
@@ -34,7 +36,7 @@ def for_each_scan(
     """
     killed = []
     with tqdm(total=len(scans), desc=title, unit="scan", disable=not scans) as progress:
-        for scan, result in _in_processes(work, scans, processes):
+        for scan, result in in_processes(partial(attempt, work), scans, processes):
             if isinstance(result, BrokenProcessPool):
                 killed.append(scan)
                 tqdm.write(
@@ -44,7 +46,7 @@ def for_each_scan(
             progress.update()
             yield scan, result
         for scan in killed:
-            for _, result in _in_processes(work, [scan], 1):
+            for _, result in in_processes(partial(attempt, work), [scan], 1):
                 progress.update()
                 if isinstance(result, BrokenProcessPool):
                     reason = f"its process was killed twice, the second time alone. Most likely {_needs_more(scan)}"
@@ -61,41 +63,44 @@ def _needs_more(scan: Scan) -> str:
     )
 
 
-def _in_processes(
-    work: Callable[[Scan], Result], scans: Sequence[Scan], processes: int
-) -> Iterator[tuple[Scan, Result | LeftOut | BrokenProcessPool]]:
-    """As :func:`for_each_scan`, each scan once; a pool of one process each, so that it is known whose scan it had."""
-    waiting = iter(scans)
-    running: dict[Future, tuple[Scan, ProcessPoolExecutor]] = {}
+def in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], processes: int
+) -> Iterator[tuple[Item, Result | BrokenProcessPool]]:
+    """Call ``work`` on every item, once; yield each with its result as they finish, or that its process was killed.
+
+    A pool of one process each, so that it is known which item that one had.
+    """
+    waiting = iter(items)
+    running: dict[Future, tuple[Item, ProcessPoolExecutor]] = {}
 
     def start(pool: ProcessPoolExecutor | None) -> None:
-        scan = next(waiting, None)
-        if scan is None:
+        item = next(waiting, None)
+        if item is None:
             if pool:
                 pool.shutdown(wait=False)
             return
         try:
             pool = pool or _pool()
-            running[pool.submit(attempt, work, scan)] = scan, pool
+            running[pool.submit(work, item)] = item, pool
         except BrokenProcessPool:  # killed while it had nothing to do
             pool = _pool()
-            running[pool.submit(attempt, work, scan)] = scan, pool
+            running[pool.submit(work, item)] = item, pool
 
     try:
-        for _ in range(min(processes, len(scans))):
+        for _ in range(min(processes, len(items))):
             start(None)
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                scan, pool = running.pop(future)
+                item, pool = running.pop(future)
                 result = _result(future)
                 start(None if isinstance(result, BrokenProcessPool) else pool)
-                yield scan, result
+                yield item, result
     finally:
         for _, pool in running.values():
             pool.shutdown(cancel_futures=True)
 
 
-def _result(future: Future) -> Result | LeftOut | BrokenProcessPool:
+def _result(future: Future) -> Result | BrokenProcessPool:
     try:
         return future.result()
     except BrokenProcessPool as error:

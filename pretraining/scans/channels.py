@@ -9,9 +9,10 @@ from pathlib import Path
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json
 from nnunet_genesis.folders import channel_names
+from pretraining.scans.scan import File
 
 NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>\d{4})")
-Group = dict[int, Path]  # files of one name in one folder, by number
+Group = dict[int, File]  # files of one name in one folder, by number
 _MOST = 10  # so many channels has hardly a case; what has more is numbered by patients
 
 

@@ -1,5 +1,6 @@
 """DICOM series: grouping images into series, and reading a volume."""
 
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from pretraining.scans.dicom_geometry import SPACING_TOLERANCE, order_slices
 from pretraining.scans.dicom_headers import SliceHeader, read_headers
 from pretraining.scans.dicom_series import Part, Rest, copies_of_volumes, volumes_of
 from pretraining.scans.itk_files import quiet_itk
-from pretraining.scans.scan import Geometry, LeftOut, Scan, ScanError
+from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, stamp
 
 _MANY = 3  # single slices in series of their own, from which on somebody has given each slice an identifier
 _MEASURED = ("CT", "PT")  # stored values are of a physical unit, whatever their display
+_CHANGED = "its files have changed since they were found"
 _UNREADABLE = "its pixels can't be read: damaged, or compressed in an unknown way"
 
 
@@ -38,20 +40,13 @@ class SeriesCollector:
 
     def __init__(self) -> None:
         self._series: dict[str, list[SliceHeader]] = defaultdict(list)
-        self._sources: dict[Path, tuple[str, str]] = {}
+        self._files: dict[str, File] = {}
 
-    def add(self, headers: Sequence[SliceHeader], source: str, folder: str, root: str) -> None:
-        """Add one file.
-
-        Args:
-            headers: of the file's images.
-            source: the file, posix, relative to its input root.
-            folder: its folder, likewise.
-            root: the input root's own name.
-        """
+    def add(self, headers: Sequence[SliceHeader], file: File) -> None:
+        """Add one file, the headers of whose images are given."""
         for header in headers:
-            self._series[header.series or digest(f"{root}/{folder}", 64)].append(header)
-            self._sources[header.path] = source, folder
+            self._series[header.series or digest(f"{file.root}/{file.folder}", 64)].append(header)
+        self._files[file.path] = file
 
     def scans(self) -> tuple[list[Scan], list[LeftOut]]:
         """Return all volumes, and what is left out with the reason: a row for each reason and folder."""
@@ -76,40 +71,41 @@ class SeriesCollector:
 
     def _scan(self, series: str, part: Part) -> Scan:
         ordered, geometry = order_slices(part.headers)
-        patient, frames = ordered[0].patient, tuple(h.frame for h in ordered)
+        paths = tuple(h.path for h in ordered)
         return Scan(
             case=f"dicom_{digest(f'{series}{part.told}', 12) if part.told else series[:12]}",
             kind="dicom",
-            channels=(tuple(str(h.path) for h in ordered),),
+            channels=(paths,),
             source=self._place(ordered),
             # Scans of one series are of one patient, whether it names him or not.
-            group=f"patient_{patient[:12]}" if patient else f"dicom_{series[:12]}",
+            group=ordered[0].patient or f"dicom_{series[:12]}",
             modality=ordered[0].modality or None,
             shape=geometry.shape,
             spacing=geometry.spacing_zyx,
-            frames=frames if any(frames) else (),
+            headers=tuple(ordered),
+            stamps=tuple(self._files[path].stamp for path in paths),
             corrections=tuple(_corrections(part)),
         )
 
     def _place(self, headers: Sequence[SliceHeader]) -> str:
         """Name the file that all images are in; else the folder of the first."""
-        source, folder = self._sources[headers[0].path]
-        return source if len({h.path for h in headers}) == 1 else folder
+        file = self._files[headers[0].path]
+        return file.source if len({h.path for h in headers}) == 1 else file.folder
 
     def _rows(self, rests: Sequence[Rest]) -> list[LeftOut]:
         """Make a row for each reason; of images that go beside a scan, for each folder that has some too."""
         groups: dict[tuple[str, str, str], list[Rest]] = defaultdict(list)
         for rest in rests:
-            twin = self._sources[rest.same_as.path][1] if rest.same_as else ""
+            twin = self._files[rest.same_as.path].folder if rest.same_as else ""
             for header in rest.headers if rest.expected else rest.headers[:1]:
-                own = self._sources[header.path][1] if rest.expected else ""
+                own = self._files[header.path].folder if rest.expected else ""
                 groups[rest.reason, twin, own].append(replace(rest, headers=[header]) if rest.expected else rest)
         rows = []
         for (reason, twin, _), group in groups.items():
             headers, first = [h for rest in group for h in rest.headers], group[0]
             files = len({h.path for h in headers})
             if first.same_as:
-                reason += f" as {self._sources[first.same_as.path][0] if files == 1 else f'files in {twin}'}"
+                reason += f" as {self._files[first.same_as.path].source if files == 1 else f'files in {twin}'}"
             count = f"{files} files: " if first.expected and files > 1 else ""
             rows.append(LeftOut(self._place(headers), count + reason, expected=first.expected))
         return rows
@@ -118,7 +114,7 @@ class SeriesCollector:
         """Make the rows of series of one image; those that look like one another are told of together."""
         alike: dict[tuple, list[SliceHeader]] = defaultdict(list)
         for h in headers:
-            alike[(self._sources[h.path][1], h.patient, h.modality, h.matrix, h.orientation, h.localizer)].append(h)
+            alike[(self._files[h.path].folder, h.patient, h.modality, h.matrix, h.orientation, h.localizer)].append(h)
         rows = []
         for group in alike.values():
             if len(group) >= _MANY and not group[0].localizer and all(h.position for h in group):
@@ -143,29 +139,24 @@ def _corrections(part: Part) -> list[str]:
     return found
 
 
-def read_dicom(files: Sequence[str], frames: Sequence[int] = ()) -> SimpleITK.Image:
+def read_dicom(scan: Scan) -> SimpleITK.Image:
     """Read a volume, rescale slope and intercept applied (HU for CT).
 
     Args:
-        files: the images' files in reading order, as :func:`pretraining.scans.find.find_scans` gives them.
-        frames: the image of each of these files; none: the first.
+        scan: a DICOM scan as :func:`pretraining.scans.find.find_scans` gives it, whose headers aren't read again.
 
     Returns:
         A 32-bit float image.
 
     Raises:
-        ScanError: the images are no volume in this order, are damaged, or SimpleITK reads something else than the
-            headers say.
+        ScanError: the files have changed since and are no volume now, are damaged, or SimpleITK reads something else
+            than the headers say.
         OSError: a file can't be opened.
     """
-    known = {file: read_headers(Path(file)) or [] for file in dict.fromkeys(files)}
-    try:
-        headers = [known[file][frame] for file, frame in zip(files, frames or [0] * len(files), strict=True)]
-        ordered, geometry = order_slices(headers)
-    except IndexError:
-        ordered = headers = []
-    if not headers or ordered != headers:
-        raise ScanError("its files have changed since they were found")
+    headers, files = _current_headers(scan), scan.channels[0]
+    ordered, geometry = order_slices(headers)
+    if ordered != headers:
+        raise ScanError(_CHANGED)
     if not all(h.plain for h in headers):
         voxels = _values(headers)
         if all(h.inverted and h.modality not in _MEASURED for h in headers) and _is_negative(voxels):
@@ -182,6 +173,16 @@ def read_dicom(files: Sequence[str], frames: Sequence[int] = ()) -> SimpleITK.Im
         raise ScanError(f"SimpleITK: {_UNREADABLE}") from e
     _check_agreement(image, geometry)
     return image
+
+
+def _current_headers(scan: Scan) -> list[SliceHeader]:
+    """Return the headers as they were found; of files that have changed since, what they say now."""
+    found = dict(zip(scan.channels[0], scan.stamps, strict=True))
+    changed = {path: read_headers(path) or [] for path, known in found.items() if stamp(os.stat(path)) != known}
+    try:
+        return [replace(changed[h.path][h.frame], patient=h.patient) if h.path in changed else h for h in scan.headers]
+    except IndexError:
+        raise ScanError(_CHANGED) from None
 
 
 def _image(voxels: np.ndarray, geometry: Geometry) -> SimpleITK.Image:
@@ -212,7 +213,7 @@ def _is_negative(voxels: np.ndarray) -> bool:
     return bool(np.median(border) > np.percentile(middle, 90))
 
 
-def _stored(path: Path, frames: list[int]) -> list[np.ndarray]:
+def _stored(path: str, frames: list[int]) -> list[np.ndarray]:
     """Read frames of a file as they are stored, with pydicom; with SimpleITK what pydicom can't decompress."""
     try:
         return list(iter_pixels(path, indices=frames, raw=True))
@@ -222,7 +223,7 @@ def _stored(path: Path, frames: list[int]) -> list[np.ndarray]:
         return _stored_by_itk(path, frames)
 
 
-def _stored_by_itk(path: Path, frames: list[int]) -> list[np.ndarray]:
+def _stored_by_itk(path: str, frames: list[int]) -> list[np.ndarray]:
     """Read a copy without what SimpleITK would apply: rescaling, and MONOCHROME1."""
     try:
         data = pydicom.dcmread(path)

@@ -241,7 +241,7 @@ def wrong_channels(found: int, expected: int) -> str:
 def _read_channel(scan: Scan, files: tuple[str, ...]) -> tuple[np.ndarray, dict]:
     if scan.kind != "dicom":
         return read_image_file(Path(files[0]), may_be_constant=True)
-    image = read_dicom(files, scan.frames)
+    image = read_dicom(scan)
     voxels = SimpleITK.GetArrayFromImage(image)
     check_values(voxels)
     spacing = image.GetSpacing()

@@ -1,10 +1,14 @@
 """What a scan is: plain data that every other module of this package passes around."""
 
+import os
 import traceback
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nnunet_genesis.errors import GenesisError
+
+if TYPE_CHECKING:
+    from pretraining.scans.dicom_headers import SliceHeader
 
 Triple = tuple[float, float, float]
 ERROR_LOG = "genesis_errors.log"  # beside the manifest
@@ -27,13 +31,13 @@ class Scan:
         kind: how the files are read: a DICOM series, NIfTI, or through SimpleITK (MetaImage, NRRD).
         channels: per channel the files in reading order: one file, or the sorted slices of a DICOM series.
         source: posix path relative to its input root; for a DICOM series the folder of its first file.
-        group: scans of the same patient share it (where DICOM names a patient, a hash that must not be written down,
-            for its number could be guessed: :func:`pretraining.preparation.manifest.with_keyed_groups`; else the
-            case name).
+        group: scans of the same patient share it: where DICOM names a patient, a hash of his number
+            (:func:`pretraining.scans.dicom_headers.patient_group`); else the case name.
         modality: DICOM Modality ("CT", "MR", ...), or None where the format does not say.
         shape: voxels as (z, y, x).
         spacing: mm as (z, y, x).
-        frames: of a DICOM volume, which frame of each file; none: every file has one.
+        headers: of a DICOM volume, its images' headers in reading order, so that none is read again.
+        stamps: of a DICOM volume, its files' stamps (:func:`stamp`) when their headers were read.
         corrections: what is taken otherwise than its files say, and other remarks: a sentence each, for the manifest.
     """
 
@@ -45,8 +49,35 @@ class Scan:
     modality: str | None
     shape: tuple[int, int, int]
     spacing: Triple
-    frames: tuple[int, ...] = ()
+    headers: tuple["SliceHeader", ...] = ()
+    stamps: tuple[tuple[int, int], ...] = ()
     corrections: tuple[str, ...] = ()
+
+
+def stamp(status: os.stat_result) -> tuple[int, int]:
+    """Tell by what a file that is still the same is known: its size, and when it was changed (ns)."""
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that may be a scan, or a slice of one.
+
+    Attributes:
+        path: where it is.
+        real: the same without symbolic links.
+        source: posix path relative to its input root.
+        folder: its folder, likewise.
+        root: the input root's own name.
+        stamp: its size and time (:func:`stamp`).
+    """
+
+    path: str
+    real: str
+    source: str
+    folder: str
+    root: str
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def test_real_ct_in_hounsfield_units_equals_pydicom(data):
 def test_real_ct_equals_its_nifti_twin(data):
     (scan,), _ = find_scans([data / "dicom" / "ct_abdomen"])
     nifti = SimpleITK.ReadImage(str(data / "Dataset003_Liver" / "imagesTr" / "ts_example_dicom_0000.nii.gz"))
-    image = read_dicom(scan.channels[0])
+    image = read_dicom(scan)
     assert image.GetSpacing() == nifti.GetSpacing()
     assert image.GetOrigin() == nifti.GetOrigin()
     assert np.array_equal(SimpleITK.GetArrayFromImage(image), SimpleITK.GetArrayFromImage(nifti))

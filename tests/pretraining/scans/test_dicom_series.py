@@ -74,7 +74,7 @@ def test_frames_in_any_order_with_their_own_rescaling(tmp_path):
     ]
     make_enhanced(tmp_path / "s" / "a.dcm", frames, Modality="PT")
     ((scan,), _) = find(tmp_path / "s")
-    assert scan.frames == tuple(np.argsort(order))
+    assert [h.frame for h in scan.headers] == list(np.argsort(order))
     factors = np.arange(COUNT).reshape(-1, 1, 1)
     equals_nifti(scan, voxels * (1 + 0.5 * factors) + factors, tmp_path)
 
@@ -107,7 +107,7 @@ def test_two_volumes_in_one_enhanced_object(tmp_path, tell):
     found = sorted(read_scan(scan)[0].tolist() for scan in scans)
     assert found == sorted([(v[None] - 1024.0).tolist() for v in both])
     for scan in scans:
-        equals_nifti(scan, both[scan.frames[0]] - 1024.0, tmp_path)
+        equals_nifti(scan, both[scan.headers[0].frame] - 1024.0, tmp_path)
 
 
 def test_enhanced_object_a_slice(tmp_path):

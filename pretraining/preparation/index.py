@@ -1,0 +1,166 @@
+"""``genesis_index.jsonl``, beside the manifest: what the headers of all files said, so that each is read once.
+
+A line a file: hash of its path, size, time of its last change, content. It holds for as long as size and time are the
+same. UIDs and words are hashed, patients have the names of their groups, and there is no other text of a header in it.
+What can't be read isn't kept, so that it is tried again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunet_genesis.files import atomic_path
+from pretraining.preparation.lock import CACHE, one_at_a_time
+from pretraining.preparation.manifest import GROUP_KEY, group_key, keep_group_key
+from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.pool import in_processes
+from pretraining.scans.dicom_headers import SliceHeader
+from pretraining.scans.find import Content, read_file
+from pretraining.scans.scan import File, Geometry, LeftOut
+
+FILE_NAME = "genesis_index.jsonl"
+_JOURNAL = "index_of_part_{}.jsonl"  # in the cache, while files are read
+_FEW = 2000  # files that are read sooner than processes start
+_BATCH = 100  # files that a process reads at a time
+_HEADER = [field.name for field in fields(SliceHeader) if field.name != "path"]
+_GRID = [field.name for field in fields(Geometry)]
+_HEAD = json.dumps([1, _HEADER, _GRID])  # another version's index isn't read
+_CRASHES = "a library crashes on its header, or memory ran out: convert it to another format"
+
+
+def read_indexed(files: Sequence[File], folder: Path, options: PrepareOptions) -> dict[str, Content]:
+    """Give files' contents by path (see :func:`pretraining.scans.find.find_scans`); what isn't in the index is read.
+
+    Parts of a preparation wait for the first of them, and take the index that it leaves.
+
+    Args:
+        files: those below the inputs; the index is then of these.
+        folder: the data set's, which is locked.
+        options: of the preparation.
+
+    Raises:
+        GenesisError: the key of the patients' groups is gone.
+    """
+    (folder / CACHE).mkdir(exist_ok=True)
+    shared: dict[Any, Any] = {}
+    with one_at_a_time(folder / CACHE / "index.lock"):
+        key, journal = group_key(folder), folder / CACHE / _JOURNAL.format(options.part_id)
+        known, whole = _stored(files, folder, shared)
+        with journal.open("a", encoding="utf-8") as stream:
+            print(_HEAD, file=stream)
+            for file, found in _read([file for file in files if file.path not in known], key, options.processes):
+                if isinstance(found, LeftOut):
+                    known[file.path] = found
+                    continue
+                whole, known[file.path] = False, _decode(json.loads(found)[-1], file.path, shared)
+                if isinstance(known[file.path], list):
+                    keep_group_key(folder, key)
+                print(found, file=stream, flush=True)
+        if not whole:
+            _write(files, known, folder / FILE_NAME)
+        journal.unlink()
+    return known
+
+
+def _stored(files: Sequence[File], folder: Path, shared: dict[Any, Any]) -> tuple[dict[str, Content], bool]:
+    """Return what is known of the files, and whether just that is in the index, and nothing in a journal."""
+    wanted = {_name(file): file for file in files}
+    known: dict[str, Content] = {}
+    has_key, whole = (folder / GROUP_KEY).is_file(), (folder / FILE_NAME).is_file()
+    for path in (folder / FILE_NAME, *sorted((folder / CACHE).glob(_JOURNAL.format("*")))):
+        for name, size, time, content in _entries(path):
+            file = wanted.get(name)
+            if file is None or file.stamp != (size, time) or ("images" in content and not has_key):
+                whole = False
+            elif file.path not in known:
+                known[file.path] = _decode(content, file.path, shared)
+                whole = whole and path.name == FILE_NAME
+    return known, whole
+
+
+def _entries(path: Path) -> Iterator[list]:
+    """Read the lines of an index; one that was cut when its process was killed is skipped, as is another version's."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as stream:
+        if stream.readline().rstrip() != _HEAD:
+            return
+        for line in stream:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if len(entry) == 4:
+                yield entry
+
+
+def _read(files: Sequence[File], key: bytes, processes: int) -> Iterator[tuple[File, str | LeftOut]]:
+    """Read files' headers; give each with its line of the index, or the reason why there is none."""
+    if len(files) < _FEW:
+        yield from zip(files, _lines(files, key), strict=True)
+        return
+    batches, killed = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)], list[File]()
+    with tqdm(total=len(files), desc="Reading headers", unit="file") as progress:
+        for batch, lines in in_processes(partial(_lines, key=key), batches, processes):
+            if isinstance(lines, BrokenProcessPool):
+                killed += batch
+                continue
+            progress.update(len(batch))
+            yield from zip(batch, lines, strict=True)
+        for (file,), lines in in_processes(partial(_lines, key=key), [[file] for file in killed], processes):
+            progress.update()
+            yield file, LeftOut("", _CRASHES) if isinstance(lines, BrokenProcessPool) else lines[0]
+
+
+def _lines(files: Sequence[File], key: bytes) -> list[str | LeftOut]:
+    contents = ((file, read_file(file.path, key)) for file in files)
+    return [content if isinstance(content, LeftOut) else _line(file, content) for file, content in contents]
+
+
+def _write(files: Sequence[File], known: Mapping[str, Content], index: Path) -> None:
+    with atomic_path(index) as path, open(path, "w", encoding="utf-8") as stream:
+        print(_HEAD, file=stream)
+        for file in files:
+            content = known[file.path]
+            if not isinstance(content, LeftOut):
+                print(_line(file, content), file=stream)
+
+
+def _name(file: File) -> str:
+    return hashlib.sha256(os.fsencode(file.real)).hexdigest()[:32]
+
+
+def _line(file: File, content: Sequence[SliceHeader] | Geometry | None) -> str:
+    if isinstance(content, Geometry):
+        plain: dict[str, list] = {"grid": [getattr(content, name) for name in _GRID]}
+    else:
+        plain = {} if content is None else {"images": [[getattr(h, name) for name in _HEADER] for h in content]}
+    return json.dumps([_name(file), *file.stamp, plain], separators=(",", ":"))
+
+
+def _decode(content: dict[str, list], path: str, shared: dict[Any, Any]) -> Content:
+    """Make a file's content of its entry; values that are in many headers are kept once, in ``shared``."""
+    if "grid" in content:
+        return Geometry(*map(_as_tuple, content["grid"]))
+    if "images" not in content:
+        return None
+    return [SliceHeader(path, *map(partial(_kept_once, shared), _HEADER, image)) for image in content["images"]]
+
+
+def _kept_once(shared: dict[Any, Any], name: str, value: Any) -> Any:
+    if name == "position":
+        return _as_tuple(value)
+    value = tuple(shared.setdefault(pair, pair) for pair in map(tuple, value)) if name == "told" else _as_tuple(value)
+    return shared.setdefault((name, value), value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
