@@ -45,14 +45,13 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
     """
     folder, options = planning.new_folder(options), planning.checked(options)
     check_roots(options.inputs)
-    channels = planning.channels(options, folder)
+    channels = planning.channels(options)
     with disk_in_words(folder, "run the same command again: finished scans are kept."):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, options.part_id, options.num_parts):
             print(f"Looking for scans in {', '.join(map(str, options.inputs))}", flush=True)
-            scans, unusable = find_scans(
-                options.inputs, channels, partial(read_indexed, folder=folder, options=options)
-            )
+            read = partial(read_indexed, folder=folder, options=options)
+            scans, unusable = find_scans(options.inputs, channels, read)
             print(f"Found {len(scans)} scans; {len(unusable)} files or series can't be used")
             if options.part_id is not None:
                 share = scans[options.part_id :: options.num_parts]

@@ -105,12 +105,13 @@ def checked(options: PrepareOptions) -> PrepareOptions:
     return options
 
 
-def channels(options: PrepareOptions, folder: Path) -> int | bool | None:
-    """Return whether numbered files are channels, or how many a case has; ``None`` if neither options nor plans say."""
+def channels(options: PrepareOptions) -> int | bool | None:
+    """Return whether numbered files are channels, or how many a case has; ``None``: neither options nor ``like`` say.
+
+    The data set's own plans don't: a call that goes on must find the scans that the interrupted one found.
+    """
     if options.channels is not None:
         return options.channels
-    if (folder / DATASET).is_file():
-        return len(channel_names(read_dataset_json(folder / DATASET)))
     return len(channel_names(_like(options).dataset_json)) if options.like else None
 
 

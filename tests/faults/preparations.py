@@ -46,7 +46,7 @@ def contents(base: Path) -> dict[str, bytes]:
 
 def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
     """Byte by byte."""
-    assert found.keys() == expected.keys()
+    assert sorted(found) == sorted(expected)
     different = [name for name in found if found[name] != expected[name]]
     assert different == []
 

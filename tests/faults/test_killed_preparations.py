@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -115,6 +116,8 @@ def _two(root: Path, patch: pytest.MonkeyPatch) -> tuple[World, World]:
     for name in ("whole", "killed"):
         (root / name).mkdir()
         worlds.append(make_world(patch, root / name))
+    shutil.rmtree(root / "killed" / "scans")  # the index has the scans' times
+    (root / "killed" / "scans").symlink_to(root / "whole" / "scans")
     return worlds[0], worlds[1]
 
 
