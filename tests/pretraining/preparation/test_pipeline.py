@@ -88,8 +88,8 @@ def test_segmentation_is_the_body_and_locations_lie_in_it(first, source):
 
 def test_the_files_of_a_data_set_are_there(first):
     assert {path.name for path in first.base.iterdir()} == {
-        "dataset.json", "dataset_fingerprint.json", "genesis.lock", "genesis_manifest.csv", "nnUNetPlans.json",
-        "nnUNetPlans_3d_fullres", "splits_final.json",
+        "dataset.json", "dataset_fingerprint.json", "genesis.lock", "genesis_index.jsonl",
+        "genesis_manifest.csv", "nnUNetPlans.json", "nnUNetPlans_3d_fullres", "splits_final.json",
     }  # fmt: skip
     dataset, plans = first.json("dataset.json"), first.json("nnUNetPlans.json")
     assert (dataset["channel_names"], dataset["labels"]) == ({"0": "CT"}, {"background": 0, "body": 1})
@@ -218,13 +218,15 @@ def test_like_takes_id_and_name_for_the_same(world):
 
 
 def test_two_parts_at_the_same_time_and_a_call_that_merges_give_the_same_data_set(first, tmp_path, monkeypatch):
-    shutil.copytree(first.root / "scans", tmp_path / "scans")
+    (tmp_path / "scans").symlink_to(first.root / "scans")  # copies would have an index of their own
     use_folders(monkeypatch, tmp_path)
     world = World(tmp_path, {}, "CT")
     parts = [world.options(num_parts=2, part_id=part, processes=1) for part in (0, 1)]
     with ThreadPoolExecutor(2) as calls:
         list(calls.map(prepare_dataset, parts))
-        assert {path.name for path in world.base.iterdir()} == {"genesis.lock", "genesis_cache"}  # analysed
+        assert {path.name for path in world.base.iterdir()} == {
+            "genesis.lock", "genesis_cache", "genesis_index.jsonl",
+        }  # analysed  # fmt: skip
         prepare_dataset(world.options(no_pp=True))
         assert not world.data.exists()
         list(calls.map(prepare_dataset, parts))
