@@ -3,19 +3,18 @@
 import dataclasses
 import math
 import os
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 
 from nnunet_genesis.classification.report import Section, section
 from nnunet_genesis.comparison import figures, statistics
 from nnunet_genesis.comparison.results import KEYS, MEAN, Results, read_results, write_export
-from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
 from nnunet_genesis.folders import dataset_name, nnunet_folder
+from nnunet_genesis.html import template
 
 BASELINE = "nnUNetTrainerGenesisScratch"
 
@@ -136,18 +135,10 @@ def _report(folder: Path, baseline: str, tolerance: float | None) -> DatasetRepo
 
 
 def _html(reports: Sequence[DatasetReport], classified: Mapping[str, Section]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nnunet_genesis", "comparison"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if isinstance(value, str) else value,
+    page = template(
+        "nnunet_genesis", "comparison", "report.html.jinja", short=figures.short, number=_number, method=_method, p=_p
     )
-    environment.filters.update(
-        base64=lambda png: b64encode(png).decode(), short=figures.short, number=_number, method=_method, p=_p
-    )
-    template = environment.get_template("report.html.jinja")
-    return template.render(reports=reports, classified=classified, keys=KEYS, statistics=statistics, isnan=pd.isna)
+    return page.render(reports=reports, classified=classified, keys=KEYS, statistics=statistics, isnan=pd.isna)
 
 
 def _number(value: float, signed: bool = False) -> str:

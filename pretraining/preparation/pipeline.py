@@ -27,6 +27,7 @@ from pretraining.preparation.index import read_indexed
 from pretraining.preparation.lock import CACHE, locked
 from pretraining.preparation.manifest import Row
 from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.page import write_page
 from pretraining.preparation.planning import PreparedDataset
 from pretraining.preparation.preprocess import preprocess_all
 from pretraining.scans.find import check_roots, find_scans
@@ -115,6 +116,7 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Aske
     """Write the manifest, the held-out set or the labels' folds, the number of cases, and say what there is."""
     dataset, left_out = result.dataset, result.left_out
     cases = manifest.update(folder, result.prepared, left_out)
+    page = write_page(folder)
     if result.error:
         raise GenesisError(result.error)
     if dataset and options.no_pp:
@@ -127,11 +129,12 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Aske
         training, validation, more = write_labels(dataset, labels, cases)
         left_out += more
         manifest.update(folder, (), left_out)
+        write_page(folder)
     else:
         training, validation = manifest.write_split(folder, cases, options.val_fraction)
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     _describe(dataset)
-    print(f"{folder}: {training} scans to train on, {validation} held out")
+    print(f"{folder}: {training} scans to train on, {validation} held out. Have a look at them: {page}")
     if left_out:
         print(f"{len(left_out)} left out, see {folder / manifest.FILE_NAME}:", *_reasons(left_out), sep="\n")
 

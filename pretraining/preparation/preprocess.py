@@ -1,5 +1,6 @@
 """Preprocess scans with nnU-Net's preprocessor, the body as pseudo-label."""
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import blosc2
+import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -17,8 +19,10 @@ from pretraining.intensity_range import Range, measured_range, planned_range, sa
 from pretraining.preparation.lock import CACHE
 from pretraining.preparation.manifest import Row
 from pretraining.preparation.options import PrepareOptions
+from pretraining.preparation.page import PREVIEW
 from pretraining.preparation.planning import PreparedDataset
 from pretraining.preparation.pool import for_each_scan
+from pretraining.preparation.preview import Preview, preview
 from pretraining.preparation.resampling import FastConfiguration
 from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import LeftOut, Scan, ScanError
@@ -28,10 +32,23 @@ _REMARK = "genesis_remark"  # in the case's properties, for the manifest of a la
 _MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20 MB, read anew for every patch
 
 
+class PreviewingReader(ScanReader):
+    """Reads scans, and keeps a preview of the last one whose body was found."""
+
+    preview: Preview
+
+    def read_seg(self, seg_fname: Scan) -> tuple[np.ndarray, dict]:
+        """Read the body mask of a scan; see the base class."""
+        body, properties = super().read_seg(seg_fname)
+        assert self._last is not None
+        self.preview = preview(self._last[1], body[0], properties)
+        return body, properties
+
+
 class ScanPlans(PlansManager):
     """nnU-Net's plans, with our reader, which turns axes as theirs, and our resampling, unless ``exact``."""
 
-    def __init__(self, plans: dict[str, Any], reader: ScanReader, exact: bool = False):
+    def __init__(self, plans: dict[str, Any], reader: PreviewingReader, exact: bool = False):
         super().__init__(plans)
         self.reader, self._exact = reader, exact
         reader.reorient = str(plans.get("image_reader_writer")).endswith("WithReorient")
@@ -105,7 +122,7 @@ def preprocess(
     Raises:
         ScanError: the scan can't be read, or isn't of the data set's modality.
     """
-    reader = ScanReader(asked, dataset.modality, len(channel_names(dataset.dataset_json)), labels)
+    reader = PreviewingReader(asked, dataset.modality, len(channel_names(dataset.dataset_json)), labels)
     manager = ScanPlans(dataset.plans, reader, exact)
     ranges: dict[str, Range] = {}
     for name, folder in dataset.case_folders.items():
@@ -139,7 +156,7 @@ def _preprocess_case(
             check_space(place)  # blosc2 doesn't say that the disk is full
             raise
         _check_shape(blosc2.open(urlpath=str(place / f"{scan.case}.b2nd"), mode="r").shape[1:])
-        _complete_properties(place / f"{scan.case}.pkl", manager.reader.remark)
+        _complete_properties(place / f"{scan.case}.pkl", manager.reader)
         for ending in ENDINGS:
             move_whole(place / f"{scan.case}{ending}", folder / f"{scan.case}{ending}")
 
@@ -168,8 +185,9 @@ def _remark(folders: Mapping[str, Path], case: str) -> str:
     return str(load_pickle(str(folder / f"{case}.pkl")).get(_REMARK, ""))
 
 
-def _complete_properties(file: Path, remark: str) -> None:
-    properties = load_pickle(str(file)) | ({_REMARK: remark} if remark else {})
+def _complete_properties(file: Path, reader: PreviewingReader) -> None:
+    properties = load_pickle(str(file)) | ({_REMARK: reader.remark} if reader.remark else {})
+    properties[PREVIEW] = dataclasses.asdict(reader.preview)
     # They are in random order: the first ones are a random sample.
     properties["class_locations"] = {k: v[:_MOST_LOCATIONS] for k, v in properties["class_locations"].items()}
     write_pickle(properties, str(file))
