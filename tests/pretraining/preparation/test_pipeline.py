@@ -89,7 +89,8 @@ def test_segmentation_is_the_body_and_locations_lie_in_it(first, source):
 def test_the_files_of_a_data_set_are_there(first):
     assert {path.name for path in first.base.iterdir()} == {
         "dataset.json", "dataset_fingerprint.json", "genesis.lock", "genesis_index.jsonl",
-        "genesis_manifest.csv", "nnUNetPlans.json", "nnUNetPlans_3d_fullres", "splits_final.json",
+        "genesis_manifest.csv", "genesis_manifest.html", "nnUNetPlans.json", "nnUNetPlans_3d_fullres",
+        "splits_final.json",
     }  # fmt: skip
     dataset, plans = first.json("dataset.json"), first.json("nnUNetPlans.json")
     assert (dataset["channel_names"], dataset["labels"]) == ({"0": "CT"}, {"background": 0, "body": 1})
