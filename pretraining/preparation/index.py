@@ -8,10 +8,11 @@ What can't be read isn't kept, so that it is tried again.
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ FILE_NAME = "genesis_index.jsonl"
 _JOURNAL = "index_of_part_{}.jsonl"  # in the cache, while files are read
 _FEW = 2000  # files that are read sooner than processes start
 _BATCH = 100  # files that a process reads at a time
-_HEADER = [field.name for field in fields(SliceHeader) if field.name != "path"]
+_OWN = ("frame", "position", "number")  # what differs from image to image
+_COMMON = [field.name for field in fields(SliceHeader) if field.name not in ("path", *_OWN)]
 _GRID = [field.name for field in fields(Geometry)]
-_HEAD = json.dumps([1, _HEADER, _GRID])  # another version's index isn't read
+_HEAD = json.dumps([1, _OWN, _COMMON, _GRID])  # another version's index isn't read
 _CRASHES = "a library crashes on its header, or memory ran out: convert it to another format"
 
 
@@ -50,17 +52,16 @@ def read_indexed(files: Sequence[File], folder: Path, options: PrepareOptions) -
         GenesisError: the key of the patients' groups is gone.
     """
     (folder / CACHE).mkdir(exist_ok=True)
-    shared: dict[Any, Any] = {}
     with one_at_a_time(folder / CACHE / "index.lock"):
         key, journal = group_key(folder), folder / CACHE / _JOURNAL.format(options.part_id)
-        known, whole = _stored(files, folder, shared)
+        known, whole = _stored(files, folder)
         with journal.open("a", encoding="utf-8") as stream:
             print(_HEAD, file=stream)
             for file, found in _read([file for file in files if file.path not in known], key, options.processes):
                 if isinstance(found, LeftOut):
                     known[file.path] = found
                     continue
-                whole, known[file.path] = False, _decode(json.loads(found)[-1], file.path, shared)
+                whole, known[file.path] = False, _decode(json.loads(found)[-1], file.path)
                 if isinstance(known[file.path], list):
                     keep_group_key(folder, key)
                 print(found, file=stream, flush=True)
@@ -70,7 +71,7 @@ def read_indexed(files: Sequence[File], folder: Path, options: PrepareOptions) -
     return known
 
 
-def _stored(files: Sequence[File], folder: Path, shared: dict[Any, Any]) -> tuple[dict[str, Content], bool]:
+def _stored(files: Sequence[File], folder: Path) -> tuple[dict[str, Content], bool]:
     """Return what is known of the files, and whether just that is in the index, and nothing in a journal."""
     wanted = {_name(file): file for file in files}
     known: dict[str, Content] = {}
@@ -81,7 +82,7 @@ def _stored(files: Sequence[File], folder: Path, shared: dict[Any, Any]) -> tupl
             if file is None or file.stamp != (size, time) or ("images" in content and not has_key):
                 whole = False
             elif file.path not in known:
-                known[file.path] = _decode(content, file.path, shared)
+                known[file.path] = _decode(content, file.path)
                 whole = whole and path.name == FILE_NAME
     return known, whole
 
@@ -142,25 +143,38 @@ def _line(file: File, content: Sequence[SliceHeader] | Geometry | None) -> str:
     if isinstance(content, Geometry):
         plain: dict[str, list] = {"grid": [getattr(content, name) for name in _GRID]}
     else:
-        plain = {} if content is None else {"images": [[getattr(h, name) for name in _HEADER] for h in content]}
+        plain = {} if content is None else {"images": [_plain(header) for header in content]}
     return json.dumps([_name(file), *file.stamp, plain], separators=(",", ":"))
 
 
-def _decode(content: dict[str, list], path: str, shared: dict[Any, Any]) -> Content:
-    """Make a file's content of its entry; values that are in many headers are kept once, in ``shared``."""
+def _plain(header: SliceHeader) -> list:
+    common = json.dumps([getattr(header, name) for name in _COMMON], separators=(",", ":"))
+    return [*(getattr(header, name) for name in _OWN), common]
+
+
+def _decode(content: dict[str, list], path: str) -> Content:
+    """Make a file's content of its entry."""
     if "grid" in content:
         return Geometry(*map(_as_tuple, content["grid"]))
     if "images" not in content:
         return None
-    return [SliceHeader(path, *map(partial(_kept_once, shared), _HEADER, image)) for image in content["images"]]
+    return [
+        SliceHeader(path=path, **dict(zip(_OWN, map(_as_tuple, own), strict=True)), **_common(common))
+        for *own, common in content["images"]
+    ]
 
 
-def _kept_once(shared: dict[Any, Any], name: str, value: Any) -> Any:
-    if name == "position":
-        return _as_tuple(value)
-    value = tuple(shared.setdefault(pair, pair) for pair in map(tuple, value)) if name == "told" else _as_tuple(value)
-    return shared.setdefault((name, value), value)
+@lru_cache(1024)
+def _common(text: str) -> dict[str, Any]:
+    """Decode what images of a series have in common, once for all of them; their headers share it."""
+    values = dict(zip(_COMMON, map(_as_tuple, json.loads(text)), strict=True))
+    return {**values, "told": tuple(_pair(*told) for told in values["told"])}
+
+
+@lru_cache(4096)
+def _pair(name: str, value: str) -> tuple[str, str]:
+    return name, value
 
 
 def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return sys.intern(value) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value

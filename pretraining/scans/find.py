@@ -105,22 +105,21 @@ class _Finder:
         self._found.append(found)
 
     def _sort_in(self, file: File, content: Content, groups: dict[tuple[str, str, str], Group]) -> None:
-        path = Path(file.path)
-        name = path.name.lower()
+        name = os.path.basename(file.path).lower()
         ending = ending_of(name)
         if isinstance(content, LeftOut) and (content.trace or not ending):
             self.left_out.append(replace(content, source=file.source))
         elif ending:
-            stem = path.name[: -len(ending)]
+            folder, stem = os.path.split(file.path[: -len(ending)])
             match = NUMBERED.fullmatch(stem)
-            key = (str(path.parent), match["name"] if match else stem, ending if match else f"{ending} ")
+            key = (folder, match["name"] if match else stem, ending if match else f"{ending} ")
             groups.setdefault(key, {})[int(match["number"]) if match else 0] = file
         elif content is not None:
             assert not isinstance(content, (LeftOut, Geometry))
             self._series.add(content, file)
         elif name.endswith(_DICOM_ENDINGS):
             raise ScanError("not readable as DICOM, although its name says so")
-        elif name.endswith((".img", *_PACKED)) and _has_header(path):
+        elif name.endswith((".img", *_PACKED)) and _has_header(Path(file.path)):
             return
         elif name.endswith(".img"):
             raise ScanError("voxels without their header: no .hdr file of its name is beside it")

@@ -16,7 +16,7 @@ from pretraining.scans.scan import Geometry, ScanError, Triple
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 PAIR = ".hdr"
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
-ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, PAIR)
+ENDINGS = tuple(sorted((*NIFTI_ENDINGS, *ITK_ENDINGS, PAIR), key=len, reverse=True))
 # Sines of how far axes are off a right angle: below the first they stay as SimpleITK gives them; up to the second they
 # are rounded ones (four decimals make 0.01 degrees of it, chains of tools more).
 _EXACT, _MOST_SHEAR = 1e-4, math.sin(math.radians(1.25))
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def ending_of(name: str) -> str | None:
     """The supported ending of a file name, in lower case, or None."""
-    return next((e for e in reversed(sorted(ENDINGS, key=len)) if name.lower().endswith(e)), None)
+    return next((e for e in ENDINGS if name.lower().endswith(e)), None)
 
 
 def is_nifti(path: Path) -> bool:
