@@ -53,7 +53,6 @@ def write_page(folder: Path) -> Path:
     shown = [(row, _preview(folder, row.case)) for row in prepared[:_MOST_SCANS]]
     remarks = ((row, text) for row in rows for text in row.remark.split("; ") if text)
     page = template("pretraining", "preparation", "manifest.html.jinja", cut=lambda text: text[:_LONGEST]).render(
-        name=folder.name,
         rows=rows,
         prepared=prepared,
         left_out=len(rows) - len(prepared),

@@ -136,7 +136,7 @@ def test_without_its_key_an_index_does_not_count(scans, tmp_path, read):
     (tmp_path / GROUP_KEY).unlink()
     read.clear()
     (found,) = [scan for scan in find(scans, tmp_path, key=None)[0] if scan.source == "named"]
-    assert len(read) == 27
+    assert len(read) == 26
     update(tmp_path, [Row.of_prepared(found, "CT", "")], [])
     (tmp_path / GROUP_KEY).unlink()
     with pytest.raises(GenesisError, match="patients could be divided"):
