@@ -52,7 +52,7 @@ def test_killed_before_each_of_its_renames(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("nnUNet_preprocessed", str(whole.base.parent))
         counted = Renames(patch, whole.base)
-        prepare_dataset(whole.options())
+        prepare_dataset(whole.options(modality="MR"))
     expected = contents(whole.base)
     assert counted.count > 20
     assert not (whole.base / ERROR_LOG).exists()
@@ -60,9 +60,9 @@ def test_killed_before_each_of_its_renames(tmp_path, monkeypatch):
     for at in range(1, counted.count + 1):
         with monkeypatch.context() as patch, contextlib.suppress(Killed):
             Renames(patch, killed.base, at)
-            prepare_dataset(killed.options())
+            prepare_dataset(killed.options(modality="MR"))
             pytest.fail("was not killed")
-        prepare_dataset(killed.options())
+        prepare_dataset(killed.options(modality="MR"))
         assert_same(contents(killed.base), expected)
         _back_to(killed.base, start)
     print(f"survived: {counted.count} kills, one before each rename")
@@ -79,7 +79,7 @@ def test_killed_processes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         without_processes(patch)
         patch.setenv("nnUNet_preprocessed", str(whole.base.parent))
-        prepare_dataset(whole.options())
+        prepare_dataset(whole.options(modality="MR"))
     moments = {
         "the first scan is analysed": lambda: any((killed.base / "genesis_cache").glob("*.npz")),
         "a case is half renamed, or just finished": lambda: any(killed.data.glob("*.b2nd")),
@@ -123,7 +123,7 @@ def _two(root: Path, patch: pytest.MonkeyPatch) -> tuple[World, World]:
 
 def _run(world: World, kill: Callable[[], object] | None = None, processes: int = 2) -> bool:
     """Prepare in a process group of its own, which is killed when ``kill`` returns; whether it came to its end."""
-    arguments = ["-i", str(world.root / "scans"), "-d", "701", "-n", "CT", "-np", str(processes)]
+    arguments = ["-i", str(world.root / "scans"), "-d", "701", "-n", "CT", "-np", str(processes), "--modality", "MR"]
     process = start_command(prepare, arguments, world.root / "output.txt", nnUNet_preprocessed=str(world.base.parent))
     if kill:
         kill()

@@ -92,7 +92,7 @@ def world(tmp_path, monkeypatch) -> World:
 
 
 def test_no_patient_data_in_any_output(world, capfd):
-    prepare_dataset(world.options())
+    prepare_dataset(world.options(modality="MR"))
     plans = world.json("nnUNetPlans.json")
     shrink(plans["configurations"]["3d_fullres"])
     (world.base / "nnUNetPlans.json").write_text(json.dumps(plans))
@@ -133,11 +133,11 @@ def contents(path: Path) -> Iterator[bytes]:
 
 
 def test_groups_are_keyed_per_data_set_and_stay_when_scans_are_added(world):
-    prepare_dataset(world.options())
+    prepare_dataset(world.options(modality="MR"))
     before = {row["source"]: row["group"] for row in manifest(world.base) if row["case"]}
     assert before["a"] != before["b"]
     write_series(world.root / "more" / "c", 10)
-    prepare_dataset(world.options(inputs=(world.root / "more",)))
+    prepare_dataset(world.options(modality="MR", inputs=(world.root / "more",)))
     after = {row["source"]: row["group"] for row in manifest(world.base) if row["case"]}
     assert after == {**before, "c": before["a"]}
     key = (world.base / KEY).read_bytes()
@@ -146,13 +146,13 @@ def test_groups_are_keyed_per_data_set_and_stay_when_scans_are_added(world):
         assert stat.S_IMODE((world.base / KEY).stat().st_mode) == 0o600
     others = [path for path in written(world.root / "preprocessed") if path.name != KEY]
     assert not [path for path in others for c in contents(path) if key in c or key.hex().encode() in c]
-    prepare_dataset(world.options(dataset_id=702))
+    prepare_dataset(world.options(modality="MR", dataset_id=702))
     assert not {*before.values()} & {row["group"] for row in manifest(world.base.with_name("Dataset702_CT"))}
     print("survived: groups can't be found by trying numbers, and stay when scans are added")
 
 
 def test_lost_key_is_an_error_and_divides_no_patient(world):
-    prepare_dataset(world.options())
+    prepare_dataset(world.options(modality="MR"))
     (world.base / KEY).unlink()
     with pytest.raises(GenesisError, match=rf"{KEY}: no such file.*Restore it, or prepare a new data set"):
-        prepare_dataset(world.options())
+        prepare_dataset(world.options(modality="MR"))
