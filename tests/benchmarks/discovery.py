@@ -17,7 +17,6 @@ from pretraining.preparation.index import FILE_NAME, read_indexed
 from pretraining.preparation.options import PrepareOptions
 from pretraining.scans.find import find_scans
 from tests.benchmarks.timing import quiet
-from tests.pretraining.preparation.synthetic_scans import write_scan
 from tests.pretraining.scans.dicom_series import make_slice
 
 DICOM_FILES, NIFTI_FILES = (
@@ -88,6 +87,9 @@ def write_dicom(folder: Path, count: int) -> None:
 
 def write_nifti(folder: Path, count: int) -> None:
     """Write copies of one file; links would count once."""
+    # Not above: processes would import torch with it.
+    from tests.pretraining.preparation.synthetic_scans import write_scan
+
     content = write_scan(folder / "0.nii.gz").read_bytes()[:2000]  # only the header is read
     for number in range(count):
         (folder / str(number // 1000)).mkdir(exist_ok=True)
