@@ -92,7 +92,10 @@ def looks_like_ct(voxels: np.ndarray) -> bool:
     def share(low: float, high: float) -> float:
         return float(np.mean((sample >= low) & (sample < high)))
 
-    if (air := share(-1100, -500)) > 0.01 and air > 4 * share(-500, -200):
+    air, between = share(-1100, -500), share(-500, -200)
+    # Within dense lungs there is more between, but soft tissue stands out; phases of MR are even, and go further down.
+    dense_lung = air > 1.5 * between and share(0, 100) > 2 * share(-300, -200)
+    if air > 0.01 and (air > 4 * between or (dense_lung and share(sample.min() + 1, -1100) < 0.01)):
         return True
     sample = sample[(sample > sample.min()) & (sample < sample.max())]  # a window clips many voxels
     if sample.size < 1000 or share(-np.inf, -200) > 0.05 or share(-200, -30) < 0.02 or share(-200, 300) < 0.7:

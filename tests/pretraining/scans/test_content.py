@@ -114,6 +114,7 @@ def spline(image: np.ndarray, scale: float) -> np.ndarray:
         (SCANS["CT with padding"], True),
         (SCANS["CT in a window"], True),
         (RNG.normal(np.where(RNG.random(SHAPE) < 0.9, -870, -100), 60).clip(-1040, 64), True),
+        (RNG.normal(*np.where(RNG.random(SHAPE) < 0.6, [[[[-650]]], [[[180]]]], [[[[40]]], [[[30]]]])), True),
         (RNG.normal(np.where(RNG.random(SHAPE) < 0.3, -100, 45), 20), True),
         (MR, False),
         (spline(np.where(BODY > -500, MR, 0), 1), False),
@@ -140,7 +141,7 @@ def test_all_real_scans_and_labels(data):
                "Dataset004_Hippocampus": False, "Dataset027_ACDC": False, "Dataset008_BrainTumour": False}  # fmt: skip
     for folder, is_ct in folders.items():
         for kind in ("imagesTr", "labelsTr"):
-            for scan in find_scans([data / folder / kind], 1)[0][::9]:
+            for scan in find_scans([data / folder / kind], 1)[0][:: 1 if is_ct else 9]:
                 image = read_scan(scan)[0][0]
                 assert is_label_map(image) == (kind == "labelsTr"), scan.source
                 assert looks_like_ct(image) == (is_ct and kind == "imagesTr"), scan.source
