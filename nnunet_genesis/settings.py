@@ -41,6 +41,8 @@ class Settings:
         freeze: encoder leaves the encoder as it was loaded.
         stage: of the classifiers: the encoder stage that is pooled, from 0; without it the last.
         mirroring: of the classifiers: 1 mirrors patches, 0 doesn't; without it unless a class is a side.
+        tensorboard: 1 writes TensorBoard's events to the run's folder; of pretraining too.
+        panels: 1 gives W&B and TensorBoard the pictures of a pretraining, which are slices of patients.
         schedule: warmup (default), sawtooth or poly; see :mod:`nnunet_genesis.training.schedule`.
     """
 
@@ -58,6 +60,8 @@ class Settings:
     freeze: str | None = _setting(str, lambda v: v == "encoder", "encoder")
     stage: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
     mirroring: int | None = _setting(int, lambda v: v in (0, 1), "0 or 1")
+    tensorboard: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
+    panels: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
     schedule: str | None = _setting(str, lambda v: v in SCHEDULES, "warmup, sawtooth or poly")
 
     @classmethod

@@ -19,7 +19,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import check_plans
 from nnunet_genesis.settings import Settings, weights_file
 from nnunet_genesis.training.fine_tuning import FineTuningTrainer
-from nnunet_genesis.training.schedule import EARLY_LR, PhasedLRScheduler, Schedule, default_warmup
+from nnunet_genesis.training.schedule import EARLY_LR, PhasedLRScheduler, Schedule, default_warmup, number_of
 from nnunet_genesis.transfer.moves import apply_moves
 from nnunet_genesis.transfer.network import target_network
 from nnunet_genesis.transfer.plan import plan_transfer
@@ -125,7 +125,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     def use(self, schedule: Schedule) -> None:
         """Follow this schedule."""
         self.schedule, self.initial_lr = schedule, schedule.peak_lr
-        if self.was_initialized:
+        if self.was_initialized and isinstance(self.lr_scheduler, PhasedLRScheduler):  # not a subclass' own
             self.lr_scheduler = PhasedLRScheduler(self.optimizer, schedule, self.num_epochs)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedLRScheduler]:
@@ -146,7 +146,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         self.print_to_log_file(self._schedule_in_words())
 
     def _schedule_in_words(self) -> str:
-        settings, schedule, phases = self.settings, self.schedule, self.lr_scheduler.phases
+        settings, schedule, phases = self.settings, self.schedule, self.phases
         patches = self.num_epochs * self.num_iterations_per_epoch * self.configuration_manager.batch_size
         how = "kept from the checkpoint" if self.resumed else f"by the run's {patches:,} patches (docs/schedules.md)"
         if settings.peak_lr or schedule.kind == "poly":
@@ -159,14 +159,12 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         return text
 
     def on_train_epoch_start(self) -> None:
-        """Enter a phase of the schedule where it begins, with the learning rate of the epoch."""
-        scheduler, epoch = self.lr_scheduler, self.current_epoch
-        number = scheduler.number(epoch)
-        phase, before = scheduler.phases[number], scheduler.phases[max(0, number - 1)]
-        self._freeze_encoder(phase.frozen)
-        if epoch == phase.start:
-            self.print_to_log_file(f"Phase {number + 1} of {len(scheduler.phases)}, {phase}")
-            if phase.frozen != before.frozen:
+        """Train what the epoch's phase of the schedule trains."""
+        if self.phases:
+            number = number_of(self.phases, self.current_epoch)
+            phase, before = self.phases[number], self.phases[max(0, number - 1)]
+            self._freeze_encoder(phase.frozen)
+            if self.current_epoch == phase.start and phase.frozen != before.frozen:
                 self.optimizer.state.clear()  # as published: momentum begins anew with the whole network
         super().on_train_epoch_start()
 

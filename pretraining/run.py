@@ -26,7 +26,6 @@ from nnunet_genesis.training.distributed import (
     gather,
     local_gpu,
     process_group,
-    rank,
     rank_0_speaks,
     together,
     use_srun,
@@ -144,8 +143,6 @@ def _run(asked: _Asked) -> Path:
     plans = prepared.plans
     restarted = any(gather(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"))
     plans["continue_training"] = asked.continue_training or restarted
-    if rank() > 0:
-        os.environ["nnUNet_wandb_enabled"] = "0"  # nnU-Net's logger would write on every rank
     kind, dataset_json = find_trainer(asked.trainer), prepared.dataset_json
     trainer = together(lambda: kind(plans, asked.configuration, asked.fold, dataset_json, asked.device))
     folder = Path(trainer.output_folder)

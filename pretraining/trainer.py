@@ -23,6 +23,7 @@ from nnunet_genesis.checkpoint.writing import BEST, GO_ON, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, read_json
 from nnunet_genesis.folders import SPLITS, channel_names
+from nnunet_genesis.settings import Settings
 from nnunet_genesis.training.base import ResumableTrainer, require_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
 from nnunet_genesis.training.distributed import from_rank_0, gather
@@ -345,6 +346,10 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         if self.current_epoch < self.num_epochs:  # the final checkpoint follows at once
             self.save_latest()
 
+    def described(self) -> dict[str, Any]:
+        """Return what trackers are told of the run; the options, too."""
+        return super().described() | {"method": self.method, "options": dataclasses.asdict(self.options)}
+
     def _save_best_and_pictures(self, r2: float) -> None:
         folder, last = Path(self.output_folder), self.current_epoch == self.num_epochs - 1
         if r2 > self.best_r2:
@@ -353,7 +358,9 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         if self.local_rank == 0:
             monitoring.plot_progress(self.logger.get_checkpoint(), folder / "progress.png")
             if last or self.current_epoch % max(1, self.num_epochs // 10) == 0:
-                self._plot_panel(folder / f"restoration_epoch{self.current_epoch:04d}.png")
+                self._plot_panel(file := folder / f"restoration_epoch{self.current_epoch:04d}.png")
+                if Settings.from_environment().panels:
+                    self.show(file)
 
     @torch.no_grad()
     def _plot_panel(self, file: Path) -> None:

@@ -1,8 +1,9 @@
 """nnU-Net's trainer, made to stop after any iteration, to go on at its epoch's start, and to skip steps not finite."""
 
+import functools
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch._dynamo import OptimizedModule
 from nnunet_genesis.checkpoint.writing import BEST, FINAL, GO_ON, LATEST, PREVIOUS, set_aside
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import check_writable, disk_in_words, remove_unfinished
+from nnunet_genesis.folders import environment
+from nnunet_genesis.training import tracking
 from nnunet_genesis.training.batches import finish
+from nnunet_genesis.training.schedule import Phase, number_of
 from nnunet_genesis.training.signals import Interrupted, StopSignals, name_of
 
 MOST_IN_A_ROW = 10  # steps that are skipped before a training counts as diverged
@@ -48,7 +52,13 @@ class ResumableTrainer(nnUNetTrainer):
             folder = Path(get_output_folder(*names))
             with disk_in_words(folder, "run the same command again."):
                 check_writable(folder)
-        super().__init__(plans, configuration, fold, *args, **kwargs)
+        with environment(**{tracking.WANDB: "0"}):  # nnU-Net would begin a run of W&B here, on every rank
+            super().__init__(plans, configuration, fold, *args, **kwargs)
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The schedule's; of a scheduler of the user's own there are none."""
+        return getattr(self.lr_scheduler, "phases", [])
 
     @property
     def next_batch(self) -> int:
@@ -78,12 +88,50 @@ class ResumableTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does; from then on a signal waits for the iteration to end."""
+        loggers = tracking.asked(self.logger)
         super().on_train_start()
+        if self.local_rank == 0:
+            self._track(loggers)
         if self.local_rank == 0:
             remove_unfinished(Path(self.output_folder))
         if not self.resumed:
             self.begin()
         self.signals.wait()
+
+    def _track(self, loggers: dict[str, Callable[[Path, int], Any]]) -> None:
+        """Add W&B and TensorBoard to nnU-Net's loggers; after the loaders' processes have started."""
+        for name, make in loggers.items():
+            begin = functools.partial(make, Path(self.output_folder), self.current_epoch)
+            self.logger.loggers.append(tracking.Guarded(name, begin, self.print_to_log_file))
+        self.logger.update_config(self.described())
+
+    def described(self) -> dict[str, Any]:
+        """Return what trackers are told of the run, under nnU-Net's names."""
+        names = ("initial_lr", "weight_decay", "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")
+        numbers = {name: getattr(self, name) for name in names}
+        return {
+            "plans": self.plans_manager.plans,
+            "configuration": self.configuration_name,
+            "fold": self.fold,
+            "dataset": self.dataset_json,
+            "hparas": numbers | {"batch_size": self.configuration_manager.batch_size},
+            "phases": [str(phase) for phase in self.phases],
+        }
+
+    def show(self, file: Path) -> None:
+        """Give a picture, a PNG, to the trackers."""
+        for logger in self.logger.loggers:
+            if isinstance(logger, tracking.Guarded):  # others take none
+                logger.picture("restoration", file, self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Set the learning rate as nnU-Net does, and say which phase of the schedule it belongs to."""
+        super().on_train_epoch_start()
+        phases, number = self.phases, number_of(self.phases, self.current_epoch)
+        if phases and phases[number].start == self.current_epoch:
+            self.print_to_log_file(f"Phase {number + 1} of {len(phases)}, {phases[number]}")
+        for logger in self.logger.loggers:
+            logger.log("phase", number + 1, self.current_epoch)
 
     def begin(self) -> None:
         """Set an earlier run's checkpoints aside, and write the first one of this run."""

@@ -18,7 +18,6 @@ from nnunet_genesis.training.base import MOST_IN_A_ROW, ResumableTrainer, requir
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
 from nnunet_genesis.training.plotting import progress_figure
 from nnunet_genesis.training.precision import choose_precision, forward_in, in_words, keep_small_maps_in_fp32
-from nnunet_genesis.training.schedule import PhasedLRScheduler
 from nnunet_genesis.training.signals import StopValidation
 
 
@@ -38,7 +37,6 @@ class FineTuningTrainer(ResumableTrainer):
     precision = "fp32"
     network: Any
     my_init_kwargs: dict[str, Any]
-    lr_scheduler: PhasedLRScheduler
     judged_by = "pseudo Dice"
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -58,7 +56,7 @@ class FineTuningTrainer(ResumableTrainer):
             "seconds an epoch": {"": [end - begin for end, begin in times]},
             "learning rate": {"": log["lrs"]},
         }
-        progress_figure(rows, self.lr_scheduler.phases)[0].savefig(Path(folder) / "progress.png", dpi=80)
+        progress_figure(rows, self.phases)[0].savefig(Path(folder) / "progress.png", dpi=80)
 
     def initialize(self) -> None:
         """Build the network, seeded if asked for; on a CPU in the number format that was asked for."""

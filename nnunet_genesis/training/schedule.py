@@ -156,6 +156,11 @@ class Schedule:
         raise GenesisError(f"The checkpoint's schedule is {stored!r}, which this version can't read. Upgrade it.")
 
 
+def number_of(phases: Sequence[Phase], epoch: int) -> int:
+    """Say which of the phases ``epoch`` belongs to, from 0."""
+    return sum(phase.start <= epoch for phase in phases) - 1
+
+
 class PhasedLRScheduler(PolyLRScheduler):
     """Sets the learning rate of each epoch as its phase says; called with the epoch, as nnU-Net's schedulers."""
 
@@ -163,14 +168,10 @@ class PhasedLRScheduler(PolyLRScheduler):
         self.phases = schedule.phases(epochs)
         super().__init__(optimizer, schedule.peak_lr, epochs)
 
-    def number(self, epoch: int) -> int:
-        """Say which of the phases ``epoch`` belongs to."""
-        return sum(phase.start <= epoch for phase in self.phases) - 1
-
     def step(self, current_step: int | None = None) -> None:
         """Set the learning rate of epoch ``current_step`` (default: the next one)."""
         if current_step is None or current_step == -1:
             current_step = self.ctr
             self.ctr += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.phases[self.number(current_step)].rate(current_step)
+            group["lr"] = self.phases[number_of(self.phases, current_step)].rate(current_step)

@@ -17,17 +17,11 @@ def test_defaults_without_variables():
 def test_every_variable_is_read_with_its_type():
     texts = {"weights": "/w.pth", "epochs": "7", "iterations": "3", "peak_lr": "1e-2", "warmup_epochs": "0"}
     texts |= {"partial_widths": "1", "min_coverage": "1", "precision": "bf16", "optimizer": "adamw"}
-    texts |= {
-        "unit_variance": "1",
-        "seed": "0",
-        "freeze": "encoder",
-        "stage": "3",
-        "mirroring": "0",
-        "schedule": "poly",
-    }
+    texts |= {"unit_variance": "1", "seed": "0", "freeze": "encoder", "stage": "3", "mirroring": "0"}
+    texts |= {"tensorboard": "1", "panels": "0", "schedule": "poly"}
     found = Settings.from_environment({PREFIX + name: text for name, text in texts.items()})
-    assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1, 1.0, "bf16", "adamw", 1, 0, "encoder", 3, 0, "poly")
-    types = [str, int, int, float, int, int, float, str, str, int, int, str, int, int, str]
+    assert found == Settings("/w.pth", 7, 3, 0.01, 0, 1, 1.0, "bf16", "adamw", 1, 0, "encoder", 3, 0, 1, 0, "poly")
+    types = [str, int, int, float, int, int, float, str, str, int, int, str, int, int, int, int, str]
     assert [type(value) for value in dataclasses.astuple(found)] == types
 
 
