@@ -19,7 +19,15 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import check_plans
 from nnunet_genesis.settings import Settings, weights_file
 from nnunet_genesis.training.fine_tuning import FineTuningTrainer
-from nnunet_genesis.training.schedule import EARLY_LR, PhasedLRScheduler, Schedule, default_warmup, number_of
+from nnunet_genesis.training.schedule import (
+    EARLY_LR,
+    LONG_RUN,
+    SHORT_RUN,
+    PhasedLRScheduler,
+    Schedule,
+    default_warmup,
+    number_of,
+)
 from nnunet_genesis.transfer.moves import apply_moves
 from nnunet_genesis.transfer.network import target_network
 from nnunet_genesis.transfer.plan import plan_transfer
@@ -146,17 +154,19 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         self.print_to_log_file(self._schedule_in_words())
 
     def _schedule_in_words(self) -> str:
-        settings, schedule, phases = self.settings, self.schedule, self.phases
+        settings, schedule = self.settings, self.schedule
         patches = self.num_epochs * self.num_iterations_per_epoch * self.configuration_manager.batch_size
-        how = "kept from the checkpoint" if self.resumed else f"by the run's {patches:,} patches (docs/schedules.md)"
-        if settings.peak_lr or schedule.kind == "poly":
-            how = "as set" if settings.peak_lr else "stock nnU-Net's"
-        text = f"Schedule {schedule.kind}, peak learning rate {schedule.peak_lr:g} ({how}):\n  " + "\n  ".join(
-            map(str, phases)
+        how = (
+            f"for the run's {patches:,} patches; 1e-2 up to {SHORT_RUN:,}, 1e-3 from {LONG_RUN:,} on, docs/schedules.md"
         )
-        if not self.parts and any(phase.frozen for phase in phases):
-            text += "\nWARNING: the encoder is frozen, and nothing was loaded into it"
-        return text
+        if settings.peak_lr or self.resumed:
+            how = "as set" if settings.peak_lr else "the checkpoint's"
+        elif schedule.kind in ("poly", "cosine") or settings.optimizer == "adamw":
+            how = "stock nnU-Net's" if schedule.kind == "poly" else "the default"
+        lines = [f"Schedule {schedule.kind}, peak learning rate {schedule.peak_lr:g} ({how})", *map(str, self.phases)]
+        if not self.parts and any(phase.frozen for phase in self.phases):
+            lines.append("WARNING: the encoder is frozen, and nothing was loaded into it")
+        return "\n  ".join(lines)
 
     def on_train_epoch_start(self) -> None:
         """Train what the epoch's phase of the schedule trains."""

@@ -41,7 +41,7 @@ def test_the_sawtooth_leaves_the_encoder_first_and_resumes_in_the_right_phase(wo
         "kind": "sawtooth", "peak_lr": 0.01, "lengths": [1, 1, 1], "frozen": False}  # fmt: skip
     text = run.log()
     for words in (
-        "Schedule sawtooth, peak learning rate 0.01 (by the run's 16 patches",
+        "Schedule sawtooth, peak learning rate 0.01 (for the run's 16 patches; 1e-2 up to 4,000, 1e-3 from 75,000",
         "the encoder is frozen, and",
         "Phase 2 of 4, epochs 1 to 1: decoder only, poly",
         "Phase 3 of 4, epochs 2 to 2: everything, warm-up",
