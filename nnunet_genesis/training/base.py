@@ -41,6 +41,7 @@ class ResumableTrainer(nnUNetTrainer):
 
     current_epoch: int
     remedies: str  # what to try where a training diverges, in the subclass' own options
+    lr_scheduler: Any
     precision: str  # number format, see training.precision
     resumed = False
 
