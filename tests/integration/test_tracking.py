@@ -99,10 +99,11 @@ def test_wandb_offline(world, monkeypatch):
     final = pretrain("830", "3d_fullres", fold=1, device=CPU, epochs=1, iterations=2, precision="fp32")
     import wandb
 
-    assert {"r2", "r2_hidden", "train_losses", "lrs", "phase"} <= set(dict(wandb.run.summary))
-    assert "hparas" in wandb.run.config.keys()
+    assert "hparas" in dict(wandb.run.config)
     wandb.finish()
-    assert list((final.parent / "wandb" / "latest-run").glob("*.wandb"))
+    content = next((final.parent / "wandb" / "latest-run").glob("*.wandb")).read_bytes()
+    for key in (b"r2_hidden", b"train_losses", b"lrs", b"phase"):
+        assert key in content
     assert not list((final.parent / "wandb").rglob("*.png"))
 
 
