@@ -92,4 +92,4 @@ def _named(left_out: "Sequence[LeftOut]", written: Path) -> int:
     print(f"Written: {written}")
     for item in left_out:
         print(f"  left out: {item.source}: {item.reason}")
-    return LEFT_OUT_STATUS if left_out else 0
+    return 0 if all(item.expected for item in left_out) else LEFT_OUT_STATUS

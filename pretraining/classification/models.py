@@ -155,7 +155,7 @@ class Preprocessor:
             try:
                 image, properties = self(scan)
             except ScanError as error:
-                left_out.append(LeftOut(scan.source, str(error)))
+                left_out.append(LeftOut.because(scan.source, error))
                 continue
             if rows is not None:
                 within = inside(rows[XYZ].to_numpy(float), properties, self.transpose)

@@ -56,8 +56,11 @@ def is_label_map(voxels: np.ndarray, named: bool = False) -> bool:
 
 def _is_probability(voxels: np.ndarray, named: bool) -> bool:
     """Tell a probability: from 0 to 1, most of it at 0 without noise, its slopes smooth or much of the rest near 1."""
-    if voxels.min() < 0 or voxels.max() > 1.001 or min(voxels.shape) < 3:
+    highest = voxels.max()
+    if voxels.min() < 0 or (highest > 1.001 and not named) or min(voxels.shape) < 3:
         return False
+    if highest > 1.001:  # percent, or of 8 bits
+        voxels, named = voxels / highest, False
     low = voxels < 0.05
     if low.all() or not low.mean() > 0.3 or np.mean(voxels[low] < 0.001) < 0.6:
         return False

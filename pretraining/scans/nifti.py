@@ -196,7 +196,8 @@ def _check_fields(header: nibabel.Nifti1Header) -> None:
     if len(shape) < 3 or min(shape) < 1:
         raise ScanError(f"{len(shape)}D, shape {shape}: a volume is needed")
     if math.prod(shape[3:]) > 1:
-        raise ScanError(f"{len(shape)}D, shape {shape} (x, y, z, ...): save each volume as a file of its own")
+        raise ScanError(f"{len(shape)}D, shape {shape} (x, y, z, ...): save each volume as a file of its own "
+                        "(MSD's: nnUNetv2_convert_MSD_dataset)")  # fmt: skip
     spacing = [float(s) for s in header["pixdim"][1:4]]
     if not all(math.isfinite(s) and s > 0 for s in spacing):
         raise ScanError(f"voxel spacing {tuple(spacing)} mm (x, y, z) is not positive and finite")

@@ -120,6 +120,9 @@ class ScanReader(BaseReaderWriter):
         assert self._last is not None
         scan, image, properties = self._last
         found, hounsfield = modality_of(scan, image, self.asked, self.expected)
+        if not (self.asked or self.expected or self.channels) and any(hounsfield) and not all(hounsfield):
+            raise ScanError("its channels are CT and others, by their values: name them with --modality (if it isn't "
+                            "CT, all are z-scored)")  # fmt: skip
         # In the order in which a data set is planned too: a scan is left out for the same reason in every run.
         if found == "CT":
             check_hounsfield(image[hounsfield] if any(hounsfield) else image)
@@ -172,14 +175,11 @@ def modality_of(
     A DICOM tag counts; else what somebody has asked for, if the values allow it; else the values.
 
     Raises:
-        ScanError: it isn't what is asked for or expected, or its channels are CT and others, and nothing is.
+        ScanError: it isn't what is asked for or expected.
     """
     hounsfield = [looks_like_ct(channel) for channel in image]
     wanted = asked or expected
     tag = _SAME.get(scan.modality or "", scan.modality) if scan.modality not in _SAYS_NOTHING else None
-    if tag is None and wanted is None and any(hounsfield) and not all(hounsfield):
-        raise ScanError("its channels are CT and others, by their values: name them with --modality (if it isn't CT, "
-                        "all are z-scored)")  # fmt: skip
     found = tag or ("CT" if any(hounsfield) else "MR")
     if wanted is None:
         return found, hounsfield

@@ -183,6 +183,14 @@ def test_lidc_folders_with_radiographs_and_annotations(world, monkeypatch):
     assert found == 0
 
 
+def test_channels_of_ct_and_pet_are_named_by_somebody(world, monkeypatch):
+    write_scan(world.root / "scans" / "p_0000.nii.gz")
+    write_scan(world.root / "scans" / "p_0001.nii.gz", 1, modality="MR")
+    assert "its channels are CT and others" in str(status(monkeypatch, world))
+    assert status(monkeypatch, world, "--modality", "PETCT") == 0
+    assert world.json("dataset.json")["channel_names"] == {"0": "PETCT_0", "1": "PETCT_1"}
+
+
 def test_no_scan_but_labels(world):
     image = write_scan(world.root / "a.nii.gz")
     write_labels(world.root / "scans" / "a.nii.gz", image)

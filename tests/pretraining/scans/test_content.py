@@ -81,7 +81,9 @@ def test_scans(name):
 def test_of_what_is_unclear_the_name_decides():
     noisy = np.where(RNG.random(SHAPE) < 0.6, 0, regions(30))
     assert (is_label_map(noisy), is_label_map(noisy, named=True)) == (False, True)
-    assert not is_label_map(BODY, named=True)
+    percent = (gaussian_filter(ORGAN, 1.5) * 100).round()
+    assert (is_label_map(percent), is_label_map(percent, named=True)) == (False, True)
+    assert not any(is_label_map(image, named=True) for image in (BODY, MR, SCANS["MR of a brain"]))
 
 
 @pytest.mark.parametrize(
