@@ -19,7 +19,7 @@ _NAMES = re.compile(
     r"ground_?truth|roi|aseg|aparc|parcellation|instance|prob|probability|softmax|pve)s?(?:$|[^a-z])"
 )
 _LEAST_RANGE = 256  # HU: less is 8 bits, of a window or wrapped around
-_CT_NAME = re.compile(r"(?!.*(?:SPECT|OCT)).*CT.*", re.IGNORECASE)
+_CT_NAME = re.compile(r"(?!OCT)(?:.*[^A-Z])?(?:PET|[A-Z]{0,2})CT[APC]?(?:[^A-Z].*)?", re.IGNORECASE)
 
 
 def is_ct_name(modality: str) -> bool:

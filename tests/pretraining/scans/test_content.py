@@ -134,8 +134,8 @@ def test_cts_by_their_shares_of_voxels(image, expected):
 
 
 def test_names_of_kinds_of_ct():
-    assert all(map(is_ct_name, ("CT", "CTA", "CBCT", "PETCT")))
-    assert not any(map(is_ct_name, ("MR", "PET", "SPECT", "T1")))
+    assert all(map(is_ct_name, ("CT", "CTA", "CBCT", "PETCT", "PET-CT", "ct_0")))
+    assert not any(map(is_ct_name, ("MR", "PET", "SPECT", "T1", "OCT", "tract")))
 
 
 def test_all_real_scans_and_labels(data):
