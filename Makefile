@@ -50,7 +50,7 @@ report: $(SETUP)
 # The documentation as a site, in site/; a dead link fails.
 docs: $(SETUP)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	$(BIN)/python .ci/make_commands.py
+	$(BIN)/python .ci/make_reference.py
 	$(BIN)/zensical build --strict
 
 clean:
