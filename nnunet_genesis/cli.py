@@ -40,20 +40,39 @@ def trainers() -> None:
 
 
 def export() -> None:
-    """``nnUNetv2_genesis_export``: make a fine-tuned model usable without this package."""
+    """``nnUNetv2_genesis_export``: give a model away."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_genesis_export",
-        description="Copies a fine-tuned model so that stock nnU-Net, without nnunet-genesis, predicts with it.",
+        description="Copies a fine-tuned model so that stock nnU-Net, without nnunet-genesis, predicts with it "
+        "(--stock), or writes a checkpoint as a repository for a model hub (--hub). Nothing is uploaded.",
     )
-    parser.add_argument("model_folder", type=Path, help="TRAINER__PLANS__CONFIG folder in nnUNet_results")
-    parser.add_argument("--stock", action="store_true", required=True, help="rewrite trainer_name to nnUNetTrainer")
-    parser.add_argument("-o", type=Path, default=None, help="output folder [default: beside the original]")
+    parser.add_argument("model", type=Path, help="--stock: TRAINER__PLANS__CONFIG folder in nnUNet_results; --hub: a "
+                        "checkpoint of a pretraining or fine-tuning, or imported weights")  # fmt: skip
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--stock", action="store_true", help="rewrite trainer_name to nnUNetTrainer")
+    what.add_argument("--hub", type=Path, metavar="FOLDER", help="write checkpoint, adaptation plan, config and model "
+                      "card into this new folder, without patients' data and paths")  # fmt: skip
+    parser.add_argument("-o", type=Path, default=None, help="--stock: output folder [default: beside the original]")
+    parser.add_argument("--licence", help="--hub: of the weights [default: what they say, or the strictest of theirs]")
+    parser.add_argument("--panels", action="store_true",
+                        help="--hub: also the run's last picture of restored slices. They are a patient's")  # fmt: skip
     args = parser.parse_args()
+    if args.hub and args.o:
+        parser.error("-o: not with --hub, which names the folder")
+    if args.stock and (args.licence or args.panels):
+        parser.error("--licence, --panels: with --hub only")
 
     def command() -> None:
-        from nnunet_genesis.checkpoint.stock_export import export_stock
+        if args.stock:
+            from nnunet_genesis.sharing.stock_export import export_stock
 
-        print(export_stock(args.model_folder, args.o))
+            print(export_stock(args.model, args.o))
+            return
+        from nnunet_genesis.sharing.hub_export import export_hub, to_text
+
+        print(
+            to_text(export_hub(args.model, args.hub, licence=args.licence, panels=args.panels), args.hub, args.panels)
+        )
 
     run(command)
 

@@ -202,6 +202,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         report = plan_transfer(weights, target, self.parts, bool(self.settings.partial_widths))
         report.require(self.settings.min_coverage)
         apply_moves(report.moves, weights.network_weights, network)
+        self.origin = weights.record.as_parent(file, weights.sha256)
         self.print_to_log_file(report.to_text())
         if self.local_rank == 0:
             save_json(report.to_dict(), os.path.join(self.output_folder, "genesis_load_report.json"), sort_keys=False)

@@ -96,7 +96,7 @@ def plan_for_weights(
     Raises:
         GenesisError: the data set isn't there, an option or the weights can't be used, or the plans' name is taken.
     """
-    if gpu_memory_target <= 0 or min(patch_size or [1]) < 1 or (batch_size or 1) < 1:
+    if gpu_memory_target <= 0 or min(patch_size or [1]) < 1 or (batch_size is not None and batch_size < 1):
         raise GenesisError(
             f"-gpu_memory_target {gpu_memory_target}, --patch {patch_size}, --batch_size {batch_size}: expected "
             "numbers above 0. Correct the command."

@@ -42,9 +42,13 @@ class Origin:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Origin":
-        """Read what a training of ours recorded of the weights that it began with; or nothing."""
+        """Read what a training of ours kept of the weights that it began with, if it began with any."""
         known = record.get("lineage")
         return cls(known, list(record.get("citations") or [])) if known else cls()
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what :meth:`of` reads."""
+        return dataclasses.asdict(self) if self.lineage else {}
 
     @property
     def licence(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_genesis.checkpoint.lineage import Origin
 from nnunet_genesis.checkpoint.reading import restricted
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
@@ -35,6 +36,7 @@ class FineTuningTrainer(ResumableTrainer):
     seed: int | None = None
     _in_a_row = 0
     precision = "fp32"
+    origin = Origin()  # of the weights that the run began with
     network: Any
     my_init_kwargs: dict[str, Any]
     judged_by = "pseudo Dice"
@@ -144,6 +146,7 @@ class FineTuningTrainer(ResumableTrainer):
         load = super().load_checkpoint
         self._or_stop(lambda: _load_restricted(load, file))
         record = self.my_init_kwargs.get("genesis", {})
+        self.origin = Origin.of(record)
         self._or_stop(lambda: self._keep_seed(record.get("seed")))
         self._or_stop(lambda: self.keep(record))
         if self.device.type == "cpu":
@@ -172,7 +175,7 @@ class FineTuningTrainer(ResumableTrainer):
             GenesisError: it can't be written, or the weights are not finite.
         """
         require_finite(self.bare_network(), filename, self.advice())
-        record = {"seed": self.seed, "precision": self.precision, **self.recorded()}
+        record = {"seed": self.seed, "precision": self.precision, **self.recorded(), **self.origin.to_plain()}
         self.my_init_kwargs = {**self.my_init_kwargs, "genesis": record}  # of what nnU-Net saves, the place for it
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)

@@ -22,11 +22,11 @@ import torch
 
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.architectures.planning import plan_genesis_unet3d
-from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.comparison.subsets import add_subsets, read_map
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.inspection import inspect_weights
+from nnunet_genesis.sharing.stock_export import export_stock
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from pretraining.run import pretrain
 from pretraining.scans.find import find_scans

@@ -10,9 +10,9 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder_simple
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint, run_training
 
-from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.sharing.stock_export import export_stock
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.run import pretrain

@@ -17,8 +17,8 @@ from nnunet_genesis import checkpoint, cli
 from nnunet_genesis.architectures.genesis_unet3d import ZSCORE_WINDOW
 from nnunet_genesis.architectures.planner import PLANS_NAME, GenesisUNet3DPlanner
 from nnunet_genesis.architectures.planning import plan_genesis_unet3d, summary
-from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.sharing.stock_export import export_stock
 from pretraining.run import pretrain
 from tests.integration.predicting import predict, predict_in_a_process
 from tests.integration.tiny_world import make_raw_dataset, write_image

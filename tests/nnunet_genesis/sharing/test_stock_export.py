@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.checkpoint.stock_export import export_stock
 from nnunet_genesis.errors import GenesisError
+from nnunet_genesis.sharing.stock_export import export_stock
 
 NAME = "nnUNetTrainerGenesis__nnUNetPlans__3d_fullres"
 
