@@ -14,7 +14,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis import checkpoint, importers
-from nnunet_genesis.checkpoint import GenesisWeights
+from nnunet_genesis.checkpoint import GenesisWeights, Record
+from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, strictest
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.folders import planned_dataset
 from nnunet_genesis.settings import Settings
@@ -100,8 +101,14 @@ def _description(weights: GenesisWeights, network: Network) -> dict[str, Any]:
         "channels": list(network.channels),
         "normalization": _normalization(record.normalization or {}),
         **{key: getattr(record, key) for key in ("data", "training", "options", "imported", "software", "licence")},
+        "lineage": record.lineage or [],
+        "strictest_licence": _strictest(record),
         "citations": citations if isinstance(citations, list) else [citations],
     }
+
+
+def _strictest(record: Record) -> str:
+    return strictest([record.licence or NOT_STATED, *(Origin([one]).licence for one in record.lineage or ())])
 
 
 def _features(network: Network) -> list[int]:
@@ -127,7 +134,7 @@ def _normalization(normalization: Mapping[str, Any]) -> list[str]:
 
 def describe_text(description: Mapping[str, Any]) -> str:
     """Write the description of :func:`describe_weights` for people."""
-    network, spacing = description["network"], description["spacing_mm"]
+    network, spacing, lineage = description["network"], description["spacing_mm"], description["lineage"]
     lines = {
         "SHA-256": description["sha256"],
         "method": description["method"],
@@ -140,8 +147,10 @@ def describe_text(description: Mapping[str, Any]) -> str:
         "intensities": "; ".join(description["normalization"]),
         **{key: _flat(description[key]) for key in ("data", "training", "options", "imported", "software")},
         "licence": description["licence"] or "not stated",
+        "strictest": description["strictest_licence"] if description["lineage"] else None,
     }
-    pairs = [*lines.items(), *(("cite", citation) for citation in description["citations"])]
+    parents = [("from", _flat({key: value for key, value in one.items() if key != "imported"})) for one in lineage]
+    pairs = [*lines.items(), *parents, *(("cite", citation) for citation in description["citations"])]
     text = [f"  {key + ':':<12} {printable(value, _LONGEST)}" for key, value in pairs if value]
     return "\n".join([printable(description["file"]), *text])
 

@@ -373,7 +373,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             corrupted[0].numpy(),
             restored[0, 0].cpu().numpy(),
             file,
-            f"{batch['keys'][0]}, epoch {self.current_epoch}",
+            f"epoch {self.current_epoch}",  # without the case: pictures are shown around
         )
 
     def save_checkpoint(self, filename: str) -> None:

@@ -18,6 +18,7 @@ from nnunet_genesis.architectures.planning import plan_for_weights, summary
 from nnunet_genesis.checkpoint.architecture import PLAIN, RESIDUAL
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers.repository import FILES
+from nnunet_genesis.inspection import inspect_weights
 from nnunet_genesis.sharing.hub_export import export_hub, to_text
 from pretraining.run import pretrain
 from tests.conftest import DATA
@@ -34,6 +35,7 @@ from tests.nnunet_genesis.importers.test_planned_files import (
 CPU = torch.device("cpu")
 README = "---\nlicense: cc-by-sa-4.0\n---\n# Foundation\n```bibtex\n@article{a, title={Foundation}}\n```\n"
 PLANS, CONFIG = "nnUNetGenesisPlans", "3d_fullres"
+PATCH = [52, 52, 52]  # a case in one window
 
 
 @dataclasses.dataclass
@@ -88,7 +90,7 @@ def walk(nnunet_folders: dict[str, Path], tmp_path_factory: Any) -> Walk:
     imported = importers.convert(make_repository(root / "theirs", RESIDUAL), origin="hf:THEM/Foundation@0123")
     weights = root / "genesis.pth"
     checkpoint.save(imported.checkpoint, weights)
-    plans = plan_for_weights(dataset, weights, patch_size=[16, 24, 24], batch_size=2)
+    plans = plan_for_weights(dataset, weights, patch_size=PATCH, batch_size=2)
     preprocess_dataset(int(dataset), PLANS, [CONFIG], num_processes=[1], show_progress_bar=False)
     options = {"epochs": 1, "iterations": 2, "precision": "fp32"}
     continued = pretrain(dataset, CONFIG, PLANS, "all", device=CPU, init=weights, **options)
@@ -97,9 +99,9 @@ def walk(nnunet_folders: dict[str, Path], tmp_path_factory: Any) -> Walk:
         patch.setenv("nnUNet_genesis_weights", str(continued))
         patch.setenv("nnUNet_genesis_epochs", "1")
         patch.setenv("nnUNet_genesis_iterations", "2")
-        run_training(dataset, CONFIG, "all", "nnUNetTrainerGenesisFull", PLANS, device=CPU)
+        run_training(dataset, CONFIG, 0, "nnUNetTrainerGenesisFull", PLANS, device=CPU)
     model = nnunet_folders["nnUNet_results"] / name / f"nnUNetTrainerGenesisFull__{PLANS}__{CONFIG}"
-    return Walk(dataset, root, weights, plans, continued, model / "fold_all" / "checkpoint_final.pth")
+    return Walk(dataset, root, weights, plans, continued, model / "fold_0" / "checkpoint_final.pth")
 
 
 def record(file: Path) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def record(file: Path) -> dict[str, Any]:
 def test_the_planned_network_takes_the_weights_whole_and_the_data_stay_nnunets(walk):
     plans = json.loads(walk.plans.read_text())
     planned = plans["configurations"][CONFIG]
-    assert (planned["patch_size"], planned["batch_size"]) == ([16, 24, 24], 2)
+    assert (planned["patch_size"], planned["batch_size"]) == (PATCH, 2)
     scheme = "CTNormalization" if DATA.is_dir() else "ZScoreNormalization"
     assert planned["normalization_schemes"] == [scheme]
     assert plans["genesis"] == {"weights": str(walk.weights.resolve()), "sha256": sha256(walk.weights)}
@@ -133,6 +135,9 @@ def test_lineage_citations_and_licence_go_along(walk):
     assert "decoder: 100.0% of the parameters" in log
     assert "Licence: cc-by-sa-4.0, the strictest" in log
     assert str(walk.root) not in json.dumps({**found, "plans": None})
+    told, _ = inspect_weights(walk.continued, None, CONFIG, PLANS)
+    assert f"from:        file genesis.pth, sha256 {parent['sha256']}" in told
+    assert "strictest:   cc-by-sa-4.0" in told
 
 
 def test_a_run_goes_on_without_the_weights_and_not_with_others(walk, tmp_path):
@@ -171,7 +176,7 @@ def test_exported_weights_are_a_repository_that_our_own_import_reads(walk, what,
     assert "base_model:\n- THEM/Foundation\n" in card
     assert "@article{a, title={Foundation}}" in card
     checkpoint.save(again.checkpoint, tmp_path / "again.pth")
-    plan_for_weights(walk.dataset, tmp_path / "again.pth", patch_size=[16, 24, 24], plans_name=f"Again{what}")
+    plan_for_weights(walk.dataset, tmp_path / "again.pth", patch_size=PATCH, plans_name=f"Again{what}")
 
 
 def walk_raw(walk: Walk) -> Path:
@@ -180,9 +185,12 @@ def walk_raw(walk: Walk) -> Path:
 
 def test_a_fine_tuned_network_predicts(walk, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(cli.trainers_folder()))
-    flags = ["-d", walk.dataset, "-c", CONFIG, "-p", PLANS, "-tr", "nnUNetTrainerGenesisFull", "-f", "all"]
-    predict(walk_raw(walk) / "imagesTr", tmp_path, *flags)
-    assert len(list(tmp_path.glob("*.nii.gz"))) == 5
+    image = min((walk_raw(walk) / "imagesTr").iterdir())
+    (tmp_path / "in").mkdir()
+    shutil.copyfile(image, tmp_path / "in" / image.name)
+    flags = ["-d", walk.dataset, "-c", CONFIG, "-p", PLANS, "-tr", "nnUNetTrainerGenesisFull", "-f", "0"]
+    predict(tmp_path / "in", tmp_path / "out", *flags)
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
 
 
 def test_plain_weights_likewise(walk, tmp_path):
@@ -192,9 +200,7 @@ def test_plain_weights_likewise(walk, tmp_path):
     options = {"device": CPU, "epochs": 1, "iterations": 1, "precision": "fp32"}
     found = pretrain(walk.dataset, CONFIG, "Plain", "all", init=weights, **options)
     assert record(found)["lineage"][0]["file"] == "plain.safetensors"
-    with pytest.raises(
-        GenesisError, match=r"network is plain, .*nnUNetv2_genesis_plan -d DATASET --for"
-    ):
+    with pytest.raises(GenesisError, match=r"network is plain, .*nnUNetv2_genesis_plan -d DATASET --for"):
         pretrain(walk.dataset, CONFIG, PLANS, 0, init=weights, **options)
 
 
@@ -207,8 +213,8 @@ def test_a_laxer_licence_is_warned_of(walk, tmp_path):
 
 
 def test_what_cannot_be_planned_is_said(walk, tmp_path):
-    with pytest.raises(GenesisError, match=r"--patch \[16, 24, 25\].*expected multiples of .*The closest is"):
-        plan_for_weights(walk.dataset, walk.weights, patch_size=[16, 24, 25])
+    with pytest.raises(GenesisError, match=r"--patch \[52, 52, 50\].*expected multiples of .*The closest is"):
+        plan_for_weights(walk.dataset, walk.weights, patch_size=[52, 52, 50])
     with pytest.raises(GenesisError, match="expected numbers above 0"):
         plan_for_weights(walk.dataset, walk.weights, batch_size=0)
     with pytest.raises(GenesisError, match="exists already and is for other weights"):
