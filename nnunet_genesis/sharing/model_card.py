@@ -101,7 +101,9 @@ def _training(record: Record, log: Mapping[str, Any]) -> list[str]:
     rows: dict[str, Any] = {"objective": record.method}
     for name, values in (("corruption", record.corruption), ("training", record.training), ("options", record.options)):
         if isinstance(values, Mapping):
-            rows[name] = ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+            rows[name] = ", ".join(
+                f"{key} {value}" for key, value in values.items() if value is not None and key != "licence"
+            )
     text = "## Training\n" + _table(rows.items())
     return [text, *_curves(log)]
 
