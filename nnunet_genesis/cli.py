@@ -240,14 +240,15 @@ def report() -> None:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_genesis_report",
         description="Compares the validation results of all trainers of a data set: Dice and NSD per class with "
-        "bootstrap intervals, paired Wilcoxon tests with Holm's correction, label-efficiency and training curves, "
-        "overlays. Writes report.html (one file, needs no network) and report.csv.",
+        "intervals over cases and training runs, one test a question with Holm's correction, label-efficiency and "
+        "training curves, overlays. Writes report.html (one file, needs no network), report.csv and the figures.",
     )
     parser.add_argument("-d", nargs="+", default=[], metavar="DATASET",
                         help="id or name of data set(s); may be left out with --results")  # fmt: skip
     parser.add_argument("-o", type=Path, required=True, help="folder of the report; or NAME.html, for the page alone")
-    parser.add_argument("--results", type=Path, default=None,
-                        help="DatasetXXX_NAME folders, e.g. an --export [default: nnUNet_results]")  # fmt: skip
+    parser.add_argument("--results", type=Path, nargs="+", default=None, metavar="FOLDER",
+                        help="with DatasetXXX_NAME folders, e.g. an --export; of several, the further ones hold the "
+                        "same arms trained again, e.g. with another seed [default: nnUNet_results]")  # fmt: skip
     parser.add_argument("--baseline", default="nnUNetTrainerGenesisScratch", metavar="TRAINER",
                         help="what the others are tested against [default: nnUNetTrainerGenesisScratch]")  # fmt: skip
     parser.add_argument("--nsd_tolerance", type=float, default=None, metavar="MM",

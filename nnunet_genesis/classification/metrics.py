@@ -71,6 +71,15 @@ def interval(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, group
     return float(low), float(high)
 
 
+def difference_of(metric: Metric) -> Metric:
+    """Make the difference of a metric between two models, of their probabilities (n, 2, k)."""
+
+    def difference(ranks: np.ndarray, both: np.ndarray, weights: np.ndarray) -> float:
+        return metric(ranks, both[:, 0], weights) - metric(ranks, both[:, 1], weights)
+
+    return difference
+
+
 def paired_p(
     metric: Metric, ranks: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float]:

@@ -1,14 +1,13 @@
 """The classification part of a data set's report: one row an arm, its figures with intervals, and the curves."""
 
 import dataclasses
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_curve
 
@@ -16,6 +15,7 @@ from nnunet_genesis.classification import metrics
 from nnunet_genesis.errors import GenesisError
 
 PREDICTIONS, SCORE = "classification.csv", "p:"  # of a fold's validation; columns of classes
+QUESTION = "AUC"  # the one metric that is tested
 BASELINE = "nnUNetTrainerGenesisClassifierScratch"
 
 
@@ -47,11 +47,11 @@ class Arm:
 
 @dataclasses.dataclass
 class Section:
-    """What the page shows: ``rows`` by arm and metric, confusion matrices by arm, a figure, remarks."""
+    """What the page shows: ``rows`` by arm and metric, confusion matrices by arm, figures by title, remarks."""
 
     rows: list[dict[str, Any]]
     confusions: list[tuple[str, list[str], list[list[int]]]]
-    figure: bytes
+    figures: dict[str, Figure]
     remarks: list[str]
 
 
@@ -89,7 +89,7 @@ def section(folder: Path, baseline: str = BASELINE) -> Section | None:
     for arm in arms:
         ranks, probabilities, _ = arm.values
         confusions.append((arm.trainer, arm.classes, confusion_matrix(ranks, probabilities.argmax(1)).tolist()))
-    return Section(rows, confusions, _figure(arms), remarks)
+    return Section(rows, confusions, _figures(arms), remarks)
 
 
 def _baseline(arm: Arm, arms: list[Arm], name: str, remarks: list[str]) -> Arm | None:
@@ -113,38 +113,41 @@ def _rows(arm: Arm, baseline: Arm | None) -> Iterator[dict[str, Any]]:
         low, high = metrics.interval(metric, ranks, probabilities, groups)
         row = {"trainer": arm.trainer, "plans": arm.plans, "configuration": arm.configuration, "metric": name,
                "n": len(ranks), "patients": len(set(groups)), "value": metric(ranks, probabilities, ones), "low": low,
-               "high": high, "difference": np.nan, "p": np.nan}  # fmt: skip
+               "high": high, "difference": np.nan, "difference_low": np.nan, "difference_high": np.nan,
+               "p": np.nan}  # fmt: skip
         if baseline:
-            row["difference"], row["p"] = metrics.paired_p(metric, ranks, probabilities, baseline.values[1], groups)
+            both = np.stack([probabilities, baseline.values[1]], 1)
+            by = metrics.difference_of(metric)
+            row["difference"] = by(ranks, both, ones)
+            row["difference_low"], row["difference_high"] = metrics.interval(by, ranks, both, groups)
+            if name == QUESTION:
+                row["p"] = metrics.paired_p(metric, ranks, probabilities, baseline.values[1], groups)[1]
         yield row
     if baseline is None and np.isfinite(arm.table["volume"]).all():
         value = metrics.volume_alone(ranks, arm.table["volume"].to_numpy(float), len(arm.classes))
         yield row | {"trainer": "volume alone", "metric": "AUC", "value": value, "low": np.nan, "high": np.nan}
 
 
-def _figure(arms: list[Arm]) -> bytes:
+def _figures(arms: list[Arm]) -> dict[str, Figure]:
     """ROC, calibration and, of candidates, FROC; of several classes, one against the rest and the mean of them."""
-    candidates = "CPM" in arms[0].metrics()
-    figure, axes = plt.subplots(1, 2 + candidates, figsize=(5 * (2 + candidates), 4.5), squeeze=False)
+    titles = {"ROC": ("false positives", "found"), "Calibration": ("predicted probability", "share that is so")}
+    titles |= {"FROC": ("false positives a scan", "found")} if "CPM" in arms[0].metrics() else {}
+    found = {title: Figure(figsize=(4.8, 4), layout="constrained") for title in titles}
+    axes = {title: figure.subplots() for title, figure in found.items()}
     for arm in arms:
         ranks, probabilities, _ = arm.values
         shown = [k for k in range(len(arm.classes)) if len(arm.classes) > 2 or k == 1]
         truth = np.concatenate([ranks == k for k in shown])
         scores = np.concatenate([probabilities[:, k] for k in shown])
-        axes[0, 0].plot(*roc_curve(truth, scores)[:2], label=arm.trainer)
-        axes[0, 1].plot(*calibration_curve(truth, scores, n_bins=10, strategy="quantile")[::-1], "o-")
-        if candidates:
-            found = metrics.froc(ranks == 1, probabilities[:, 1], arm.table["case"].nunique())
-            axes[0, 2].semilogx(metrics.FALSE_POSITIVES, found, "o-", base=2)
-    titles = [("ROC", "false positives", "found"), ("calibration", "predicted probability", "share that is so"),
-              ("FROC", "false positives a scan", "found")]  # fmt: skip
-    for axis, (title, x, y) in zip(axes[0], titles, strict=False):
-        axis.set(title=title, xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
+        axes["ROC"].plot(*roc_curve(truth, scores)[:2], label=arm.trainer)
+        curve = calibration_curve(truth, scores, n_bins=10, strategy="quantile")[::-1]
+        axes["Calibration"].plot(*curve, "o-", label=arm.trainer)
+        if "FROC" in axes:
+            rates = metrics.froc(ranks == 1, probabilities[:, 1], arm.table["case"].nunique())
+            axes["FROC"].semilogx(metrics.FALSE_POSITIVES, rates, "o-", base=2, label=arm.trainer)
+    for title, (x, y) in titles.items():
+        axes[title].set(xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
+        axes[title].legend(frameon=False, fontsize="x-small", loc="lower right")
         if title != "FROC":
-            axis.plot([0, 1], [0, 1], color="grey", lw=0.5)
-    figure.legend(loc="lower center", ncols=2, fontsize="small")
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=100)
-    plt.close(figure)
-    return stream.getvalue()
+            axes[title].plot([0, 1], [0, 1], color="grey", lw=0.5)
+    return found

@@ -1,20 +1,36 @@
-"""The report's figures, as PNG files: Dice over training images, training curves, cases with their outlines."""
+"""The report's figures, as SVG files that are legible on light and dark pages."""
 
+import dataclasses
 import io
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from nnunet_genesis.comparison.nsd import find_reference
-from nnunet_genesis.comparison.results import KEYS, MEAN
-from nnunet_genesis.comparison.runs import Run
+from nnunet_genesis.comparison.results import KEYS, MEAN, RUN
+from nnunet_genesis.errors import printable
 
-COLOURS = ("#555555", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")
+# Each has a contrast of at least 3 to the page, light and dark (WCAG 2.2, 1.4.11); arms differ in markers, too.
+COLOURS = ("#808080", "#d95f02", "#1b9e77", "#8a7fd0", "#e7298a", "#6b8e23")
+MARKERS = "osD^vP"
+# What is black becomes the page's colour of text.
+THEME = "<style>svg{color:#222}text{fill:currentColor}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
+SAVED: Any = {"svg.fonttype": "none", "svg.hashsalt": "nnunet-genesis", "savefig.transparent": True}
+
+
+@dataclasses.dataclass
+class Picture:
+    """A figure of the page: ``name`` of its file, ``caption``, ``alt``, what is to be seen in it, and the SVG file."""
+
+    name: str
+    caption: str
+    alt: str
+    svg: bytes
 
 
 def short(trainer: str) -> str:
@@ -24,128 +40,131 @@ def short(trainer: str) -> str:
     return rest if rest[:1].isalnum() else name
 
 
-def to_png(figure: Figure) -> bytes:
-    """Give the bytes of a PNG file, the same for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+def to_svg(figure: Figure) -> bytes:
+    """Give an SVG file, the same for the same figure; coordinates are rounded to hundredths of a point."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(SAVED):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", buffer.getvalue()).replace("#000000", "currentColor")
+    return text.replace("<defs>", THEME + "<defs>", 1).encode()
 
 
-def label_efficiency(rows: pd.DataFrame) -> bytes | None:
-    """Draw mean Dice of the classes over training images, one line a trainer; ``None`` with fewer than two sizes."""
-    rows = rows[(rows["label"] == MEAN) & (rows["metric"] == "Dice") & (rows["train"] > 0)]
-    groups = [(key, part) for key, part in rows.groupby(KEYS[:2], sort=False) if part["train"].nunique() > 1]
-    if not groups:
+def forest(questions: pd.DataFrame, order: Sequence[str], level: float) -> Picture | None:
+    """Draw the differences of mean Dice to the baseline in points, one line a size and trainer."""
+    if questions.empty:
         return None
-    figure = Figure(figsize=(6.5 * len(groups), 4.2), layout="constrained")
-    for axes, (key, part) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
-        for colour, (trainer, line) in zip(COLOURS * 4, part.groupby("trainer", sort=False), strict=False):
+    figure = Figure(figsize=(4.8, 0.9 + 0.27 * len(questions)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="black", linewidth=0.8)
+    several = len(questions.groupby(KEYS[:2])) > 1
+    labels = []
+    for line, row in enumerate(questions.to_dict("records")):
+        colour, marker = _look(order, row["trainer"])
+        low, middle, high = (100 * row[name] for name in ("difference_low", "difference", "difference_high"))
+        covered = row["difference_interval"] == "cases and training"
+        axes.plot([low, high], [line, line], color=colour, linewidth=1.8, linestyle="-" if covered else ":")
+        axes.plot(middle, line, marker, color=colour, markerfacecolor=colour if row["p_holm"] < 1 - level else "none")
+        where = f"{row['cases']} cases" + (f", {row['plans']}, {row['configuration']}" if several else "")
+        labels.append(_plain(f"{short(row['trainer'])}, {where}"))
+    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="difference in points of Dice (0.01)")
+    caption = (
+        f"Difference to {short(order[0])}: points of Dice, mean of the classes, with {level:.0%} intervals. Right of "
+        "the line the arm is ahead. Filled: shown after Holm's correction; dotted: too few runs to cover the chance of "
+        "training."
+    )
+    alt = f"Forest plot of {len(questions)} differences to {short(order[0])}; the table below has the same figures."
+    return Picture("forest", caption, alt, to_svg(figure))
+
+
+def label_efficiency(rows: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
+    """Draw mean Dice of the classes over training images, one line a trainer; plans with one size have no figure."""
+    rows = rows[(rows["label"] == MEAN) & (rows["metric"] == "Dice") & (rows["train"] > 0)]
+    pictures: list[Picture] = []
+    for key, part in rows.groupby(KEYS[:2], sort=False):
+        if part["train"].nunique() < 2:
+            continue
+        axes = _panel()
+        for trainer, line in part.groupby("trainer", sort=False):
+            colour, marker = _look(order, trainer)
             errors = np.abs(line[["low", "high"]].to_numpy().T - line["mean"].to_numpy())
-            axes.errorbar(
-                line["train"], line["mean"], errors, color=colour, marker="o", capsize=3, label=_plain(short(trainer))
-            )
+            style: dict[str, Any] = {"color": colour, "marker": marker, "capsize": 3, "label": _plain(short(trainer))}
+            axes.errorbar(line["train"], line["mean"], errors, **style)
         axes.set_xscale("log", base=2)
         ticks = sorted(part["train"].unique())
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)", title=_plain(", ".join(key)))
-        axes.legend()
-    return to_png(figure)
+        axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)")
+        caption = f"Dice over labelled training images, with 95 % intervals ({', '.join(key)})"
+        alt = f"{_extremes(part, 'train', 'mean')} labelled training images."
+        pictures.append(_picture("label_efficiency", len(pictures), caption, alt, axes))
+    return pictures
 
 
-def training_curves(curves: pd.DataFrame, order: Sequence[str]) -> bytes | None:
-    """Draw smoothed pseudo-Dice over iterations, the mean of the folds that have the epoch; one panel a size."""
-    if curves.empty:
-        return None
-    groups = list(curves.sort_values("train", kind="stable").groupby(KEYS, sort=False))
-    columns = min(3, len(groups))
-    figure = Figure(figsize=(4.5 * columns, 3.4 * -(-len(groups) // columns)), layout="constrained")
-    panels = figure.subplots(-(-len(groups) // columns), columns, squeeze=False, sharey=True).ravel()
-    for panel in panels[len(groups) :]:
-        panel.set_axis_off()
-    for axes, (key, part) in zip(panels, groups, strict=False):
-        for colour, trainer in zip(COLOURS * 4, order, strict=False):
-            runs = part[part["trainer"] == trainer].pivot_table(
-                index="iteration", columns=["fold", "seed"], values="pseudo_dice"
-            )
+def training_curves(curves: pd.DataFrame, order: Sequence[str], phases: Mapping[str, Sequence[Any]]) -> list[Picture]:
+    """Draw smoothed pseudo-Dice over iterations, the mean of the runs that have the epoch; one picture a size.
+
+    Args:
+        curves: of :func:`statistics.training_curves`.
+        order: the trainers, the baseline first.
+        phases: by run, the first epoch and the name of each phase of its schedule.
+    """
+    pictures: list[Picture] = []
+    for key, part in curves.sort_values("train", kind="stable").groupby(KEYS, sort=False):
+        axes = _panel()
+        for trainer in order:
+            mine = part[part["trainer"] == trainer]
+            runs = mine.pivot_table(index="iteration", columns=RUN, values="pseudo_dice")
             if runs.empty:
                 continue
-            axes.plot(runs.index, runs, color=colour, alpha=0.2, linewidth=0.8)
-            axes.plot(runs.index, runs.mean(axis=1), color=colour, label=_plain(short(trainer)))
+            colour, mean = _look(order, trainer)[0], runs.mean(axis=1)
+            if runs.shape[1] > 1:
+                axes.plot(runs.index, runs, color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(runs.index, mean, color=colour, label=_plain(short(trainer)))
             if trainer == order[0]:
-                axes.axhline(runs.mean(axis=1).iloc[-1], color=colour, linestyle=":", linewidth=0.8)
-        axes.set(
-            xlabel="training iterations", ylabel="pseudo-Dice (smoothed)", title=_plain(f"{key[2]} cases ({key[0]})")
-        )
-        axes.legend()
-    return to_png(figure)
+                axes.axhline(mean.iloc[-1], color=colour, linestyle=":", linewidth=0.8)
+        _mark_phases(axes, part, phases)
+        axes.set(xlabel="training iterations", ylabel="pseudo-Dice (smoothed)")
+        caption = f"Training with {key[2]} cases ({key[0]}): smoothed pseudo-Dice; thin: runs, thick: their mean"
+        alt = f"{_extremes(part, 'iteration', 'pseudo_dice')} iterations."
+        pictures.append(_picture("training_curves", len(pictures), caption, alt, axes))
+    return pictures
 
 
-def overlays(
-    runs: Sequence[Run], measured: pd.DataFrame, baseline: str, images: Path, references: Sequence[Path]
-) -> tuple[bytes, str] | None:
-    """Draw the best, the median and the worst case with the outlines of reference and predictions.
-
-    The cases are chosen by the Dice (mean of classes) of the first trainer besides the baseline, at its largest
-    training set; the slice is the one with most of the reference.
-
-    Returns:
-        A figure and what it shows; ``None`` where images or predictions are missing.
-    """
-    folders = {run.name: run for run in runs}
-    shown = measured[(measured["label"] == MEAN) & (measured["metric"] == "Dice") & measured["run"].isin(folders)]
-    if shown.empty:
-        return None
-    others = sorted(set(shown["trainer"]) - {baseline}) or [baseline]
-    chosen = shown[shown["trainer"] == others[0]]
-    chosen = chosen[chosen["train"] == chosen["train"].max()].drop_duplicates("case")
-    chosen = chosen.sort_values("value", kind="stable")
-    columns = 1 + shown["trainer"].nunique()
-    figure = Figure(figsize=(3.4 * columns, 10.2), layout="constrained")
-    panels = figure.subplots(3, columns, squeeze=False)
-    for line, name, position in zip(panels, ("best", "median", "worst"), (-1, len(chosen) // 2, 0), strict=True):
-        row, same = chosen.iloc[position], [*KEYS, "fold", "seed", "case"]
-        alike = shown[(shown[same] == row[same]).all(axis=1)].set_index("trainer")["run"].map(folders)
-        order = sorted(set(alike.index), key=lambda trainer: (trainer != baseline, trainer))
-        slices = _slices(alike[order], row["case"], images, references)
-        if slices is None:
-            return None
-        _outline(line, f"{name}: {row['case']}, Dice {row['value']:.3f}", *slices)
-    return to_png(figure), f"by the Dice of {short(others[0])} with {chosen['cases'].iloc[0]} training cases"
+def _mark_phases(axes: Axes, curves: pd.DataFrame, phases: Mapping[str, Sequence[Any]]) -> None:
+    """Mark where the schedules' phases begin, each once."""
+    steps = curves.drop_duplicates("run").set_index("run")["iterations"]
+    begun = {(start * steps[run], name) for run in steps.index for start, name in phases.get(run, [])}
+    for start, name in sorted(begun):
+        axes.axvline(start, color="black", linestyle="--", linewidth=0.6)
+        at: dict[str, Any] = {"xy": (start, 0.02), "xycoords": ("data", "axes fraction"), "xytext": (2, 0)}
+        axes.annotate(_plain(name), **at, textcoords="offset points", rotation=90, fontsize="x-small")
 
 
-def _slices(
-    runs: pd.Series, case: str, images: Path, references: Sequence[Path]
-) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]] | None:
-    """Read the first channel and all segmentations in one slice; ``runs`` by trainer."""
-    description = runs.iloc[0].dataset_json
-    ending = description["file_ending"]
-    recorded = {name: file for name, file, _ in runs.iloc[0].metrics()}[case]
-    reference, image = find_reference(case + ending, recorded, references), images / f"{case}_0000{ending}"
-    predictions = [run.validation / (case + ending) for run in runs]
-    if reference is None or not all(file.is_file() for file in (image, *predictions)):
-        return None
-    reader = determine_reader_writer_from_dataset_json(description, str(reference), verbose=False)()
-    volumes = [reader.read_seg(str(file))[0][0] for file in (reference, *predictions)]
-    at = int((volumes[0] > 0).sum((1, 2)).argmax())
-    names = ["reference", *map(short, runs.index)]
-    pixels = reader.read_images([str(image)])[0][0, at]
-    return pixels, [(name, volume[at]) for name, volume in zip(names, volumes, strict=True)]
+def _panel() -> Axes:
+    return Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
 
 
-def _outline(
-    panels: Sequence[Axes], title: str, image: np.ndarray, segmentations: list[tuple[str, np.ndarray]]
-) -> None:
-    """Draw a slice (y, x) with the outlines of each segmentation (name, labels (y, x)) in a panel of its own."""
-    low, high = np.percentile(image, (1, 99))
-    for axes in panels:
-        axes.set_axis_off()
-    for axes, (name, labels) in zip(panels, segmentations, strict=False):  # a run may be missing
-        axes.imshow(image, cmap="gray", vmin=low, vmax=high)
-        for label in np.unique(labels[labels > 0]):
-            axes.contour(labels == label, [0.5], colors=[COLOURS[1 + int(label) % 5]], linewidths=1.2)
-        axes.set_title(name if axes is not panels[0] else f"{title}\n{name}", fontsize=9, parse_math=False)
+def _picture(name: str, number: int, caption: str, alt: str, axes: Axes) -> Picture:
+    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    return Picture(f"{name}{f'_{number + 1}' if number else ''}", caption, alt, to_svg(figure))
+
+
+def _look(order: Sequence[str], trainer: str) -> tuple[str, str]:
+    number = list(order).index(trainer) % len(COLOURS)
+    return COLOURS[number], MARKERS[number]
+
+
+def _extremes(part: pd.DataFrame, over: str, value: str) -> str:
+    """Say in words where each trainer's line begins and ends."""
+    words = []
+    for trainer, line in part.groupby("trainer", sort=False):
+        ends = line.groupby(over)[value].mean()
+        words.append(f"{short(trainer)}: {ends.iloc[0]:.2f} to {ends.iloc[-1]:.2f}")
+    return f"{'; '.join(words)}; from {part[over].min():g} to {part[over].max():g}"
 
 
 def _plain(text: str) -> str:
-    """Escape dollars: what stands between two would stop matplotlib where it is no formula."""
-    return text.replace("$", r"\$")
+    """Escape control characters, which are no XML, and dollars, between which matplotlib would read a formula."""
+    return printable(text).replace("$", r"\$")

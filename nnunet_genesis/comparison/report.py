@@ -1,22 +1,26 @@
-"""One report of all runs of some data sets: ``report.html`` (self-contained) and ``report.csv``."""
+"""One report of all runs of some data sets: ``report.html`` (self-contained), ``report.csv`` and the figures."""
 
 import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nnunet_genesis.classification.report import Section, section
 from nnunet_genesis.comparison import figures, statistics
-from nnunet_genesis.comparison.results import KEYS, MEAN, Results, read_results, write_export
+from nnunet_genesis.comparison.overlays import Overlay, overlays
+from nnunet_genesis.comparison.results import KEYS, MEAN, Results, read_results, together, write_export
+from nnunet_genesis.comparison.verdict import verdict, verdict_of_classification
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
 from nnunet_genesis.folders import dataset_name, nnunet_folder
 from nnunet_genesis.html import template
 
 BASELINE = "nnUNetTrainerGenesisScratch"
+OUTLINES = ("#ffd700", "#ff7f0e", "#2ee6a6", "#b39dff", "#ff5fa8", "#9be22d")  # the reference's, the arms'; on black
 
 
 @dataclasses.dataclass
@@ -28,14 +32,23 @@ class DatasetReport:
         baseline: the trainer that the others are compared with.
         rows: of :func:`statistics.compare`, with ``class_name``.
         reached: of :func:`statistics.reached`.
-        figures: name, caption, PNG.
+        verdict: one sentence.
+        figures: of the page, and files beside it.
+        overlays: cases with their images, where the page may show them.
     """
 
     results: Results
     baseline: str
     rows: pd.DataFrame
     reached: pd.DataFrame
-    figures: list[tuple[str, str, bytes]]
+    verdict: str
+    figures: list[figures.Picture]
+    overlays: list[Overlay]
+
+    @property
+    def questions(self) -> pd.DataFrame:
+        """The rows that ask what was decided beforehand."""
+        return self.rows[statistics.is_question(self.rows)]
 
     def table(self) -> pd.DataFrame:
         """Tabulate the statistics; rows of mean Dice say when the baseline's last pseudo-Dice was reached."""
@@ -49,17 +62,19 @@ class DatasetReport:
 def write_report(
     datasets: Sequence[str],
     out: Path,
-    results: Path | None = None,
+    results: Path | Sequence[Path] | None = None,
     baseline: str = BASELINE,
     tolerance: float | None = None,
     export: Path | None = None,
 ) -> Path:
-    """Write ``out/report.html``, its tables (``report.csv``, ``classification.csv``) and ``DatasetXXX_NAME_*.png``.
+    """Write ``out/report.html``, its tables (``report.csv``, ``classification.csv``) and ``DatasetXXX_NAME_*.svg``.
 
     Args:
         datasets: names or ids; with ``results``, none means all that are there.
-        out: folder, made where missing; or, where its name ends in ``.html``, the page that is to be written alone.
-        results: folder of ``DatasetXXX_NAME`` folders, nnU-Net's or of an export, in place of nnUNet_results.
+        out: folder, made where missing; or, where its name ends in ``.html``, the page that is to be written alone,
+            without images of scans.
+        results: folders of ``DatasetXXX_NAME`` folders, nnU-Net's or of an export, in place of nnUNet_results; of
+            several, the further ones hold the same arms trained again.
         baseline: trainer to compare with.
         tolerance: of NSD in mm; ``None``: as exported, or the median edge of the planned voxels.
         export: folder for what the report is made from, a few small files a data set.
@@ -72,32 +87,40 @@ def write_report(
     """
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise GenesisError(f"--nsd_tolerance {tolerance:g}: expected 0 or more, in mm. Correct the command.")
-    base = results or nnunet_folder("nnUNet_results")
-    names = [_name(dataset, base) for dataset in datasets] or sorted(f.name for f in base.glob("Dataset[0-9]*"))
-    if not names:
-        raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results, or give -d.")
-    if export and export.resolve() == base.resolve():
+    bases = [results] if isinstance(results, Path) else list(results or [nnunet_folder("nnUNet_results")])
+    for base in bases:
+        if not any(base.glob("Dataset[0-9]*")):
+            raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results, or give -d.")
+    if len({base.resolve() for base in bases}) < len(bases):
+        raise GenesisError("--results: a folder is given twice. Its runs would count as further ones: give it once.")
+    names = [_name(dataset, bases[0]) for dataset in datasets]
+    names = names or sorted({f.name for base in bases for f in base.glob("Dataset[0-9]*")})
+    if export and any(export.resolve() == base.resolve() for base in bases):
         raise GenesisError(f"--export {export}: expected another folder than the results'. Choose one.")
-    classified = {name: found for name in names if (found := section(base / name))}
+    alone = out.suffix == ".html"
+    places = {name: [base / name for base in bases if (base / name).exists()] or [bases[0] / name] for name in names}
+    classified = {name: found for name, folders in places.items() if (found := _section(folders))}
     reports = [
-        _report(base / name, baseline, tolerance)
-        for name in names
-        if name not in classified or any((base / name).glob("*/fold_*/validation/summary.json"))
+        _report(folders, baseline, tolerance, with_images=not alone)
+        for name, folders in places.items()
+        if name not in classified or any(folders[0].glob("*/fold_*/validation/summary.json"))
     ]
     if export:
         for report in reports:
             write_export(report.results, export / report.results.dataset)
-    page = out if out.suffix == ".html" else out / "report.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
+    page = out if alone else out / "report.html"
     files = {page: _html(reports, classified).encode()}
-    tables = {"report.csv": [report.table() for report in reports]}
-    tables["classification.csv"] = [pd.DataFrame(found.rows).assign(dataset=name) for name, found in classified.items()]
-    if page != out:
-        for table_name, parts in tables.items():
+    if not alone:
+        tables = {"report.csv": [report.table() for report in reports]}
+        tables["classification.csv"] = [pd.DataFrame(s.rows).assign(dataset=name) for name, s in classified.items()]
+        for name, parts in tables.items():
             if parts:
                 table = pd.concat(parts, ignore_index=True)
-                files[out / table_name] = table.to_csv(index=False, float_format="%.6g").encode()
-        files |= {out / f"{r.results.dataset}_{name}.png": png for r in reports for name, _, png in r.figures}
+                files[out / name] = table.to_csv(index=False, float_format="%.6g").encode()
+        files |= {
+            out / f"{r.results.dataset}_{picture.name}.svg": picture.svg for r in reports for picture in r.figures
+        }
+    page.parent.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
         with atomic_path(file) as temporary:
             Path(temporary).write_bytes(content)
@@ -110,44 +133,59 @@ def _name(dataset: str, base: Path) -> str:
     return dataset_name(dataset)
 
 
-def _report(folder: Path, baseline: str, tolerance: float | None) -> DatasetReport:
+def _section(folders: Sequence[Path]) -> Section | None:
+    found = section(folders[0])
+    if found:
+        adjusted = statistics.holm([row["p"] for row in found.rows])
+        found.rows = [row | {"p_holm": p} for row, p in zip(found.rows, adjusted, strict=True)]
+        found.remarks += [f"{folder} is left out: classification is shown of one folder." for folder in folders[1:]]
+    return found
+
+
+def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, with_images: bool) -> DatasetReport:
     variables = ("nnUNet_raw", "nnUNet_preprocessed")  # either may be unset: then nothing is found there
-    raw, preprocessed = (Path(os.environ.get(name) or "/nonexistent").absolute() / folder.name for name in variables)
+    paths = (Path(os.environ.get(name) or "/nonexistent").absolute() / folders[0].name for name in variables)
+    raw, preprocessed = paths
     references = [raw / "labelsTr", preprocessed / "gt_segmentations"]
-    results = read_results(folder, tolerance, preprocessed, references)
+    results = together([read_results(folder, tolerance, preprocessed, references) for folder in folders])
     measured, curves = results.measured(), statistics.training_curves(results)
     rows, reached = statistics.compare(measured, baseline, results.group_by), statistics.reached(curves, baseline)
-    names = results.labels | {MEAN: "mean of classes"}
+    names, rises = results.labels | {MEAN: "mean of classes"}, statistics.rises(curves, baseline)
     rows["class_name"] = rows["label"].map(lambda label: names.get(label, label))
-    if baseline not in set(rows["trainer"]):
+    rows["baseline_rise"] = [rises.get(key, float("nan")) for key in rows[KEYS].itertuples(index=False, name=None)]
+    order = sorted(rows["trainer"].unique(), key=lambda trainer: (trainer != baseline, trainer))
+    if baseline not in order:
         results.remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
-    drawn = []
-    if efficiency := figures.label_efficiency(rows):
-        drawn.append(("label_efficiency", "Dice over labelled training images, with 95 % intervals", efficiency))
-    if curved := figures.training_curves(curves, list(rows["trainer"].unique())):
-        caption = "Training: smoothed pseudo-Dice over iterations (thin: folds; thick: their mean)"
-        drawn.append(("training_curves", caption, curved))
-    if overlay := figures.overlays(results.sources, measured, baseline, raw / "imagesTr", references):
-        drawn.append(("overlay", f"Best, median and worst case, {overlay[1]}", overlay[0]))
-    else:
-        results.remarks.append("No overlay figure: images or predictions aren't there.")
-    return DatasetReport(results, baseline, rows, reached, drawn)
+    questions = rows[statistics.is_question(rows)]
+    forest = figures.forest(questions, order, statistics.LEVEL)
+    drawn = [forest] if forest else []
+    drawn += figures.label_efficiency(rows, order)
+    drawn += figures.training_curves(curves, order, results.phases())
+    shown = overlays(results.sources, measured, baseline, raw / "imagesTr", references) if with_images else []
+    if not shown:
+        results.remarks.append(
+            "No overlay figure: images or predictions aren't there, or the page was asked for alone."
+        )
+    return DatasetReport(results, baseline, rows, reached, verdict(questions, baseline, rises), drawn, shown)
 
 
 def _html(reports: Sequence[DatasetReport], classified: Mapping[str, Section]) -> str:
-    page = template(
-        "nnunet_genesis", "comparison", "report.html.jinja", short=figures.short, number=_number, method=_method, p=_p
-    )
-    return page.render(reports=reports, classified=classified, keys=KEYS, statistics=statistics, isnan=pd.isna)
+    page = template("nnunet_genesis", "comparison", "report.html.jinja", short=figures.short, number=_number, p=_p)
+    pages = {name: _classified(found) for name, found in classified.items()}
+    known = {"keys": KEYS, "statistics": statistics, "isnan": pd.isna, "outlines": OUTLINES}
+    return page.render(reports=reports, classified=pages, **known)
+
+
+def _classified(found: Section) -> dict[str, Any]:
+    pictures = [
+        figures.Picture(title, title, f"{title} of each trainer; the table has its figures.", figures.to_svg(figure))
+        for title, figure in found.figures.items()
+    ]
+    return vars(found) | {"verdict": verdict_of_classification(found.rows), "pictures": pictures}
 
 
 def _number(value: float, signed: bool = False) -> str:
     return "–" if pd.isna(value) else f"{value:+.4f}" if signed else f"{value:.4f}"
-
-
-def _method(name: str) -> str:
-    """Say how an interval was taken that isn't BCa."""
-    return "" if name in ("BCa", "none") else f" ({name})"
 
 
 def _p(value: float) -> str:

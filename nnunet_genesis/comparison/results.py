@@ -17,6 +17,7 @@ from nnunet_genesis.files import atomic_path, read_json, regular_file, write_jso
 CASES, CURVES, PROTOCOL = "cases.csv", "curves.csv", "protocol.json"  # of an export
 MEAN = "mean"  # of a case's classes
 KEYS = ["plans", "configuration", "cases"]  # what two arms must share to be compared
+RUN = ["fold", "seed", "repetition"]  # what names a run of an arm; both arms of a pair share it
 RECORD = ("labels", "group_by", "nsd_tolerance_mm", "configurations", "runs")  # in protocol.json
 
 
@@ -49,16 +50,21 @@ class Results:
     remarks: list[str] = dataclasses.field(default_factory=list)
 
     def of_runs(self) -> pd.DataFrame:
-        """Tabulate the runs, by name: trainer, plans, configuration, cases, train, fold, seed, iterations an epoch."""
+        """Tabulate the runs, by name: trainer, plans, configuration, cases, train, the run, iterations an epoch."""
         frame = pd.DataFrame.from_dict(self.runs, orient="index")
         names = [name.split("/")[0].split("__") for name in frame.index]
         frame[["trainer", "plans", "configuration"]] = pd.DataFrame(names, frame.index).iloc[:, :3]
-        steps = frame["iterations"] if "iterations" in frame else pd.Series(np.nan, frame.index)
+        columns = {name: frame.get(name, pd.Series(np.nan, frame.index)) for name in ("iterations", "repetition")}
         return frame.assign(
             cases=frame["cases"].map(str),
             seed=pd.to_numeric(frame["seed"]).fillna(-1).astype(int),
-            iterations=pd.to_numeric(steps, errors="coerce"),
-        )[[*KEYS, "train", "fold", "seed", "trainer", "iterations"]]
+            repetition=columns["repetition"].fillna(0).astype(int),
+            iterations=pd.to_numeric(columns["iterations"], errors="coerce"),
+        )[[*KEYS, "train", *RUN, "trainer", "iterations"]]
+
+    def phases(self) -> dict[str, list[tuple[int, str]]]:
+        """Give each run's phases of the schedule, first epoch and name, where they are known."""
+        return {name: [(int(n), str(text)) for n, text in run.get("phases", [])] for name, run in self.runs.items()}
 
     def measured(self) -> pd.DataFrame:
         """Tabulate what was measured: the runs' columns, run, case, label (also :data:`MEAN`), metric, value."""
@@ -87,17 +93,51 @@ def read_results(folder: Path, tolerance: float | None, preprocessed: Path, refe
             results.nsd_tolerance_mm, results.cases["NSD"] = tolerance, np.nan
     else:
         results = _read_nnunet(folder, tolerance, preprocessed, references)
-    unknown = results.cases[results.cases["NSD"].isna() & results.cases["Dice"].notna()]
-    results.remarks += [
-        f"{name}: no NSD; predictions or references aren't there, and none is stored for a tolerance of "
-        f"{results.nsd_tolerance_mm:g} mm."
-        for name in unknown["run"].unique()
-    ]
     steps = results.of_runs()["iterations"]
     results.remarks += [
         f"{name}: not among the training curves; its debug.json isn't there." for name in steps.index[steps.isna()]
     ]
     return results
+
+
+def _nsd_for_all_or_none(results: Results) -> None:
+    """Forget NSD where runs lack it: means over other runs than Dice's would be compared with those."""
+    lack = results.cases["NSD"].isna() & results.cases["Dice"].notna()
+    if names := sorted(results.cases.loc[lack, "run"].unique()):
+        missing = f"{len(names)} of {results.cases['run'].nunique()} runs ({names[0]}{', …' if len(names) > 1 else ''})"
+        results.remarks.append(
+            f"No NSD: of {missing} predictions or references aren't there, and none is stored for a tolerance of "
+            f"{results.nsd_tolerance_mm:g} mm."
+        )
+        results.cases["NSD"] = np.nan
+
+
+def together(parts: Sequence[Results]) -> Results:
+    """Join results of one data set from its folders: the same arms trained again, as further repetitions.
+
+    NSD stays where all runs have it.
+
+    Raises:
+        GenesisError: they differ in classes, patients or NSD's tolerance.
+    """
+    first = parts[0]
+    for name in ("labels", "group_by", "nsd_tolerance_mm"):
+        if differing := [found for part in parts if (found := getattr(part, name)) != getattr(first, name)]:
+            raise GenesisError(
+                f"--results: {first.dataset} has {name} {getattr(first, name)} in one folder and {differing[0]} in "
+                "another. Give folders of the same data set"
+                + (", or --nsd_tolerance." if name == "nsd_tolerance_mm" else ".")
+            )
+    for number, part in enumerate(parts[1:], 1):
+        names = {name: f"{name}@{number + 1}" for name in part.runs}
+        first.runs |= {names[name]: run | {"repetition": number} for name, run in part.runs.items()}
+        for table in ("cases", "curves"):
+            renamed = getattr(part, table).assign(run=getattr(part, table)["run"].map(names))
+            setattr(first, table, pd.concat([getattr(first, table), renamed], ignore_index=True))
+        first.configurations = part.configurations | first.configurations
+        first.remarks += part.remarks
+    _nsd_for_all_or_none(first)
+    return first
 
 
 def _read_nnunet(folder: Path, tolerance: float | None, preprocessed: Path, references: Sequence[Path]) -> Results:
@@ -125,7 +165,7 @@ def _read_nnunet(folder: Path, tolerance: float | None, preprocessed: Path, refe
         subsets.group_by,
         tolerance,
         configurations,
-        {run.name: dataclasses.asdict(run.subset) | run.recorded() for run in runs},
+        {run.name: dataclasses.asdict(run.subset) | run.recorded() | run.phases() for run in runs},
         pd.DataFrame(cases, columns=["run", "case", "label", "Dice", "NSD"]),
         pd.DataFrame(curves, columns=["run", "epoch", "pseudo_dice"]),
         runs,
@@ -158,6 +198,7 @@ def _read_export(folder: Path) -> Results:
         curves = _read_csv(folder / CURVES, ["run"], ["epoch", "pseudo_dice"])
         tables = {"cases": cases.rename(columns={"class": "label"}), "curves": curves}
         results = Results(folder.name, **{name: record[name] for name in RECORD}, **tables)
+        results.phases()
         if unknown := {*cases["run"], *curves["run"]} - {*results.of_runs().index}:
             raise KeyError(sorted(unknown)[0])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -19,6 +19,9 @@ RECORDED = {"epochs": "num_epochs", "iterations": "num_iterations_per_epoch", "i
             "batch_size": "batch_size"}  # fmt: skip
 EPOCH = re.compile(r": Epoch (\d+)\s*$")
 PSEUDO_DICE = re.compile(r": Pseudo dice \[(.*)\]")
+PHASE = re.compile(
+    r": Phase \d+ of \d+, epochs (\d+) to \d+: (.+)$"
+)  # the fine-tuning trainers' (training/schedule.py)
 NUMBER = re.compile(r"(?<![\w.])(?:nan|\d+\.?\d*(?:e[-+]?\d+)?)")  # not the 32 of np.float32(0.5)
 
 
@@ -84,13 +87,22 @@ class Run:
                 "anew: nnUNetv2_train … --val."
             ) from error
 
+    def _logs(self) -> Iterator[list[str]]:
+        logs = self.folder.glob("training_log_*.txt")
+        for file in sorted(logs, key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)]):
+            yield file.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def phases(self) -> dict[str, list[tuple[int, str]]]:
+        """Read the phases of the learning rate's schedule that the logs name: first epoch and name; none, no entry."""
+        found = {int(phase[1]): phase[2] for log in self._logs() for line in log if (phase := PHASE.search(line))}
+        return {"phases": sorted(found.items())} if found else {}
+
     def pseudo_dice(self) -> dict[int, float]:
         """Read each epoch's mean pseudo-Dice from all logs; an epoch that was repeated counts as it was last."""
         found: dict[int, float] = {}
-        logs = self.folder.glob("training_log_*.txt")
-        for file in sorted(logs, key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)]):
+        for log in self._logs():
             epoch = 0
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in log:
                 if start := EPOCH.search(line):
                     epoch = int(start[1])
                 elif values := PSEUDO_DICE.search(line):

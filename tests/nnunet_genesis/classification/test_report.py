@@ -52,7 +52,9 @@ def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
     assert value(found, "volume alone", "AUC")["value"] == 1
     assert np.isnan(value(found, BASELINE, "AUC")["p"])
     assert {name: sum(map(sum, matrix)) for name, _, matrix in found.confusions} == {GENESIS: 120, BASELINE: 120}
-    assert found.figure.startswith(b"\x89PNG")
+    assert best["difference_low"] < best["difference"] < best["difference_high"]
+    assert np.isnan(value(found, GENESIS, "balanced accuracy")["p"])  # one test an arm
+    assert list(found.figures) == ["ROC", "Calibration"]
 
 
 def test_the_page_has_the_section(tmp_path):
@@ -61,6 +63,8 @@ def test_the_page_has_the_section(tmp_path):
     page = write_report([], tmp_path / "report", tmp_path / "results").read_text()
     assert "Dataset001_Scans: classification" in page
     assert "volume alone" in page
+    assert "ClassifierScratch" in page
+    assert "Classifier is shown to differ from scratch: its AUC is" in page
     table = pd.read_csv(tmp_path / "report" / "classification.csv")
     assert set(table["trainer"]) == {GENESIS, BASELINE, "volume alone"}
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from nnunet_genesis.comparison.figures import short
 from nnunet_genesis.comparison.nsd import nsd
@@ -10,21 +11,15 @@ from nnunet_genesis.comparison.results import read_results
 from nnunet_genesis.comparison.runs import find_runs
 from nnunet_genesis.comparison.statistics import (
     compare,
+    estimate,
     holm,
-    mean_interval,
     reached,
+    rises,
     smooth,
     training_curves,
-    wilcoxon_p,
 )
 from nnunet_genesis.comparison.subsets import SubsetMap
 from tests.nnunet_genesis.comparison.synthetic_results import GENESIS, SCRATCH, write_run
-
-
-def test_wilcoxon_of_five_equal_signs_is_one_in_sixteen():
-    assert wilcoxon_p([1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)
-    assert wilcoxon_p([0, 0]) == 1
-    assert np.isnan(wilcoxon_p([]))
 
 
 def test_holm_multiplies_by_the_tests_left_and_never_falls():
@@ -32,33 +27,44 @@ def test_holm_multiplies_by_the_tests_left_and_never_falls():
     np.testing.assert_allclose(holm([0.6, 0.7]), [1, 1])
 
 
-def test_interval_holds_the_mean_and_is_seeded():
-    values = np.random.default_rng(0).normal(5, 1, 40)
-    mean, low, high, method = mean_interval(values)
-    assert mean == pytest.approx(values.mean())
-    assert low < mean < high
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / 40**0.5, rel=0.15)
-    assert mean_interval(values) == (mean, low, high, method)
+def values(folds: int, runs: int, patients: int, chance: float, rng: np.random.Generator) -> pd.Series:
+    """Of no difference: patients vary by 1, runs by ``chance``, runs on a patient by a half more."""
+    patient, run = rng.normal(size=(folds, 1, patients)), chance * rng.normal(size=(folds, runs, 1))
+    cube = patient + run + 0.5 * rng.normal(size=(folds, runs, patients))
+    fold, number, case = (axis.ravel() for axis in np.indices(cube.shape))
+    levels = [fold, number, np.zeros_like(fold), np.char.add(np.char.mod("%d_", fold), np.char.mod("%d", case))]
+    return pd.Series(cube.ravel(), pd.MultiIndex.from_arrays(levels, names=["fold", "seed", "repetition", "case"]))
 
 
-@pytest.mark.parametrize(
-    ("values", "method"),
-    [
-        ([0.5, 0.6, 0.8], "BCa"),
-        ([0.3] * 5 + [0.1 + 0.2], "percentiles"),  # scipy's BCa is NaN: the spread is one of rounding
-        ([0.5, 0.5], "all equal"),
-        ([0.5], "none"),
-    ],
-)
-def test_an_interval_says_how_it_was_taken(values, method):
-    mean, low, high, found = mean_interval(values)
-    assert found == method
-    assert np.isnan([low, high]).all() if method == "none" else low <= mean <= high
+@pytest.mark.parametrize(("folds", "runs", "chance"), [(3, 2, 0.0), (3, 2, 1.0), (5, 1, 0.5), (1, 3, 1.0)])
+def test_intervals_cover_the_choice_of_cases_and_the_chance_of_training(folds, runs, chance):
+    rng = np.random.default_rng(0)
+    found = [estimate(values(folds, runs, 10, chance, rng)) for _ in range(200)]
+    assert 0.90 <= np.mean([one["low"] <= 0 <= one["high"] for one in found]) <= 0.99
+    assert 0.01 <= np.mean([one["p"] < 0.05 for one in found]) <= 0.10
+    assert all((one["p"] < 0.05) != (one["low"] <= 0 <= one["high"]) for one in found)
+
+
+def test_of_one_run_the_interval_is_students_over_patients():
+    data = values(1, 1, 12, 0, np.random.default_rng(0))
+    found, expected = estimate(data), ttest_1samp(data, 0)
+    assert (found["n"], found["n_runs"], found["interval"]) == (12, 1, "cases only")
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_an_interval_of_equal_values_is_their_value_and_one_patient_has_none():
+    data = values(1, 1, 3, 0, np.random.default_rng(0))
+    assert estimate(data * 0 + 0.5)["low"] == 0.5
+    assert estimate(data * 0)["p"] == 1
+    assert np.isnan(estimate(data[:1])["low"])
+    assert estimate(data[:1])["interval"] == "none"
 
 
 def table(values: dict[str, dict[str, float]]) -> pd.DataFrame:
     """Trainer → case → Dice, as the report's table of cases."""
-    common = {"plans": "P", "configuration": "C", "cases": "4", "train": 4, "fold": 0, "seed": 0, "label": "1"}
+    common = {"plans": "P", "configuration": "C", "cases": "4", "train": 4, "fold": 0, "seed": 0,
+              "repetition": 0, "label": "1"}  # fmt: skip
     return pd.DataFrame(
         [
             common | {"metric": "Dice", "trainer": trainer, "case": case, "value": value}
@@ -80,6 +86,25 @@ def test_images_of_a_patient_count_once():
     cases = {SCRATCH: {"p1_a": 0.4, "p1_b": 0.6, "p2_a": 0.9}}
     row = compare(table(cases), SCRATCH, group_by=r"p\d").iloc[0]
     assert (row["n"], row["mean"]) == (2, pytest.approx(0.7))
+
+
+def test_only_what_was_decided_beforehand_is_tested_and_from_three_runs_on():
+    rng = np.random.default_rng(0)
+    parts = [table({name: {f"{fold}_{n}": rng.random() for n in range(5)} for name in (SCRATCH, GENESIS)}).assign(
+        fold=fold, label=label, metric=metric) for fold in range(3)
+        for label, metric in (("mean", "Dice"), ("mean", "NSD"), ("1", "Dice"))]  # fmt: skip
+    rows = compare(pd.concat(parts), SCRATCH)
+    assert rows.loc[rows["p"].notna(), ["trainer", "label", "metric"]].to_numpy().tolist() == [
+        [GENESIS, "mean", "Dice"]
+    ]
+    assert compare(pd.concat(parts[:6]), SCRATCH)["p"].isna().all()
+
+
+def test_converged_is_what_no_longer_rises(tmp_path):
+    write_run(tmp_path, SCRATCH, 0, {"a": (0.5, 0.5)}, curve=tuple(np.linspace(0, 1, 50)))
+    found = rises(training_curves(read_results(tmp_path, None, tmp_path, [])), SCRATCH)
+    assert found.loc["nnUNetPlans", "3d_fullres", "all"] == pytest.approx(9 / 49)
+    assert rises(training_curves(read_results(tmp_path, None, tmp_path, [])), GENESIS).empty
 
 
 def line(*voxels: int) -> np.ndarray:
