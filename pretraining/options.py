@@ -82,8 +82,9 @@ class RestorationOptions:
             f"--lr {self.peak_lr}: expected a number above 0": self.peak_lr > 0,
             f"--warmup {self.warmup_epochs}: expected at least 0": (self.warmup_epochs or 0) >= 0,
             f"gradient_clip {self.gradient_clip}: expected a number above 0": self.gradient_clip > 0,
-            f"--mask_ratio {self.mask_ratio}: expected a number between 0 and 1": 0 < (self.mask_ratio or 0.5) < 1,
-            f"--mask_block {self.mask_block}: expected three numbers of at least 1": self.mask_block is None
+            f"--mask_ratio {self.mask_ratio}: expected a number between 0 and 1": self.mask_ratio is None
+            or 0 < self.mask_ratio < 1,
+            f"--mask_block {self.mask_block}: expected one or three numbers of at least 1": self.mask_block is None
             or (len(self.mask_block) == 3 and min(self.mask_block) >= 1),
             f"--seed {self.seed}: expected at least 0": self.seed >= 0,
             f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}": self.precision in PRECISIONS,

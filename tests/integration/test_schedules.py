@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from tests.faults.training_runs import Run, assert_equal_runs, runs
 from tests.integration.tiny_world import prepare_scans
@@ -111,3 +113,22 @@ def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(w
     final = run.finish()
     assert final["init_args"]["genesis"]["schedule"]["peak_lr"] == 1e-3
     assert final["logging"]["lrs"][1] == pytest.approx(1e-3 * 0.75**0.9)
+
+
+def test_several_processes_wait_for_the_gradients_that_a_phase_has(world, tmp_path, monkeypatch):
+    """DDP knows the gradients from when it was made: one made for everything would stop at the frozen encoder."""
+    trainer = make_trainer(monkeypatch, make_run(world, tmp_path, schedule="sawtooth"))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting point'}", rank=0, world_size=1)
+    try:
+        trainer.is_ddp, trainer.network = True, DistributedDataParallel(trainer.network)
+        image = torch.rand(1, 1, *trainer.configuration_manager.patch_size)
+        for frozen in (True, False):
+            trainer._freeze_encoder(frozen)
+            for _ in range(2):
+                trainer.optimizer.zero_grad()
+                sum(output.sum() for output in trainer.network(image)).backward()
+            found = {name for name, p in trainer.bare_network().named_parameters() if p.grad is not None}
+            assert any(name.startswith("encoder.") for name in found) != frozen
+            assert "decoder.seg_layers.0.weight" in found
+    finally:
+        dist.destroy_process_group()

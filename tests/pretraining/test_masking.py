@@ -65,7 +65,8 @@ def test_restoration_hides_what_it_paints():
     [
         (nnUNetTrainerRestoration, {"mask_ratio": 0.5}, "--mask_ratio: nnUNetTrainerRestoration masks nothing"),
         (nnUNetTrainerMasking, {"mask_ratio": 1.0}, "--mask_ratio 1.0: expected a number between 0 and 1"),
-        (nnUNetTrainerMasking, {"mask_block": [4, 4]}, r"--mask_block \[4, 4\]: expected three"),
+        (nnUNetTrainerMasking, {"mask_ratio": 0.0}, "--mask_ratio 0.0: expected a number between 0 and 1"),
+        (nnUNetTrainerMasking, {"mask_block": [4, 4]}, r"--mask_block \[4, 4\]: expected one or three"),
         (
             nnUNetTrainerMasking,
             {"mask_block": [16, 32, 24]},
