@@ -170,7 +170,7 @@ def network_arguments(weights: GenesisWeights) -> dict[str, Any]:
         raise GenesisError(
             f"{weights.path}: expected weights of the original Genesis 3D U-Net (four encoder stages whose second "
             f"convolution doubles the features), found {widths or 'other tensors'}. Give Genesis_Chest_CT weights "
-            "imported with nnUNetv2_genesis_import; weights of nnU-Net's networks need no plans of their own."
+            "imported with nnUNetv2_genesis_import; for weights of other networks use --for in place of --weights."
         )
     arguments = weights.record.planned.network_arch_init_kwargs
     return {"features_per_stage": [out for out, _ in widths], "norm_eps": float(arguments.get("norm_eps", 1e-5))}
