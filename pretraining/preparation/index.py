@@ -29,7 +29,7 @@ from pretraining.scans.scan import File, Geometry, LeftOut
 
 FILE_NAME = "genesis_index.jsonl"
 _JOURNAL = "index_of_part_{}.jsonl"  # in the cache, while files are read
-_FEW = 2000  # files that are read sooner than processes start
+_FEW = 500  # files that are read sooner than processes start
 _BATCH = 100  # files that a process reads at a time
 _OWN = ("frame", "position", "number")  # what differs from image to image
 _COMMON = [field.name for field in fields(SliceHeader) if field.name not in ("path", *_OWN)]

@@ -28,7 +28,7 @@ SLICES = 100
 def main() -> None:
     """Print the table."""
     print(f"{'files':>15} {'processes':>9} {'s':>7} {'files a s':>9} {'scans':>6} {'again: s':>8} {'index, MB':>9} "
-          f"{'peak, MB':>8} {'of workers':>10}")  # fmt: skip
+          f"{'peak, MB':>8}")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind, make, count in (("DICOM", write_dicom, DICOM_FILES), ("NIfTI", write_nifti, NIFTI_FILES)):
@@ -36,24 +36,22 @@ def main() -> None:
             make(folder / f"{kind} all", count)
             for scans, processes in ((kind, 1), (f"{kind} all", 1), (f"{kind} all", 2)):
                 row = [measured(folder / scans, folder / f"{scans} {processes}", processes) for _ in range(2)]
-                (seconds, found, peak, workers), (again, *_) = row
+                (seconds, found, peak), (again, *_) = row
                 size = (folder / f"{scans} {processes}" / FILE_NAME).stat().st_size / 1e6
                 files = count if scans.endswith("all") else count // 10
                 print(f"{files:>9} {kind} {processes:9} {seconds:7.1f} {files / seconds:9.0f} {found:6} {again:8.1f} "
-                      f"{size:9.1f} {peak:8.0f} {workers:10.0f}", flush=True)  # fmt: skip
+                      f"{size:9.1f} {peak:8.0f}", flush=True)  # fmt: skip
 
 
-def measured(scans: Path, folder: Path, processes: int) -> tuple[float, int, float, float]:
-    """Find scans in a fresh process: seconds, number of scans, its peak memory and its workers', MB."""
+def measured(scans: Path, folder: Path, processes: int) -> tuple[float, int, float]:
+    """Find scans in a fresh process: seconds, number of scans, its peak memory, MB."""
     folder.mkdir(exist_ok=True)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(find, scans, folder, processes).result()
 
 
-def find(scans: Path, folder: Path, processes: int) -> tuple[float, int, float, float]:
+def find(scans: Path, folder: Path, processes: int) -> tuple[float, int, float]:
     """As :func:`measured`, in this process."""
-    import resource
-
     options = PrepareOptions((scans,), 701, "Bench", processes=processes)
     start = time.perf_counter()
     with quiet():
@@ -63,7 +61,7 @@ def find(scans: Path, folder: Path, processes: int) -> tuple[float, int, float, 
     seconds = time.perf_counter() - start
     # Not its maximum by getrusage, which is the parent's where that is higher.
     peak = float(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
-    return seconds, len(found), peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    return seconds, len(found), peak
 
 
 def write_dicom(folder: Path, count: int) -> None:
