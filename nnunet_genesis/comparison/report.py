@@ -166,7 +166,7 @@ def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, wit
         results.remarks.append(
             "No overlay figure: images or predictions aren't there, or the page was asked for alone."
         )
-    return DatasetReport(results, baseline, rows, reached, verdict(questions, baseline, rises), drawn, shown)
+    return DatasetReport(results, baseline, rows, reached, verdict(questions, baseline), drawn, shown)
 
 
 def _html(reports: Sequence[DatasetReport], classified: Mapping[str, Section]) -> str:

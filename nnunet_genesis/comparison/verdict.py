@@ -10,31 +10,30 @@ from nnunet_genesis.comparison.results import KEYS
 from nnunet_genesis.comparison.statistics import CONVERGED, FEWEST_RUNS, LEVEL
 
 
-def verdict(questions: pd.DataFrame, baseline: str, rises: pd.Series) -> str:
+def verdict(questions: pd.DataFrame, baseline: str) -> str:
     """Say which differences are shown, and the largest of them, or that none is.
 
     Args:
-        questions: the rows of :func:`statistics.compare` that were to be tested.
+        questions: the rows of :func:`statistics.compare` that were to be tested, with ``baseline_rise``; what leads is
+            where the baseline has converged.
         baseline: the trainer they are compared with.
-        rises: of :func:`statistics.rises`; where the baseline has converged is what leads.
     """
     if questions.empty:
         return f"Nothing is compared: there are no runs of {short(baseline)} and of another trainer on the same cases."
-    converged = questions[KEYS].apply(lambda row: rises.get(tuple(row), float("nan")) < CONVERGED, axis=1)
-    led = questions.assign(converged=converged, size=questions["difference"].abs())
+    led = questions.assign(converged=questions["baseline_rise"] < CONVERGED, size=questions["difference"].abs())
     led = led.sort_values(["converged", "size"], ascending=False, kind="stable")
     shown, tested = led[led["p_holm"] < 1 - LEVEL], int(led["p"].notna().sum())
+    first = (led[led["p"].notna()] if tested else led).iloc[0]
+    largest = f"the largest difference{' in converged runs' if first['converged'] else ''}: "
     if len(shown):
         words = f"{_difference(shown.iloc[0], baseline, questions)}; {_count(shown, tested)}"
     elif tested:
-        largest = _difference(led[led["p"].notna()].iloc[0], baseline, questions)
-        words = (
-            f"No difference to {short(baseline)} is shown in {_number(tested, 'comparison')}; the largest: {largest}"
-        )
+        words = f"No difference to {short(baseline)} is shown in {_number(tested, 'comparison')}; {largest}"
+        words += _difference(first, baseline, questions)
     else:
         words = (
             f"Nothing is shown: no arm was trained {FEWEST_RUNS} times at a size, so that a method can't be told from "
-            f"the chance of training; the largest difference: {_difference(led.iloc[0], baseline, questions)}"
+            f"the chance of training; {largest}{_difference(first, baseline, questions)}"
         )
     untested = len(led) - tested if tested else 0
     return words + (f"; {_number(untested, 'further one')} had too few runs to be tested." if untested else ".")
@@ -56,7 +55,9 @@ def verdict_of_classification(rows: Sequence[dict[str, Any]]) -> str:
 
 def _difference(row: pd.Series, baseline: str, several: pd.DataFrame) -> str:
     points, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
-    where = f"{row['cases']} training cases" + (", converged" if row["converged"] else "")
+    known = pd.notna(row["baseline_rise"])
+    state = f", {'where' if row['converged'] else 'before'} {short(baseline)} has converged" if known else ""
+    where = f"{row['cases']} training cases{state}"
     if len(several.groupby(KEYS[:2])) > 1:
         where += f" and {row['plans']}, {row['configuration']}"
     covered = {"cases and training": "", "none": ", of one patient"}.get(
