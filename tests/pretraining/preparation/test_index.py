@@ -1,6 +1,7 @@
 """The index: no header is read twice, whatever happens in between, and nothing in it tells who the patient is."""
 
 import hashlib
+import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -141,3 +142,16 @@ def test_without_its_key_an_index_does_not_count(scans, tmp_path, read):
     (tmp_path / GROUP_KEY).unlink()
     with pytest.raises(GenesisError, match="patients could be divided"):
         find(scans, tmp_path, key=None)
+
+
+def test_header_that_ends_its_process_loses_only_its_file(scans, tmp_path, monkeypatch):
+    read_file, fork = index.read_file, multiprocessing.get_context("fork")
+    crash = lambda path, key: os._exit(1) if path.endswith("named/3.dcm") else read_file(path, key)  # noqa: E731
+    monkeypatch.setattr(index, "read_file", crash)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(index, "_FEW", 0)
+    found, left_out = find(scans, tmp_path, processes=2)
+    assert [scan.source for scan in found] == ["a.nii.gz", "blank", "enhanced.dcm"]
+    reasons = {out.source: out.reason for out in left_out}
+    assert "crashes" in reasons["named/3.dcm"]
+    assert "a slice is missing" in reasons["named"]
