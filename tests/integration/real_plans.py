@@ -15,10 +15,10 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 
 # Data set: cases that are enough for its plans (all of them take minutes), and the ones to train on.
 CASES = {
-    "Dataset003_Liver": (3, ["ts_example_ct"]),
-    "Dataset004_Hippocampus": (20, ["hippocampus_001"]),
-    "Dataset008_BrainTumour": (2, []),
-    "Dataset027_ACDC": (20, ["patient001_frame01"]),
+    "Dataset003_Liver": (1, ["ts_example_ct"]),
+    "Dataset004_Hippocampus": (6, ["hippocampus_001"]),
+    "Dataset008_BrainTumour": (1, []),
+    "Dataset027_ACDC": (6, ["patient001_frame01"]),
 }
 PLANNERS = {"nnUNetPlans": "ExperimentPlanner", "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM"}
 
