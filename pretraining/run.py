@@ -22,7 +22,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, regular_file
 from nnunet_genesis.folders import SPLITS, PlannedDataset, planned_dataset
 from nnunet_genesis.training.distributed import (
-    from_rank_0,
+    run_on_rank_0,
     gather,
     local_gpu,
     process_group,
@@ -146,7 +146,7 @@ def _run(asked: _Asked) -> Path:
     kind, dataset_json = find_trainer(asked.trainer), prepared.dataset_json
     trainer = together(lambda: kind(plans, asked.configuration, asked.fold, dataset_json, asked.device))
     folder = Path(trainer.output_folder)
-    found = from_rank_0(lambda: _begin(trainer, asked.continue_training, restarted))
+    found = run_on_rank_0(lambda: _begin(trainer, asked.continue_training, restarted))
     if found:
         content = together(lambda: checkpoint.load(found, trainer.device))
         trainer.use(together(lambda: RestorationOptions.continued(content["genesis"], asked.options)))
@@ -162,7 +162,7 @@ def _run(asked: _Asked) -> Path:
             start_from(trainer, asked.init)
     if not found or trainer.current_epoch < trainer.num_epochs or found.name != FINAL:
         trainer.run_training()
-    from_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
+    run_on_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
     return folder / FINAL
 
 

@@ -26,7 +26,7 @@ from nnunet_genesis.folders import SPLITS, channel_names
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.training.base import ResumableTrainer, require_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
-from nnunet_genesis.training.distributed import from_rank_0, gather
+from nnunet_genesis.training.distributed import run_on_rank_0, gather
 from nnunet_genesis.training.precision import (
     autocast,
     choose_precision,
@@ -122,7 +122,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
         )
         torch.manual_seed(self.options.seed)
         torch.backends.cudnn.benchmark = self.device.type == "cuda"  # as nnUNetv2_train
-        self.precision = from_rank_0(lambda: choose_precision(self.device, self.precision))
+        self.precision = run_on_rank_0(lambda: choose_precision(self.device, self.precision))
         network = self._build_restoration_network()
         move(network, self.device, self.memory_format)
         half_on_cpu = self.device.type == "cpu" and self.precision != "fp32"
@@ -212,7 +212,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
             with disk_in_words(self.preprocessed_dataset_folder_base, GO_ON):
                 return work()
 
-        return from_rank_0(in_words)
+        return run_on_rank_0(in_words)
 
     def corruption(self) -> BasicTransform:
         """Return what corrupts patches; it draws from numpy's global state. See docs/objectives.md."""

@@ -106,7 +106,7 @@ def together(work: Callable[[], Value]) -> Value:
     return result
 
 
-def from_rank_0(work: Callable[[], Value]) -> Value:
+def run_on_rank_0(work: Callable[[], Value]) -> Value:
     """Do ``work``, which may write files, on rank 0 only; give its result, or its GenesisError, to all ranks."""
     return gather(together(work if rank() == 0 else lambda: None))[0]  # type: ignore[return-value]
 
