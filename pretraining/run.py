@@ -22,11 +22,11 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, regular_file
 from nnunet_genesis.folders import SPLITS, PlannedDataset, planned_dataset
 from nnunet_genesis.training.distributed import (
-    run_on_rank_0,
     gather,
     local_gpu,
     process_group,
     rank_0_speaks,
+    run_on_rank_0,
     together,
     use_srun,
     world_size,

@@ -26,7 +26,7 @@ from nnunet_genesis.folders import SPLITS, channel_names
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.training.base import ResumableTrainer, require_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, Batches
-from nnunet_genesis.training.distributed import run_on_rank_0, gather
+from nnunet_genesis.training.distributed import gather, run_on_rank_0
 from nnunet_genesis.training.precision import (
     autocast,
     choose_precision,
