@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import style
 
 from nnunet_genesis.classification.report import Section, section
 from nnunet_genesis.comparison import figures, statistics
@@ -59,6 +60,7 @@ class DatasetReport:
         return merged.assign(nsd_tolerance_mm=self.results.nsd_tolerance_mm)
 
 
+@style.context("default")  # nnU-Net's own plot of a training leaves its fonts behind, 2.5 times as large
 def write_report(
     datasets: Sequence[str],
     out: Path,

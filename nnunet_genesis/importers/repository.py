@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,8 @@ def find(path: Path) -> tuple[Path, Card]:
     Raises:
         GenesisError: there is no checkpoint in the folder, or ``adaptation_plan.json`` isn't JSON.
     """
-    if not path.is_dir():
-        beside = path.parent / PLAN
-        return path, _card(path.parent) if beside.is_file() else Card()
+    if not os.path.isdir(path):  # pathlib raises for a name of 5,000 letters
+        return path, _card(path.parent) if os.path.isfile(path.parent / PLAN) else Card()
     file = path / CHECKPOINT
     if not file.is_file():
         found = some_keys(sorted(entry.name for entry in path.iterdir())) or "nothing"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn
 
 from nnunet_genesis.classification import metrics
 from nnunet_genesis.classification.report import BASELINE, section
@@ -58,6 +59,7 @@ def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
 
 
 def test_the_page_has_the_section(tmp_path):
+    seaborn.set_theme(font_scale=2.5)  # as nnU-Net's plot of a training
     write_arm(tmp_path / "results" / "Dataset001_Scans", GENESIS, 1.2)
     write_arm(tmp_path / "results" / "Dataset001_Scans", BASELINE, 0)
     page = write_report([], tmp_path / "report", tmp_path / "results").read_text()
