@@ -35,8 +35,8 @@ TRAINERS = {"scratch": "nnUNetTrainerGenesisScratch", "Genesis": "nnUNetTrainerG
 FEATURES, PATCH = [8, 16, 32, 64], [24, 40, 40]  # of the small plans
 LEFT_OUT_STATUS = 3  # of nnUNetv2_genesis_prepare
 # So short runs need higher learning rates than the default, 1e-3; SGD would find nothing in them.
-PRETRAINING = ("--epochs", "8", "--iterations", "75", "--lr", "2e-3")
-FINE_TUNING = {"epochs": "6", "iterations": "60", "optimizer": "adamw", "peak_lr": "2e-3"}
+PRETRAINING = ("--epochs", "6", "--iterations", "60", "--lr", "2e-3")
+FINE_TUNING = {"epochs": "5", "iterations": "50", "optimizer": "adamw", "peak_lr": "2e-3"}
 
 
 @dataclass
@@ -178,7 +178,7 @@ def _prepare(demo: Demo, scans: Path | None) -> None:
 def _pretrain(demo: Demo) -> Path:
     command = ["nnUNetv2_genesis_pretrain", "802", CONFIGURATION, "-p", PLANS, "-device", "cpu", *PRETRAINING]
     demo.run("pretrain", command, show="R²")
-    print("R²: 0 is a constant image, 1 a perfect one. By default a run has 250,000 iterations; this one had 600.")
+    print("R²: 0 is a constant image, 1 a perfect one. By default a run has 250,000 iterations; this one had 360.")
     results = demo.out / "nnUNet_results" / UNLABELLED
     folder = results / f"nnUNetTrainerRestoration__{PLANS}__{CONFIGURATION}" / "fold_0"
     shutil.copy(max(folder.glob("restoration_epoch*.png")), demo.out / "restoration.png")
