@@ -4,13 +4,11 @@ The network is nnU-Net's own, built from the plans, so that checkpoints are plai
 needs nothing from here but the class name.
 """
 
-import os
 import sys
 from collections.abc import Collection
 from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,9 +26,7 @@ from nnunet_genesis.training.schedule import (
     default_warmup,
     number_of,
 )
-from nnunet_genesis.transfer.moves import apply_moves
-from nnunet_genesis.transfer.network import target_network
-from nnunet_genesis.transfer.plan import plan_transfer
+from nnunet_genesis.transfer.plan import load_into
 from nnunet_genesis.transfer.report import LoadReport
 from nnunet_genesis.transfer.unit_variance import scale_to_unit_variance
 
@@ -196,16 +192,10 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
 
     def _load_genesis_weights(self) -> LoadReport:
         file = weights_file(self.settings, self.plans_manager.plans, type(self).__name__)
-        weights, network = load_weights(file), self.bare_network()
-        shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
-        target = target_network(self.plans_manager.plans, self.configuration_name, self.dataset_json, shapes)
-        report = plan_transfer(weights, target, self.parts, bool(self.settings.partial_widths))
-        report.require(self.settings.min_coverage)
-        apply_moves(report.moves, weights.network_weights, network)
+        weights = load_weights(file)
+        report = load_into(self, weights, self.parts, self.settings)
         self.origin = weights.record.as_parent(file, weights.sha256)
         self.print_to_log_file(report.to_text())
-        if self.local_rank == 0:
-            save_json(report.to_dict(), os.path.join(self.output_folder, "genesis_load_report.json"), sort_keys=False)
         return report
 
     def _scale_to_unit_variance(self, loaded: Collection[str]) -> None:

@@ -5,15 +5,11 @@ from pathlib import Path
 from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, strictness
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import regular_file, sha256, write_json
+from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.settings import Settings
 from nnunet_genesis.training.distributed import together
-from nnunet_genesis.transfer.moves import apply_moves
-from nnunet_genesis.transfer.network import target_network
-from nnunet_genesis.transfer.plan import plan_transfer
+from nnunet_genesis.transfer.plan import load_into
 from pretraining.trainer import nnUNetTrainerRestoration
-
-REPORT = "genesis_load_report.json"
 
 
 def start_from(trainer: nnUNetTrainerRestoration, file: Path) -> None:
@@ -27,18 +23,10 @@ def start_from(trainer: nnUNetTrainerRestoration, file: Path) -> None:
     """
     settings, weights = Settings.from_environment(), together(lambda: load_weights(file))
     trainer.initialize()
-    network, record = trainer.bare_network(), weights.record
-    shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
-    plans = trainer.plans_manager.plans
-    target = target_network(plans, trainer.configuration_name, trainer.dataset_json, shapes)
-    parts = ("encoder", "decoder", *(["head"] if record.training else []))
-    report = plan_transfer(weights, target, parts, bool(settings.partial_widths))
-    report.require(settings.min_coverage)
-    apply_moves(report.moves, weights.network_weights, network)
-    trainer.origin = record.as_parent(file, weights.sha256)
+    parts = ("encoder", "decoder", *(["head"] if weights.record.training else []))
+    report = load_into(trainer, weights, parts, settings)
+    trainer.origin = weights.record.as_parent(file, weights.sha256)
     trainer.print_to_log_file(f"{report.to_text()}\n{licence_in_words(trainer.options.licence, trainer.origin)}")
-    if trainer.local_rank == 0:
-        write_json(report.to_dict(), Path(trainer.output_folder) / REPORT)
 
 
 def licence_in_words(own: str, origin: Origin) -> str:

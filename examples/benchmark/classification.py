@@ -35,10 +35,6 @@ def _malignancy(row: dict[str, str]) -> str:
     return "malignant" if float(row["malignancy"]) >= 4 else "benign" if float(row["malignancy"]) <= 2 else ""
 
 
-def _texture(row: dict[str, str]) -> str:
-    return "solid" if row["texture_class"] == "solid" else "other"
-
-
 TASKS: dict[str, tuple[int, list[int], Callable[[Path], list[tuple[str, str, str]]]]] = {
     "texture": (
         744,

@@ -1,14 +1,37 @@
 """Plan the transfer of a Genesis checkpoint into a network: moves, stages, warnings."""
 
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 from nnunet_genesis.checkpoint import GenesisWeights
+from nnunet_genesis.files import write_json
+from nnunet_genesis.settings import Settings
 from nnunet_genesis.transfer.alignment import resolutions
 from nnunet_genesis.transfer.matching import match, stage_pairs
-from nnunet_genesis.transfer.network import Network, source_network
+from nnunet_genesis.transfer.moves import apply_moves
+from nnunet_genesis.transfer.network import Network, source_network, target_network
 from nnunet_genesis.transfer.report import LoadReport
 
 MAX_SPACING_RATIO = 2.0
+REPORT = "genesis_load_report.json"  # in a run's folder
+
+
+def load_into(trainer: Any, weights: GenesisWeights, parts: Collection[str], settings: Settings) -> LoadReport:
+    """Load ``parts`` of the weights into the network of one of our trainers; rank 0 writes :data:`REPORT`.
+
+    Raises:
+        GenesisError: the checkpoint's record doesn't describe its tensors, or they cover too little of the encoder.
+    """
+    network = trainer.bare_network()
+    shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    target = target_network(trainer.plans_manager.plans, trainer.configuration_name, trainer.dataset_json, shapes)
+    report = plan_transfer(weights, target, parts, bool(settings.partial_widths))
+    report.require(settings.min_coverage)
+    apply_moves(report.moves, weights.network_weights, network)
+    if trainer.local_rank == 0:
+        write_json(report.to_dict(), Path(trainer.output_folder) / REPORT)
+    return report
 
 
 def plan_transfer(
