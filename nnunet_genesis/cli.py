@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_genesis.errors import GenesisError
 
+LEFT_OUT_STATUS = 3  # of commands that read raw scans
 # The same as nnunet_genesis.importers.FORMATS, which needs torch.
 WEIGHT_FORMATS = ("nnunet_v1", "genesis_unet3d", "keras", "nnssl", "nnunet_v2", "genesis")
 

@@ -6,9 +6,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from nnunet_genesis.cli import number_or_all, run
-
-LEFT_OUT_STATUS = 3
+from nnunet_genesis.cli import LEFT_OUT_STATUS, number_or_all, run
 
 
 def prepare() -> None:

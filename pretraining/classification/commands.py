@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_genesis.cli import number_or_all, run
+from nnunet_genesis.cli import LEFT_OUT_STATUS, number_or_all, run
 
 if TYPE_CHECKING:
     from pretraining.scans.scan import LeftOut
 
-LEFT_OUT_STATUS = 3
 _EPILOG = (
     f"Exit status: 0 all scans done; {LEFT_OUT_STATUS} some were left out, and named; 1 nothing done, with a message."
 )
