@@ -110,6 +110,10 @@ class StopValidation(StopSignals):
             f"{name}: stopped in the final validation. The training has ended, and checkpoint_final.pth is whole; the "
             "validation is to be done again as a whole: the same command with --val in place of --c"
         )
+        # nnU-Net's pool starts new workers for those that the signal has ended; one that is cut off while it starts
+        # would print a traceback. Those of before are known by now, those to come are silent.
+        _write_nowhere(2)
+        time.sleep(0.2)
         for worker in multiprocessing.active_children():
             worker.kill()
         with contextlib.suppress(RuntimeError):  # the signal came within a print
