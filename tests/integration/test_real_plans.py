@@ -26,8 +26,18 @@ CPU = torch.device("cpu")
 PLAIN, RESIDUAL = PLANNERS
 PATCH = [16, 64, 64]  # in place of the planned one, which takes a GPU; the network stays as planned
 SMALL = "Dataset004_Hippocampus"
+ORIGINS = [("nnunet_v1", PLAIN), ("nnunet_v2", PLAIN), ("nnssl", RESIDUAL)]
 TARGETS = [(name, plans) for name in CASES for plans in PLANNERS]
 STARTED = [("Dataset027_ACDC", PLAIN), (SMALL, RESIDUAL)]  # one of each kind, with flat kernels and without
+
+
+def quick(every: list, few: list) -> list:
+    """All of them with ``make soak``, ``few`` with ``make test``: the networks are large."""
+    return [pytest.param(*one, marks=[pytest.mark.soak] * (one not in few)) for one in every]
+
+
+RELEASED = [(name, *origin) for name in CASES for origin in ORIGINS]
+ORIGINAL = [(name, origin) for name in CASES for origin in ("genesis_unet3d", "keras")]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +164,7 @@ def check(trainer: Any, weights: Path, planned: dict[str, Path], name: str, plan
     return report
 
 
-@pytest.mark.parametrize(("name", "plans_name"), TARGETS)
+@pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, [*STARTED, ("Dataset003_Liver", PLAIN)]))
 def test_own_weights_fit_every_plan_of_their_kind(planned, own, monkeypatch, name, plans_name):
     trainer = trainer_for(name, plans_name, own[plans_name], monkeypatch)
     report = check(trainer, own[plans_name], planned, name, plans_name)
@@ -162,10 +172,7 @@ def test_own_weights_fit_every_plan_of_their_kind(planned, own, monkeypatch, nam
     assert bool(report["warnings"]) == (name not in ALIKE[plans_name])
 
 
-@pytest.mark.parametrize(
-    ("name", "plans_name"),
-    [pytest.param(*target, marks=[pytest.mark.soak] * (target not in STARTED)) for target in TARGETS],
-)
+@pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, STARTED))
 def test_training_starts_with_own_weights(own, monkeypatch, name, plans_name):
     trainer = trainer_for(name, plans_name, own[plans_name], monkeypatch)
     start_training(trainer)
@@ -179,10 +186,7 @@ def start_training(trainer: Any) -> None:
     assert np.isfinite(loss)
 
 
-@pytest.mark.parametrize(
-    ("name", "plans_name"),
-    [pytest.param(*target, marks=[pytest.mark.soak] * (target[0] != SMALL)) for target in TARGETS],
-)
+@pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, [(SMALL, PLAIN), (SMALL, RESIDUAL)]))
 def test_the_other_kind_is_refused_and_nothing_is_changed(own, monkeypatch, name, plans_name):
     trainer = trainer_for(name, plans_name, own[RESIDUAL if plans_name == PLAIN else PLAIN], monkeypatch)
     before = [value.clone() for value in trainer.network.parameters()]
@@ -235,8 +239,10 @@ def nnssl_checkpoint() -> dict[str, Any]:
     return {"network_weights": weights, "nnssl_adaptation_plan": plan, "citations": ["A paper"], "trainer_name": "MAE"}
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("origin", "plans_name"), [("nnunet_v1", PLAIN), ("nnunet_v2", PLAIN), ("nnssl", RESIDUAL)])
+@pytest.mark.parametrize(
+    ("name", "origin", "plans_name"),
+    quick(RELEASED, [("Dataset003_Liver", *ORIGINS[0]), (SMALL, *ORIGINS[1]), ("Dataset008_BrainTumour", *ORIGINS[2])]),
+)
 def test_released_weights_fit_every_plan_of_their_kind(planned, released, monkeypatch, name, origin, plans_name):
     trainer = trainer_for(name, plans_name, released[origin], monkeypatch)
     coverage = check(trainer, released[origin], planned, name, plans_name)["coverage"]
@@ -244,8 +250,9 @@ def test_released_weights_fit_every_plan_of_their_kind(planned, released, monkey
     assert (0.24 < coverage["encoder"] < 0.26) if shallow else coverage == {"encoder": 1, "decoder": 1}
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("origin", ["genesis_unet3d", "keras"])
+@pytest.mark.parametrize(
+    ("name", "origin"), quick(ORIGINAL, [("Dataset003_Liver", "keras"), ("Dataset027_ACDC", "genesis_unet3d")])
+)
 def test_the_original_network_is_planned_and_filled(planned, released, monkeypatch, name, origin):
     plan_genesis_unet3d(str(int(name[7:10])), released[origin])
     trainer = trainer_for(name, PLANS_NAME, released[origin], monkeypatch)
