@@ -114,7 +114,8 @@ def _spawn(processes: int, asked: _Asked) -> None:
     os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
     errors = mp.get_context("spawn").SimpleQueue()
     try:
-        context = mp.spawn(_run_rank, args=(processes, errors, asked), nprocs=processes, join=False)
+        args = (processes, errors, asked, mp.get_start_method())
+        context = mp.spawn(_run_rank, args=args, nprocs=processes, join=False)
         with pass_signals_on(context.pids()):
             while not context.join():
                 pass
@@ -126,7 +127,8 @@ def _spawn(processes: int, asked: _Asked) -> None:
         raise GenesisError(errors.get()) from None
 
 
-def _run_rank(number: int, processes: int, errors: Any, asked: _Asked) -> None:
+def _run_rank(number: int, processes: int, errors: Any, asked: _Asked, start_method: str) -> None:
+    mp.set_start_method(start_method, force=True)  # a spawned process would spawn its loaders, each importing torch
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(processes))
     if asked.device.type != "cuda":
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))

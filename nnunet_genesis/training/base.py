@@ -93,7 +93,6 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_train_start()
         if self.local_rank == 0:
             self._track(loggers)
-        if self.local_rank == 0:
             remove_unfinished(Path(self.output_folder))
         if not self.resumed:
             self.begin()

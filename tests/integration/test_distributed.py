@@ -109,7 +109,7 @@ def assert_same_curve(results: Path, expected: dict[str, Any]) -> None:
     assert not list(file.parent.glob("genesis_begun"))
 
 
-@pytest.mark.soak  # four processes are srun's below, and torchrun's are those of two machines
+@pytest.mark.soak  # four processes are srun's below
 def test_four_processes_of_torchrun_make_the_curve_of_one(results, one_process):
     status, output = run_all([[*TORCHRUN, "--standalone", "--nproc-per-node=4", *RANK]], [{}])
     assert status == [0], output
@@ -124,6 +124,7 @@ def test_four_tasks_of_srun_make_the_curve_of_one(results, one_process):
     assert output.count("Fine-tune from it") == 1
 
 
+@pytest.mark.soak  # six starts of torch, a minute of CPU
 def test_two_machines_of_which_one_loses_its_process_go_on_and_make_the_curve_of_one(results, one_process, monkeypatch):
     monkeypatch.setenv("GENESIS_TEST_KILL", "1")
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
