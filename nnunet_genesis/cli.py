@@ -158,6 +158,7 @@ def import_() -> None:
     def command() -> None:
         from nnunet_genesis import checkpoint, importers
         from nnunet_genesis.importers import hub
+        from nnunet_genesis.inspection import import_text
 
         if args.o.exists():
             raise GenesisError(f"{args.o}: exists already. Move it away, or choose another file with -o.")
@@ -168,8 +169,9 @@ def import_() -> None:
             weights, fetched = hub.fetch(weights)
             source = source or fetched
         imported = importers.convert(weights, args.format, args.keep_axes, args.licence, source)
+        text = import_text(imported, args.o)
         checkpoint.save(imported.checkpoint, args.o)
-        print(importers.to_text(imported, args.o))
+        print(text)
 
     run(command)
 

@@ -2,19 +2,21 @@
 
 import contextlib
 import json
+import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights, Record
+from nnunet_genesis.checkpoint.architecture import without_values
+from nnunet_genesis.checkpoint.citations import texts
 from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, strictest
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.folders import planned_dataset
@@ -38,13 +40,13 @@ def inspect_weights(
     Raises:
         GenesisError: the weights can't be read, or the data set has no such plans or configuration.
     """
-    settings = Settings.from_environment()
-    weights, foreign = _read(path)
+    settings, source = Settings.from_environment(), importers.read(path)
+    weights = checkpoint.check(importers.convert(source).checkpoint, path, source.sha256)
     found: dict[str, Any] = {"weights": describe_weights(weights)}
-    texts = [describe_text(found["weights"])]
-    if foreign:
+    told = [describe_text(found["weights"])]
+    if foreign := importers.detect(source.content) != "genesis":
         found["import"] = f"nnUNetv2_genesis_import {shlex.quote(str(path))} -o genesis.pth"
-        texts.append(f"Not a Genesis checkpoint yet; first: {found['import']}")
+        told.append(f"Not a Genesis checkpoint yet; first: {found['import']}")
     refusal = None
     if dataset is not None:
         with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints remarks, which would spoil the JSON
@@ -53,16 +55,34 @@ def inspect_weights(
         refusal = report.refusal(settings.min_coverage)
         command = command_to_run(Path("genesis.pth") if foreign else path, dataset, configuration, plans_name)
         found |= {"transfer": report.to_dict(), "refused": refusal, "command": None if refusal else command}
-        texts += [report.to_text(), f"REFUSED: {refusal}" if refusal else f"To fine-tune:\n{command}"]
-    return json.dumps(found, indent=1) if as_json else "\n\n".join(texts), refusal is not None
+        told += [report.to_text(), f"REFUSED: {refusal}" if refusal else f"To fine-tune:\n{command}"]
+    return json.dumps(found, indent=1) if as_json else "\n\n".join(told), refusal is not None
 
 
-def _read(path: Path) -> tuple[GenesisWeights, bool]:
-    """Read the weights, and say whether they are in a foreign format."""
-    source = importers.read(path)
-    foreign = importers.detect(source.content) != "genesis"
-    content = importers.convert(source).checkpoint if foreign else dict(source.content)
-    return checkpoint.check(content, path, source.sha256), foreign
+def import_text(imported: importers.Imported, output: Path) -> str:
+    """Say what the weights of an import are, what of the file was placed, and the commands that come next.
+
+    Raises:
+        GenesisError: the record doesn't describe the tensors.
+    """
+    lines = [describe_text(describe_weights(checkpoint.check(imported.checkpoint, output)))]
+    values = sum(math.prod(shape) for shape in imported.placed.values())
+    lines.append(f"  {'placed:':<12} {len(imported.placed)} tensors, {values:,} values")
+    for title, reasons in (("not placed:", imported.not_placed), ("filled:", imported.filled)):
+        for reason, count in Counter(reasons.values()).most_common():
+            example = next(name for name, why in reasons.items() if why == reason)
+            lines.append(printable(f"  {title:<12} {count} tensors (e.g. {example}): {reason}"))
+    lines += [printable(f"  {'note:':<12} {note}") for note in imported.notes]
+    file = shlex.quote(str(output))
+    return "\n".join(
+        [
+            *lines,
+            f"Next:\n  nnUNetv2_genesis_inspect {file} -d DATASET",
+            f"  nnUNetv2_genesis_plan -d DATASET --for {file}    # plans whose network takes them whole",
+            f"  export nnUNet_genesis_weights={shlex.quote(str(output.resolve()))}",
+            "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis",
+        ]
+    )
 
 
 def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
@@ -71,40 +91,34 @@ def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
     Raises:
         GenesisError: the record doesn't describe the tensors.
     """
-    network = source_network(weights)
+    network, record = source_network(weights), weights.record
+    tensors = {value.untyped_storage().data_ptr(): value.numel() for value in weights.network_weights.values()}
     try:
-        return _description(weights, network)
+        return {
+            "file": str(weights.path),
+            "sha256": weights.sha256,
+            "method": record.method,
+            "network": {
+                "kind": network.kind,
+                "features_per_stage": _features(network),
+                "strides": [list(stride) for stride in network.strides],
+                "parameters": sum(tensors.values()),
+            },
+            "spacing_mm": network.spacing,
+            "axis_order": network.axis_order,
+            "patch_size": record.patch_size,
+            "channels": list(network.channels),
+            "normalization": _normalization(record.normalization or {}),
+            **{key: getattr(record, key) for key in ("data", "training", "options", "imported", "software", "licence")},
+            "lineage": record.lineage or [],
+            "strictest_licence": _strictest(record),
+            "citations": texts(record.citations),
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GenesisError(
             f"{weights.path}: its Genesis record is damaged ({type(error).__name__}: {error}). Write it anew with "
             "nnUNetv2_genesis_pretrain or nnUNetv2_genesis_import."
         ) from error
-
-
-def _description(weights: GenesisWeights, network: Network) -> dict[str, Any]:
-    record = weights.record
-    citations = record.citations or []
-    tensors = {value.untyped_storage().data_ptr(): value.numel() for value in weights.network_weights.values()}
-    return {
-        "file": str(weights.path),
-        "sha256": weights.sha256,
-        "method": record.method,
-        "network": {
-            "kind": network.kind,
-            "features_per_stage": _features(network),
-            "strides": [list(stride) for stride in network.strides],
-            "parameters": sum(tensors.values()),
-        },
-        "spacing_mm": network.spacing,
-        "axis_order": network.axis_order,
-        "patch_size": record.patch_size,
-        "channels": list(network.channels),
-        "normalization": _normalization(record.normalization or {}),
-        **{key: getattr(record, key) for key in ("data", "training", "options", "imported", "software", "licence")},
-        "lineage": record.lineage or [],
-        "strictest_licence": _strictest(record),
-        "citations": citations if isinstance(citations, list) else [citations],
-    }
 
 
 def _strictest(record: Record) -> str:
@@ -173,15 +187,9 @@ def planned_network(dataset: str, configuration: str, plans_name: str) -> Networ
     planned = manager.get_configuration(configuration)
     if len(planned.patch_size) != 3:
         raise GenesisError(f"Configuration {configuration!r} is 2D; Genesis weights are 3D. Use -c 3d_fullres.")
-    with torch.device("meta"):
-        network = get_network_from_plans(
-            planned.network_arch_class_name,
-            planned.network_arch_init_kwargs,
-            planned.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(manager, planned, dataset_json),
-            manager.get_label_manager(dataset_json).num_segmentation_heads,
-            deep_supervision=True,
-        )
+    inputs = determine_num_input_channels(manager, planned, dataset_json)
+    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
+    network = without_values(planned.configuration["architecture"], inputs, outputs, deep_supervision=True)
     shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
     return target_network(plans, configuration, dataset_json, shapes)
 

@@ -405,7 +405,7 @@ class nnUNetTrainerRestoration(ResumableTrainer):
     def _record(self) -> checkpoint.Record:
         """What the checkpoint says of itself (DESIGN, rule 5)."""
         options = {"precision": self.precision, "memory_format": self.memory_format}
-        return checkpoint.Record.of_training(
+        return checkpoint.Record.of(
             self.plans_manager.plans,
             self.configuration_name,
             corruption={name: float(p) for name, p in vars(self.train_loader.corrupt).items() if name.startswith("p_")},

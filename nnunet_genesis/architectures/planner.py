@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_genesis.architectures.genesis_unet3d import PUBLISHED_FEATURES, architecture, planned_map
-from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL
+from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL, without_values
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names, read_plans
 
@@ -117,15 +115,12 @@ class FixedNetworkPlanner(ExperimentPlanner):
             architecture: entry of the plans.
             steps: what each axis of a patch is divisible by.
         """
-        name, arguments = architecture["network_class_name"], architecture["arch_kwargs"]
         channels, labels = len(channel_names(self.dataset_json)), len(self.dataset_json["labels"])
-        with torch.device("meta"):  # shapes are all that the estimate needs
-            network = get_network_from_plans(
-                name, arguments, architecture["_kw_requires_import"], channels, labels, allow_init=False
-            )
+        network: Any = without_values(architecture, channels, labels)  # shapes are all that the estimate needs
         # The same for every patch: its edges are divisible, so the estimate is proportional to its volume.
         per_voxel = network.compute_conv_feature_map_size(steps) / math.prod(steps)
-        return _REFERENCE[name] * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB / per_voxel
+        reference = _REFERENCE[architecture["network_class_name"]]
+        return reference * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB / per_voxel
 
     def _fit_patch(
         self, largest: Sequence[int], median_shape: Sequence[float], voxels: float, steps: Sequence[int]

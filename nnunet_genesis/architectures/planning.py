@@ -18,7 +18,7 @@ from nnunet_genesis.checkpoint.architecture import GENESIS, own_words
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.files import read_json
 from nnunet_genesis.folders import dataset_name, nnunet_folder, read_dataset_json, read_plans
-from nnunet_genesis.importers.base import own_layout, place
+from nnunet_genesis.importers.base import own_layout
 from nnunet_genesis.inspection import planned_network
 from nnunet_genesis.transfer.network import source_network
 from nnunet_genesis.transfer.plan import plan_transfer
@@ -106,7 +106,7 @@ def plan_for_weights(
     given = record.planned.configuration["architecture"]
     network = own_words(given["network_class_name"], given["arch_kwargs"], file)
     whole, found = own_layout(weights.network_weights, network, file)
-    place(found, whole.of_encoder(), file)  # or refuse: the record describes another network
+    whole.of_encoder().fill(found)  # or refuse: the record describes another network
     spacing = None
     if pretrained_spacing:
         if not record.spacing:

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
 from nnunet_genesis.errors import GenesisError
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -71,6 +74,27 @@ def first_convolution(names: Iterable[str]) -> str | None:
     """Find the weight that sees the image among the names of a network's tensors."""
     found = set(names)
     return next((name for stem, block in _STEMS.values() if (name := f"{stem}.{block}.conv.weight") in found), None)
+
+
+def input_channels(weights: Mapping[str, torch.Tensor]) -> int:
+    """Count the channels that the first kernel among a network's tensors sees."""
+    return next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
+
+
+def without_values(
+    architecture: Mapping[str, Any], inputs: int, outputs: int, deep_supervision: bool = False
+) -> torch.nn.Module:
+    """Build the network that an entry of nnU-Net's plans describes, without memory for its tensors."""
+    with torch.device("meta"):
+        return get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            inputs,
+            outputs,
+            allow_init=False,
+            deep_supervision=deep_supervision,
+        )
 
 
 def adaptation_entries(architecture: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,15 +15,7 @@ import torch
 
 from nnunet_genesis.checkpoint import safetensors_format
 from nnunet_genesis.checkpoint.record import Record
-from nnunet_genesis.checkpoint.untrusted import (
-    HDF5,
-    ZIP,
-    check_archive,
-    check_sizes,
-    first_problem,
-    plain,
-    some_keys,
-)
+from nnunet_genesis.checkpoint.untrusted import HDF5, ZIP, check_archive, check_sizes, check_tensors, plain, some_keys
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.folders import environment
@@ -102,24 +94,16 @@ def check(checkpoint: dict[str, Any], path: str | os.PathLike[str], digest: str 
             f"{some_keys(checkpoint)}). Give a checkpoint_*.pth of nnUNetv2_genesis_pretrain, or "
             "convert this one: nnUNetv2_genesis_import FILE -o genesis.pth."
         )
-    record = Record.from_plain(plain(metadata, Path(path)), Path(path))
-    _check_weights(weights, path)
-    return GenesisWeights(Path(path), weights, record, digest)
-
-
-def _check_weights(weights: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    if problem := first_problem(weights):
-        name, found, more = problem
-        raise GenesisError(
-            f"{path}: expected tensors of finite numbers, found something else in {name!r} (and {more} more): it "
-            f"{found}. The pretraining diverged or the file is damaged: use an earlier checkpoint."
-        )
+    path = Path(path)
+    record = Record.from_plain(plain(metadata, path), path)
+    check_tensors(weights, path, "The pretraining diverged or the file is damaged: use an earlier checkpoint.")
     flat = next((name for name, value in weights.items() if value.ndim == 4), None)
     if flat is not None:
         raise GenesisError(
             f"{path}: expected 3D kernels, found a 2D one, {list(weights[flat].shape)}, in {flat!r}. Genesis weights "
             "are 3D: use those of a 3d_fullres or 3d_lowres configuration."
         )
+    return GenesisWeights(path, weights, record, digest)
 
 
 def _read_torch(path: Path, map_location: str | torch.device) -> Any:

@@ -75,64 +75,41 @@ class Record:
     lineage: list[dict[str, Any]] | None = None
 
     @classmethod
-    def of_training(
+    def of(
         cls,
         plans: Mapping[str, Any],
         configuration: str,
         *,
-        corruption: Mapping[str, float],
-        options: Mapping[str, Any],
-        training: Mapping[str, Any],
         data: Mapping[str, Any],
-        licence: str,
-        method: str = RESTORATION,
+        licence: str = NOT_STATED,
         citations: Sequence[str] = CITATIONS,
         parents: Origin | None = None,
+        **more: Any,
     ) -> "Record":
-        """Describe a pretraining; see the attributes. ``data`` lacks nothing but the data set's name.
+        """Describe a training or a foreign file; ``more``: other attributes, instead of what the plans say.
 
-        Weights that were trained from others name them and cite what those cite; without a licence of their own they
-        have the strictest of theirs.
+        ``data`` lacks nothing but the data set's name. Weights that were trained from others name them and cite what
+        those cite; without a licence of their own they have the strictest of theirs.
         """
         parents = parents or Origin()
-        own = [licence] if licence != NOT_STATED else []
-        return cls(
-            **_of_plans(plans, configuration),
-            method=method,
-            corruption=dict(corruption),
-            options=dict(options),
-            training=dict(training),
-            data={"dataset_name": plans["dataset_name"], **data},
-            licence=(own or [parents.licence])[0],
-            citations=list(dict.fromkeys([*citations, *parents.citations])),
-            lineage=parents.lineage or None,
-        )
-
-    @classmethod
-    def of_import(
-        cls,
-        plans: Mapping[str, Any],
-        configuration: str,
-        *,
-        imported: Mapping[str, str],
-        method: str,
-        channel_names: Mapping[str, str],
-        licence: str,
-        citations: Sequence[str],
-        axis_order: str | None = None,
-        number_of_cases: int | None = None,
-    ) -> "Record":
-        """Describe a foreign file; see the attributes. ``axis_order``: where it isn't what the plans say."""
-        cases = {} if number_of_cases is None else {"number_of_cases": {"training": number_of_cases}}
-        known = _of_plans(plans, configuration)
-        return cls(
-            **known | {"axis_order": axis_order or known["axis_order"]},
-            method=method,
-            data={"dataset_name": plans["dataset_name"], "channel_names": dict(channel_names), **cases},
-            licence=licence,
-            citations=list(citations),
-            imported=dict(imported),
-        )
+        manager = PlansManager(deepcopy(dict(plans)))
+        chosen = manager.get_configuration(configuration)
+        known = {
+            "spacing": None if chosen.spacing is None else [float(length) for length in chosen.spacing],
+            "patch_size": [int(length) for length in chosen.patch_size],
+            "axis_order": axis_order(plans),
+            "normalization": {
+                "schemes": list(chosen.normalization_schemes),
+                "use_mask_for_norm": list(chosen.use_mask_for_norm),
+                "foreground_intensity_properties_per_channel": manager.foreground_intensity_properties_per_channel,
+            },
+            "software": software_versions(),
+            "data": {"dataset_name": plans["dataset_name"], **data},
+            "licence": parents.licence if licence == NOT_STATED else licence,
+            "citations": list(dict.fromkeys([*citations, *parents.citations])),
+            "lineage": parents.lineage or None,
+        }
+        return cls(plans=manager.plans, configuration=configuration, **known | more)
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any], file: Path) -> "Record":
@@ -195,25 +172,6 @@ class Record:
             "pretrain_num_input_channels": input_channels,
             "recommended_downstream_patchsize": list(self.patch_size or ()),
         }
-
-
-def _of_plans(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    """Collect what plans say of the images, and what is the same for every new record."""
-    manager = PlansManager(deepcopy(dict(plans)))
-    chosen = manager.get_configuration(configuration)
-    return {
-        "plans": manager.plans,
-        "configuration": configuration,
-        "spacing": None if chosen.spacing is None else [float(length) for length in chosen.spacing],
-        "patch_size": [int(length) for length in chosen.patch_size],
-        "axis_order": axis_order(plans),
-        "normalization": {
-            "schemes": list(chosen.normalization_schemes),
-            "use_mask_for_norm": list(chosen.use_mask_for_norm),
-            "foreground_intensity_properties_per_channel": manager.foreground_intensity_properties_per_channel,
-        },
-        "software": software_versions(),
-    }
 
 
 def axis_order(plans: Mapping[str, Any]) -> str:

@@ -70,11 +70,27 @@ def check_sizes(content: Any, path: Path) -> None:
         )
 
 
-def tensor_problem(value: Any, finite: set[Any] | None = None) -> str | None:
-    """Say what is wrong with a tensor of an untrusted file, or None; takes no more memory than the tensor in truth has.
+def check_tensors(state: Mapping[Any, Any], file: Path, advice: str) -> None:
+    """Refuse a state dict that holds anything but dense tensors of finite numbers, by names.
 
-    ``finite`` collects what was found finite: nnU-Net's state dict holds most tensors under four names.
+    Takes no more memory than the tensors in truth have. nnU-Net's state dict holds most of them under four names.
+
+    Raises:
+        GenesisError: it does; ``advice`` ends the message.
     """
+    finite: set[Any] = set()
+    problems = [(name, problem) for name, value in state.items() if (problem := _problem(name, value, finite))]
+    if problems:
+        name, problem = problems[0]
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        raise GenesisError(
+            f"{file}: {str(name)[:200]!r} {problem}{more}; expected dense tensors of finite numbers. {advice}"
+        )
+
+
+def _problem(name: Any, value: Any, finite: set[Any]) -> str | None:
+    if not isinstance(name, str):
+        return "has a name that is no text"
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}"
     plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided and not value.is_nested
@@ -84,18 +100,11 @@ def tensor_problem(value: Any, finite: set[Any] | None = None) -> str | None:
         return "is a tensor without values"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"claims the shape {list(value.shape)} but holds {value.untyped_storage().nbytes()} bytes"
-    seen, key = set() if finite is None else finite, (value.data_ptr(), value.shape, value.stride(), value.dtype)
-    if key not in seen and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+    if key not in finite and value.is_floating_point() and not bool(torch.isfinite(value).all()):
         return "holds values that are not finite"
-    seen.add(key)
+    finite.add(key)
     return None
-
-
-def first_problem(weights: Mapping[Any, Any]) -> tuple[str, str, int] | None:
-    """Find name and problem of the first bad tensor, and how many more there are."""
-    finite: set[Any] = set()
-    problems = [(str(name), problem) for name, value in weights.items() if (problem := tensor_problem(value, finite))]
-    return (*problems[0], len(problems) - 1) if problems else None
 
 
 def plain(content: Any, file: Path) -> Any:

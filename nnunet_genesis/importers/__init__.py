@@ -1,9 +1,6 @@
 """Released weights -> Genesis checkpoint; one pure function per source format, told from the content."""
 
 import dataclasses
-import math
-import shlex
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +8,12 @@ from typing import Any
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.citations import nnssl_citations, texts
 from nnunet_genesis.checkpoint.untrusted import plain, some_keys
-from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.importers import genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2, repository
 from nnunet_genesis.importers.base import Imported, Source
 
-__all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "read", "to_text"]
+__all__ = ["FORMATS", "Imported", "Source", "convert", "detect", "read"]
 
 
 def _same(source: Source) -> Imported:
@@ -120,63 +117,3 @@ def detect(content: Mapping[str, Any]) -> str | None:
     if any("down_tr64." in name for name in names):
         return "genesis_unet3d"
     return "keras" if any(str(name).startswith("depth_0_") for name in content) else None
-
-
-def to_text(imported: Imported, output: Path) -> str:
-    """Say what was read, what was placed, licence, citations, and the next commands."""
-    record = imported.record
-    network = _network(record)
-    schemes = _entry(record.get("normalization"), "schemes")
-    schemes = schemes if isinstance(schemes, list) else ["not known"]
-    citations = record.get("citations") or ["not stated in the file"]
-    parameters = sum(math.prod(shape) for shape in imported.placed.values())
-    lines = [
-        f"{output}: {network.rpartition('.')[2]}, from {_origin(imported)}",
-        f"  {record.get('method')}",
-        f"  axes {record.get('axis_order')}, patch {record.get('patch_size') or 'not known'}, spacing "
-        f"{record.get('spacing') or 'not known'}, normalisation {', '.join(map(str, schemes))}",
-        f"  placed: {len(imported.placed)} tensors, {parameters:,} values",
-        *_reasons("not placed", imported.not_placed),
-        *_reasons("filled", imported.filled),
-        *(f"  note: {note}" for note in imported.notes),
-        *(f"  source: {source}" for source in [_entry(record.get("imported"), "source")] if source),
-        f"Licence: {record.get('licence') or 'not stated'}",
-        "Cite:",
-        *(f"  {citation}" for citation in (citations if isinstance(citations, list) else [citations])),
-        *_next_commands(output),
-    ]
-    return "\n".join(map(printable, lines))
-
-
-def _entry(value: Any, key: Any) -> Any:
-    """Return ``value[key]``, or None: what a Genesis checkpoint says of itself may lack anything."""
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def _network(record: Mapping[str, Any]) -> str:
-    planned = _entry(_entry(record["plans"], "configurations"), record["configuration"])
-    return str(_entry(_entry(planned, "architecture"), "network_class_name") or "unknown")
-
-
-def _origin(imported: Imported) -> str:
-    origin = imported.record.get("imported")
-    return f"{_entry(origin, 'file')} ({_entry(origin, 'format')})" if origin else "a Genesis checkpoint"
-
-
-def _reasons(title: str, reasons: Mapping[str, str]) -> list[str]:
-    lines = []
-    for reason, count in Counter(reasons.values()).most_common():
-        example = next(name for name, why in reasons.items() if why == reason)
-        lines.append(f"  {title}: {count} tensors (e.g. {example}): {reason}")
-    return lines
-
-
-def _next_commands(output: Path) -> list[str]:
-    file = shlex.quote(str(output))
-    return [
-        "Next:",
-        f"  nnUNetv2_genesis_inspect {file} -d DATASET",
-        f"  nnUNetv2_genesis_plan -d DATASET --for {file}    # plans whose network takes them whole",
-        f"  export nnUNet_genesis_weights={shlex.quote(str(output.resolve()))}",
-        "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis",
-    ]

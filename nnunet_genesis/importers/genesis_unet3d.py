@@ -2,23 +2,20 @@
 
 import torch
 
-from nnunet_genesis.architectures.genesis_unet3d import STRIDES, architecture
-from nnunet_genesis.checkpoint import Record
-from nnunet_genesis.importers.base import (
-    Imported,
-    Layout,
-    Source,
-    Tensors,
-    authors_record,
-    genesis_checkpoint,
-    layout,
-    place,
-    reverse_axes,
-    tensors,
-)
+from nnunet_genesis.architectures.genesis_unet3d import HIGHEST_HU, LOWEST_HU, STRIDES, architecture
+from nnunet_genesis.importers.authors import Published
+from nnunet_genesis.importers.base import Imported, Layout, Source
 
 LEVELS = len(STRIDES)
 HEAD = f"decoder.seg_layers.{LEVELS - 2}"
+FILE = Published(
+    format="genesis_unet3d",
+    name="Genesis_Chest_CT",
+    method="restoration (Models Genesis), the authors' weights",
+    mean=LOWEST_HU,
+    std=HIGHEST_HU - LOWEST_HU,
+    notes=("Axes (x, y, z) are inferred from the published 64×64×32 crops.",),
+)
 
 
 def convert(source: Source, keep_axes: bool = False) -> Imported:
@@ -37,20 +34,9 @@ def convert(source: Source, keep_axes: bool = False) -> Imported:
     Raises:
         GenesisError: a tensor is missing, or isn't what it should be.
     """
-    state = tensors(source, "state_dict")
-    wanted = layout(architecture(), 1, 1, source.path)
+    wanted = Layout.of(architecture(), 1, 1, source.path)
     origin = {name: published_name(name) for name in wanted.shapes}
-    mapped = {name: state[old] for name, old in origin.items() if old in state}
-    filled = other_heads(wanted)
-    weights = place(mapped | filled, wanted, source.path, origin)
-    record = record_of(source, "genesis_unet3d", keep_axes)
-    return Imported.of(
-        genesis_checkpoint(weights if keep_axes else reverse_axes(weights), record),
-        state,
-        [origin[name] for name in mapped],
-        filled={name: "zeros: the published network has one output" for name in filled},
-        notes=["Axes (x, y, z) are inferred from the published 64×64×32 crops."],
-    )
+    return FILE.place(source, source.tensors("state_dict"), wanted, architecture(), origin, other_head, keep_axes)
 
 
 # Levels by the features of their second convolution; nnU-Net counts the decoder's from the bottom.
@@ -67,21 +53,7 @@ def published_name(name: str) -> str:
     return name.replace(".conv.", ".conv1.").replace(".norm.", ".bn1.").replace(HEAD, "out_tr.final_conv")
 
 
-def other_heads(wanted: Layout) -> Tensors:
-    """Make zeros for the heads that deep supervision adds."""
-    prefix = HEAD.rpartition(".")[0]
-    names = [name for name in wanted.shapes if name.startswith(prefix) and not name.startswith(f"{HEAD}.")]
-    return {name: torch.zeros(wanted.shapes[name]) for name in names}
-
-
-def record_of(source: Source, format_name: str, keep_axes: bool, norm_eps: float = 1e-5) -> Record:
-    """Describe the published network in either of its formats."""
-    return authors_record(
-        source.describe(format_name),
-        name="Genesis_Chest_CT",
-        method="restoration (Models Genesis), the authors' weights",
-        architecture=architecture(norm_eps=norm_eps),
-        mean=-1000.0,  # as published (Zhou et al., Medical Image Analysis 2021): ±1000 HU scaled to [0, 1]
-        std=2000.0,
-        keep_axes=keep_axes,
-    )
+def other_head(name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor, str] | None:
+    """Fill the heads that deep supervision adds."""
+    other = name.startswith("decoder.seg_layers.") and not name.startswith(HEAD)
+    return (torch.zeros(shape), "zeros: the published network has one output") if other else None

@@ -3,6 +3,7 @@
 The file is read with h5py as plain numbers; Keras' ``load_model`` would run code in it.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator
@@ -13,19 +14,11 @@ import numpy as np
 import torch
 
 from nnunet_genesis.architectures.genesis_unet3d import architecture
-from nnunet_genesis.checkpoint.untrusted import HDF5, tensor_problem
+from nnunet_genesis.checkpoint.untrusted import HDF5
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.base import (
-    Imported,
-    Layout,
-    Source,
-    Tensors,
-    genesis_checkpoint,
-    layout,
-    place,
-    reverse_axes,
-)
-from nnunet_genesis.importers.genesis_unet3d import HEAD, LEVELS, other_heads, record_of
+from nnunet_genesis.importers import genesis_unet3d
+from nnunet_genesis.importers.base import Imported, Layout, Source, Tensors
+from nnunet_genesis.importers.genesis_unet3d import HEAD, LEVELS
 
 _NODES, _DEPTH = 10_000, 8  # a Keras file of this network has some 200 nodes, 4 deep
 
@@ -47,6 +40,7 @@ _NOTES = (
     "The decoder's layers are recognised by their widths, not by their numbers.",
     "Up-sampling is a transposed convolution with ones on the diagonal, which is the same.",
 )
+_FILE = dataclasses.replace(genesis_unet3d.FILE, format="keras", notes=_NOTES)
 
 
 def is_hdf5(path: Path) -> bool:
@@ -152,93 +146,36 @@ def convert(source: Source, keep_axes: bool = False) -> Imported:
     Raises:
         GenesisError: a layer is missing, or isn't what it should be.
     """
-    state = _checked(source)
-    wanted = layout(architecture(norm_eps=NORM_EPS), 1, 1, source.path)
-    names = _names(state, wanted, source)
-    mapped = {names[old]: _own_axes(value) for old, value in state.items() if old in names}
-    filled = _identities(wanted) | other_heads(wanted)
-    filled |= {name: torch.tensor(0) for name in wanted.shapes if name.endswith(".num_batches_tracked")}
-    head = {f"{HEAD}.{kind}": torch.zeros(wanted.shapes[f"{HEAD}.{kind}"]) for kind in ("weight", "bias")}
-    filled |= {name: value for name, value in head.items() if name not in mapped}
-    weights = place(mapped | filled, wanted, source.path, _published_names(names, wanted))
-    record = record_of(source, "keras", keep_axes, NORM_EPS)
-    return Imported.of(
-        genesis_checkpoint(weights if keep_axes else reverse_axes(weights), record),
-        state,
-        list(names),
-        filled={name: _why_filled(name) for name in filled},
-        notes=_NOTES,
-    )
+    network = architecture(norm_eps=NORM_EPS)
+    wanted = Layout.of(network, 1, 1, source.path)
+    given = source.tensors(None)
+    state = {name: value.permute(4, 3, 0, 1, 2) if value.ndim == 5 else value for name, value in given.items()}
+    return _FILE.place(source, state, wanted, network, _origin(state, wanted, source), _fill, keep_axes)
 
 
-def _checked(source: Source) -> Tensors:
-    finite: set[Any] = set()
-    for name, value in source.content.items():
-        if problem := tensor_problem(value, finite):
-            raise GenesisError(
-                f"{source.path}: {name!r} {problem}; expected an array of finite numbers. The file is damaged: copy it "
-                "again from where it was published."
-            )
-    return dict(source.content)
-
-
-def _names(state: Tensors, wanted: Layout, source: Source) -> dict[str, str]:
-    """Map the file's names to ours."""
-    blocks: dict[str, str] = {}
+def _origin(state: Tensors, wanted: Layout, source: Source) -> dict[str, str]:
+    """Map our names to the file's; of an encoder layer also where the file lacks it, for messages."""
+    blocks = {f"encoder.stages.{number // 2}.0.convs.{number % 2}": str(number) for number in range(2 * LEVELS)}
+    decoder = [f"decoder.stages.{stage}.convs.{number}" for stage in range(LEVELS - 1) for number in (0, 1)]
+    by_shape = {wanted.shapes[f"{block}.conv.weight"]: block for block in decoder}
     for name, value in state.items():
-        found = _LAYER.match(name)
-        if found and found[2] == "conv/kernel" and (block := _block(int(found[1]), value, wanted)):
-            if block in blocks.values():
+        found, block = _LAYER.match(name), by_shape.get(tuple(value.shape))
+        if block and found and found[2] == "conv/kernel" and int(found[1]) >= 2 * LEVELS:
+            if block in blocks:
                 raise GenesisError(f"{source.path}: {name!r}: expected one such layer, found two. Use another file.")
-            blocks[found[1]] = block
-    names = {}
-    for name in state:
-        found = _LAYER.match(name)
-        if found and found[1] in blocks and found[2] in _KINDS:
-            names[name] = f"{blocks[found[1]]}.{_KINDS[found[2]]}"
-    heads = [name for name, value in state.items() if tuple(value.shape) == (1, 1, 1, 64, 1) and name not in names]
+            blocks[block] = found[1]
+    names = {f"{block}.{own}": f"depth_{number}_{kind}" for block, number in blocks.items()
+             for kind, own in _KINDS.items()}  # fmt: skip
+    heads = [name for name, value in state.items() if tuple(value.shape) == (1, 64, 1, 1, 1)]
     if len(heads) == 1:
-        names[heads[0]] = f"{HEAD}.weight"
-        bias = heads[0].replace("/kernel", "/bias")
-        names |= {bias: f"{HEAD}.bias"} if bias in state else {}
+        names |= {f"{HEAD}.weight": heads[0], f"{HEAD}.bias": heads[0].replace("/kernel", "/bias")}
     return names
 
 
-def _block(number: int, kernel: torch.Tensor, wanted: Layout) -> str | None:
-    if number < 2 * LEVELS:
-        return f"encoder.stages.{number // 2}.0.convs.{number % 2}"
-    shape = tuple(_own_axes(kernel).shape)
-    blocks = [f"decoder.stages.{stage}.convs.{block}" for stage in range(LEVELS - 1) for block in (0, 1)]
-    return next((block for block in blocks if wanted.shapes[f"{block}.conv.weight"] == shape), None)
-
-
-def _own_axes(value: torch.Tensor) -> torch.Tensor:
-    return value.permute(4, 3, 0, 1, 2).contiguous() if value.ndim == 5 else value
-
-
-def _identities(wanted: Layout) -> Tensors:
-    filled: Tensors = {}
-    for stage in range(LEVELS - 1):
-        name = f"decoder.transpconvs.{stage}"
-        shape = wanted.shapes[f"{name}.weight"]  # (in, out, 2, 2, 2), in = out
-        filled[f"{name}.weight"] = torch.eye(shape[0])[:, :, None, None, None].expand(shape).contiguous()
-        filled[f"{name}.bias"] = torch.zeros(wanted.shapes[f"{name}.bias"])
-    return filled
-
-
-def _published_names(names: dict[str, str], wanted: Layout) -> dict[str, str]:
-    """Map our names to the file's, for messages; of an encoder layer also where the file lacks it."""
-    origin = {new: old for old, new in names.items()}
-    kinds = {own: kind for kind, own in _KINDS.items()}
-    for number in range(2 * LEVELS):
-        for own, kind in kinds.items():
-            origin.setdefault(f"encoder.stages.{number // 2}.0.convs.{number % 2}.{own}", f"depth_{number}_{kind}")
-    return origin
-
-
-def _why_filled(name: str) -> str:
-    if ".transpconvs." in name:
-        return "the identity: nearest up-sampling as a transposed convolution"
+def _fill(name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor, str] | None:
+    if ".transpconvs." in name:  # (in, out, 2, 2, 2), in = out
+        identity = torch.eye(shape[0])[:, :, None, None, None].expand(shape) if len(shape) == 5 else torch.zeros(shape)
+        return identity, "the identity: nearest up-sampling as a transposed convolution"
     if name.endswith(".num_batches_tracked"):
-        return "zero: Keras counts no batches"
-    return "zeros: the file has no such output"
+        return torch.tensor(0), "zero: Keras counts no batches"
+    return (torch.zeros(shape), "zeros: the file has no such output") if ".seg_layers." in name else None

@@ -1,27 +1,15 @@
 """A checkpoint of nnssl (OpenMind's ``ResEncL`` and others of its U-Nets)."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from nnunet_genesis.checkpoint import Record
-from nnunet_genesis.checkpoint.architecture import RES_ENC_L, own_words
+from nnunet_genesis.checkpoint.architecture import RES_ENC_L, input_channels, own_words
 from nnunet_genesis.checkpoint.citations import texts
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers.base import (
-    CONFIGURATION,
-    Imported,
-    Layout,
-    Source,
-    Tensors,
-    genesis_checkpoint,
-    minimal_plans,
-    own_layout,
-    place,
-    refuse_2d,
-    tensors,
-)
+from nnunet_genesis.importers.base import CONFIGURATION, Imported, Source, Tensors, minimal_plans, own_layout
 
 PLAN = "nnssl_adaptation_plan"
 _DEFAULT_PATCH = [160, 160, 160]  # OpenMind's; only where the file states none, which a note says
@@ -39,29 +27,32 @@ def convert(source: Source) -> Imported:
     """
     plan = plain(source.content.get(PLAN), source.path)
     architecture = _architecture(plan, source)
-    state = _renamed(tensors(source, "network_weights"), plan)
-    refuse_2d(state, source.path)
-    target, found = own_layout(state, architecture, source.path)
-    kept, why = _kept(target, found)
-    weights = place(found, kept, source.path)
+    state = _renamed(source.tensors("network_weights"), plan)
+    whole, found = own_layout(state, architecture, source.path)
+    fits = all(name in found and tuple(found[name].shape) == shape for name, shape in whole.shapes.items())
+    kept, why = whole, "not a part of nnU-Net's network"
+    notes = []
+    if not fits:
+        kept, why = whole.of_encoder(), "not a part of nnU-Net's encoder, and the decoder is not nnU-Net's"
+        missing = len(whole.shapes) - len(kept.shapes)
+        notes = [f"The checkpoint has no decoder of nnU-Net's: {missing} tensors are left to initialisation."]
+    weights = kept.fill(found)
     name, configuration = _configuration(plan, source)
     patch = _triple(plan.get("recommended_downstream_patchsize")) or _triple(configuration.get("patch_size"))
-    inputs = next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
-    normalization = {
-        "schemes": ["ZScoreNormalization"] * inputs,
-        "use_mask_for_norm": [False] * inputs,
-        "foreground_intensity_properties_per_channel": {},
-    }
-    spacing = _triple(configuration.get("spacing"))
-    plans = minimal_plans(f"nnssl_{name}", architecture, patch or _DEFAULT_PATCH, normalization, spacing)
-    missing = [key for key in target.shapes if key not in kept.shapes]
-    return Imported.of(
-        genesis_checkpoint(weights, _record(source, plans, inputs)),
-        found,
-        [key for key in found if key in kept.shapes],
-        why=why,
-        notes=list(_notes(missing, stated=patch is not None)),
+    if patch is None:
+        notes += [f"The checkpoint states no patch size; {_DEFAULT_PATCH} is recorded, on which no weight depends."]
+    inputs, trainer = input_channels(weights), source.content.get("trainer_name")
+    schemes, spacing = ["ZScoreNormalization"] * inputs, _triple(configuration.get("spacing"))
+    record = Record.of(
+        minimal_plans(f"nnssl_{name}", architecture, patch or _DEFAULT_PATCH, spacing, schemes, {}),
+        CONFIGURATION,
+        imported=source.describe("nnssl"),
+        method=f"self-supervised (nnssl, {trainer if isinstance(trainer, str) else 'unknown trainer'})",
+        data={"channel_names": {str(index): "unknown" for index in range(inputs)}},
+        licence="not stated in the file",
+        citations=texts(plain(source.content.get("citations"), source.path)),
     )
+    return Imported.of(weights, record, found, [key for key in found if key in kept.shapes], why=why, notes=notes)
 
 
 def _architecture(plan: Any, source: Source) -> dict[str, Any]:
@@ -88,14 +79,6 @@ def _renamed(state: Tensors, plan: Mapping[str, Any]) -> Tensors:
     return renamed
 
 
-def _kept(target: Layout, found: Tensors) -> tuple[Layout, str]:
-    """Choose the part of the network that the file has: all of it, or the encoder; and why other tensors stay out."""
-    fits = all(name in found and tuple(found[name].shape) == shape for name, shape in target.shapes.items())
-    if fits:
-        return target, "not a part of nnU-Net's network"
-    return target.of_encoder(), "not a part of nnU-Net's encoder, and the decoder is not nnU-Net's"
-
-
 def _configuration(plan: Mapping[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
     """Find name and content of the configuration that was pretrained: the only one, or the one that init_args name."""
     pretraining = plan.get("pretrain_plan")
@@ -106,26 +89,6 @@ def _configuration(plan: Mapping[str, Any], source: Source) -> tuple[str, dict[s
     named = [value for value in arguments.values() if isinstance(value, str)] if isinstance(arguments, dict) else []
     name = next((value for value in named if value in found), next(iter(found)))
     return name, found[name]
-
-
-def _record(source: Source, plans: dict[str, Any], inputs: int) -> Record:
-    trainer = source.content.get("trainer_name")
-    return Record.of_import(
-        plans,
-        CONFIGURATION,
-        imported=source.describe("nnssl"),
-        method=f"self-supervised (nnssl, {trainer if isinstance(trainer, str) else 'unknown trainer'})",
-        channel_names={str(index): "unknown" for index in range(inputs)},
-        licence="not stated in the file",
-        citations=texts(plain(source.content.get("citations"), source.path)),
-    )
-
-
-def _notes(missing: list[str], stated: bool) -> Iterator[str]:
-    if missing:
-        yield f"The checkpoint has no decoder of nnU-Net's: {len(missing)} tensors are left to initialisation."
-    if not stated:
-        yield f"The checkpoint states no patch size; {_DEFAULT_PATCH} is recorded, on which no weight depends."
 
 
 def _triple(value: Any) -> list[Any] | None:

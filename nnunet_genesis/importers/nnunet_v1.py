@@ -6,23 +6,21 @@ from typing import Any
 import torch
 
 from nnunet_genesis.checkpoint.architecture import OPERATIONS, PLAIN
-from nnunet_genesis.importers.base import (
-    Imported,
-    Source,
-    authors_record,
-    genesis_checkpoint,
-    layout,
-    place,
-    reverse_axes,
-    tensors,
-)
+from nnunet_genesis.importers.authors import Published
+from nnunet_genesis.importers.base import Imported, Layout, Source
 
 # As published (Zhou et al., Medical Image Analysis 2021, and the released file); axes (x, y, z).
 STAGES = 6
 STRIDES = [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 2, 2]]
-MEAN, STD = -775.8457, 251.9326  # HU
 OUTPUTS = 2
-_NO_BIAS = ("decoder.transpconvs.", "decoder.seg_layers.")
+_FILE = Published(
+    format="nnunet_v1",
+    name="genesis_nnunet_luna16_006",
+    method="restoration (Models Genesis), the authors' weights for nnU-Net v1",
+    mean=-775.8457,
+    std=251.9326,
+    notes=("The spacing is not known: the authors took crops at native spacing.",),
+)
 
 
 def convert(source: Source, keep_axes: bool = False) -> Imported:
@@ -38,29 +36,16 @@ def convert(source: Source, keep_axes: bool = False) -> Imported:
     Raises:
         GenesisError: a tensor is missing, or isn't what it should be.
     """
-    state = tensors(source, "state_dict")
-    wanted = layout(architecture(reverse=False), 1, OUTPUTS, source.path)
+    wanted = Layout.of(architecture(reverse=False), 1, OUTPUTS, source.path)
     origin = {name: v1_name(name) for name in wanted.shapes}
-    mapped = {name: state[old] for name, old in origin.items() if old in state}
-    biases = [name for name in wanted.shapes if name.endswith(".bias") and name.startswith(_NO_BIAS)]
-    filled = {name: torch.zeros(wanted.shapes[name]) for name in biases}
-    weights = place(mapped | filled, wanted, source.path, origin)
-    record = authors_record(
-        source.describe("nnunet_v1"),
-        name="genesis_nnunet_luna16_006",
-        method="restoration (Models Genesis), the authors' weights for nnU-Net v1",
-        architecture=architecture(not keep_axes),
-        mean=MEAN,
-        std=STD,
-        keep_axes=keep_axes,
+    return _FILE.place(
+        source, source.tensors("state_dict"), wanted, architecture(not keep_axes), origin, _bias, keep_axes
     )
-    return Imported.of(
-        genesis_checkpoint(weights if keep_axes else reverse_axes(weights), record),
-        state,
-        [origin[name] for name in mapped],
-        filled={name: "zeros: nnU-Net v1 has no bias here" for name in filled},
-        notes=["The spacing is not known: the authors took crops at native spacing."],
-    )
+
+
+def _bias(name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor, str] | None:
+    no_bias = name.startswith(("decoder.transpconvs.", "decoder.seg_layers.")) and name.endswith(".bias")
+    return (torch.zeros(shape), "zeros: nnU-Net v1 has no bias here") if no_bias else None
 
 
 def architecture(reverse: bool) -> dict[str, Any]:
@@ -80,8 +65,7 @@ def architecture(reverse: bool) -> dict[str, Any]:
     }
 
 
-_ENCODER = re.compile(r"^encoder\.stages\.(\d+)\.0\.convs\.(\d+)\.(conv|norm)\.(.+)$")
-_DECODER = re.compile(r"^decoder\.stages\.(\d+)\.convs\.(\d+)\.(conv|norm)\.(.+)$")
+_CONVOLUTION = re.compile(r"(encoder|decoder)\.stages\.(\d+)\.(?:0\.)?convs\.(\d+)\.(conv|norm)\.(\w+)")
 
 
 def v1_name(name: str) -> str:
@@ -89,11 +73,10 @@ def v1_name(name: str) -> str:
 
     The last encoder stage and the decoder's stages hold their convolutions in groups of one, the others in one group.
     """
-    if found := _ENCODER.match(name):
-        stage, number, operation, rest = found.groups()
-        block = f"{number}.blocks.0" if int(stage) == STAGES - 1 else f"blocks.{number}"
-        return f"conv_blocks_context.{stage}.{block}.{operation.replace('norm', 'instnorm')}.{rest}"
-    if found := _DECODER.match(name):
-        stage, number, operation, rest = found.groups()
-        return f"conv_blocks_localization.{stage}.{number}.blocks.0.{operation.replace('norm', 'instnorm')}.{rest}"
+    if found := _CONVOLUTION.fullmatch(name):
+        side, stage, number, operation, rest = found.groups()
+        one_group = side == "encoder" and int(stage) < STAGES - 1
+        path = "context" if side == "encoder" else "localization"
+        block = f"blocks.{number}" if one_group else f"{number}.blocks.0"
+        return f"conv_blocks_{path}.{stage}.{block}.{operation.replace('norm', 'instnorm')}.{rest}"
     return name.replace("decoder.transpconvs", "tu").replace("decoder.seg_layers", "seg_outputs")

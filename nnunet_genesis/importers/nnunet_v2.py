@@ -6,31 +6,17 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.checkpoint import CITATIONS, Record
-from nnunet_genesis.checkpoint.architecture import own_words
+from nnunet_genesis.checkpoint.architecture import input_channels, own_words
 from nnunet_genesis.checkpoint.record import axis_order
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names
-from nnunet_genesis.importers.base import (
-    Imported,
-    Source,
-    genesis_checkpoint,
-    own_layout,
-    place,
-    refuse_2d,
-    tensors,
-)
+from nnunet_genesis.importers.base import Imported, Source, own_layout
 
+# Of the plans, beside the configuration that was trained.
 _PLANS = (
-    "dataset_name",
-    "plans_name",
-    "original_median_spacing_after_transp",
-    "original_median_shape_after_transp",
-    "image_reader_writer",
-    "transpose_forward",
-    "transpose_backward",
-    "experiment_planner_used",
-    "label_manager",
+    *("dataset_name", "plans_name", "image_reader_writer", "transpose_forward", "transpose_backward", "label_manager"),
+    *("original_median_spacing_after_transp", "original_median_shape_after_transp", "experiment_planner_used"),
 )
 
 
@@ -47,30 +33,27 @@ def convert(source: Source) -> Imported:
     Raises:
         GenesisError: the checkpoint is 2D, of an unknown architecture, incomplete or damaged.
     """
-    state = tensors(source, "network_weights")
-    refuse_2d(state, source.path)
+    state = source.tensors("network_weights")
     plans, name, dataset = _init_args(source)
-    target, found = own_layout(state, plans["configurations"][name]["architecture"], source.path)
-    weights = place(found, target, source.path)
-    inputs = next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
-    channels = _channel_names(dataset, plans["configurations"][name]["normalization_schemes"], inputs, source)
-    cases = dataset.get("numTraining")
-    record = Record.of_import(
+    planned = plans["configurations"][name]
+    layout, found = own_layout(state, planned["architecture"], source.path)
+    weights = layout.fill(found)
+    data: dict[str, Any] = {
+        "channel_names": _channel_names(dataset, planned["normalization_schemes"], input_channels(weights), source)
+    }
+    if isinstance(cases := dataset.get("numTraining"), int):
+        data["number_of_cases"] = {"training": cases}
+    record = Record.of(
         plans,
         name,
         imported=source.describe("nnunet_v2"),
         method=f"supervised (nnU-Net v2, {source.content.get('trainer_name') or 'unknown trainer'})",
-        channel_names=channels,
+        data=data,
         licence=str(dataset.get("licence") or dataset.get("license") or "not stated in the file"),
         citations=[CITATIONS[1], *([str(dataset["reference"])] if dataset.get("reference") else [])],
-        number_of_cases=cases if isinstance(cases, int) else None,
     )
-    return Imported.of(
-        genesis_checkpoint(weights, record),
-        found,
-        [key for key in found if key in target.shapes],
-        why="not in the network that the plans describe",
-    )
+    placed = [key for key in found if key in layout.shapes]
+    return Imported.of(weights, record, found, placed, why="not in the network that the plans describe")
 
 
 def _channel_names(dataset: dict[str, Any], schemes: list[Any], inputs: int, source: Source) -> dict[str, str]:

@@ -18,9 +18,8 @@ import torch
 
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.importers import to_text
 from nnunet_genesis.importers.base import Source
-from nnunet_genesis.inspection import describe_text, describe_weights
+from nnunet_genesis.inspection import describe_text, describe_weights, import_text
 from nnunet_genesis.transfer.plan import plan_transfer
 from pretraining.scans.find import find_scans
 from pretraining.scans.image_files import read_image_file
@@ -81,7 +80,7 @@ def import_content(format_name: str) -> Callable[[dict[str, Any]], None]:
         keep_axes = format_name in ("nnunet_v1", "genesis_unet3d", "keras")  # reversing takes most of the time
         imported = importers.convert(Source(Path("weights"), content, "0" * 64), format_name, keep_axes)
         shown(imported.checkpoint, Path("weights"))
-        to_text(imported, Path("o.pth"))
+        import_text(imported, Path("o.pth"))
 
     return run
 

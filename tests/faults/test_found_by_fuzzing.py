@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.importers import convert, to_text
+from nnunet_genesis.importers import convert
 from nnunet_genesis.importers.base import Source
+from nnunet_genesis.inspection import import_text
 from pretraining.scans.find import find_scans
 from pretraining.scans.image_files import read_image_file
 from pretraining.scans.scan import ScanError
@@ -108,7 +109,7 @@ def test_import_of_a_genesis_checkpoint_without(missing, tmp_path):
     path = tmp_path / "w.pth"
     checkpoint.save({"network_weights": network(3).state_dict(), "genesis": record}, path)
     content = checkpoint.load(save(network(3), path)) | {"genesis": record}
-    assert "placed:" in to_text(convert(Source(path, content), "genesis"), tmp_path / "o.pth")
+    assert "placed:" in import_text(convert(Source(path, content), "genesis"), tmp_path / "o.pth")
     print(f"survived: import of a record without {missing}")
 
 

@@ -468,7 +468,8 @@ def test_the_command_says_what_was_placed_whom_to_cite_and_what_is_next(tmp_path
     assert run_import(monkeypatch, str(tmp_path / "f.pth"), "-o", str(output)) == 0
     printed = capsys.readouterr().out
     for text in (
-        "ResidualEncoderUNet, from f.pth (nnssl)",
+        "residual, 3 stages",
+        "format nnssl, file f.pth",
         "placed: ",
         "A. (2024)",
         f"nnUNet_genesis_weights={output}",

@@ -147,7 +147,7 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
         cli.import_()
     printed = capsys.readouterr().out
     assert stop.value.code == 0
-    for text in ("Licence: cc-by-sa-4.0", "source: a stick", "@inproceedings{b, title={Two}}"):
+    for text in ("licence:     cc-by-sa-4.0", "source a stick", "@inproceedings{b, title={Two}}"):
         assert text in printed
     again = importers.convert(output).record
     assert (again["licence"], again["imported"]["source"]) == ("cc-by-sa-4.0", "a stick")
