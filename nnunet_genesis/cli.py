@@ -111,25 +111,17 @@ def plan() -> None:
     def command() -> None:
         from nnunet_genesis.architectures import planning
 
-        name = {"plans_name": args.overwrite_plans_name} if args.overwrite_plans_name else {}
-        if args.weights_for:
-            file = planning.plan_for_weights(
-                args.d,
-                args.weights_for,
-                patch_size=args.patch,
-                batch_size=args.batch_size,
-                pretrained_spacing=args.spacing == "pretrained",
-                gpu_memory_target=args.gpu_memory_target,
-                **name,
-            )
-        else:
-            file = planning.plan_genesis_unet3d(
-                args.d,
-                weights=args.weights,
-                gpu_memory_target=args.gpu_memory_target,
-                overwrite_target_spacing=args.overwrite_target_spacing,
-                **name,
-            )
+        file = planning.plan_network(
+            args.d,
+            args.weights_for or args.weights,
+            whole=bool(args.weights_for),
+            patch_size=args.patch,
+            batch_size=args.batch_size,
+            spacing=args.overwrite_target_spacing,
+            pretrained_spacing=args.spacing == "pretrained",
+            gpu_memory_target=args.gpu_memory_target,
+            plans_name=args.overwrite_plans_name,
+        )
         print(planning.summary(file))
 
     run(command)

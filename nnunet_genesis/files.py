@@ -34,6 +34,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
             os.remove(temporary)
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``folder``, which takes its place on success; an empty one may stand there."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def move_whole(file: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Rename a file once its content is on the disk: after a power cut a renamed file must not be empty."""
     flush(file)

@@ -35,21 +35,13 @@ LOWEST_HU, HIGHEST_HU = -1000.0, 1000.0
 ZSCORE_WINDOW = (-3.0, 6.0)
 
 
-def architecture(
-    features: Sequence[int] = PUBLISHED_FEATURES,
-    norm_eps: float = 1e-5,
-    input_maps: Sequence[tuple[float, float]] | None = None,
-) -> dict[str, Any]:
+def architecture(features: Sequence[int] = PUBLISHED_FEATURES, norm_eps: float = 1e-5) -> dict[str, Any]:
     """Describe the network for nnU-Net's plans; it is the same for any order of the axes.
 
     Args:
         features: channels after each level's second convolution.
         norm_eps: epsilon of the norms.
-        input_maps: of each channel, scale and shift as :func:`planned_map` gives them; ``None``: the input stays.
     """
-    maps = {}
-    if input_maps is not None:
-        maps = {"input_scale": [scale for scale, _ in input_maps], "input_shift": [shift for _, shift in input_maps]}
     return {
         "network_class_name": GENESIS,
         "arch_kwargs": {
@@ -58,7 +50,6 @@ def architecture(
             "kernel_sizes": [list(size) for size in KERNEL_SIZES],
             "strides": [list(stride) for stride in STRIDES],
             "norm_eps": norm_eps,
-            **maps,
         },
         "_kw_requires_import": [],
     }

@@ -1,7 +1,7 @@
 """Planners for a network that is given: nnU-Net's, with patch and batch size fitted to this network."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.paths import nnUNet_preprocessed
 
-from nnunet_genesis.architectures.genesis_unet3d import PUBLISHED_FEATURES, architecture, planned_map
+from nnunet_genesis.architectures.genesis_unet3d import architecture, planned_map
 from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL, without_values
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names, read_plans
@@ -21,8 +21,6 @@ LEAST_EDGE = 2
 # nnU-Net's own, for 8 GB: feature maps of what its planners for plain and residual encoders plan (2.8.1).
 _REFERENCE = {PLAIN: 560_000_000, RESIDUAL: 680_000_000, GENESIS: 560_000_000}
 
-Maker = Callable[[Sequence[str], Sequence[int]], dict[str, Any]]
-
 
 class FixedNetworkPlanner(ExperimentPlanner):
     """nnU-Net's planner for a network that is given: 3D configurations only.
@@ -31,16 +29,12 @@ class FixedNetworkPlanner(ExperimentPlanner):
 
     Args:
         dataset_name_or_id: a data set in nnUNet_raw whose fingerprint has been extracted.
-        gpu_memory_target_in_gb: GPU memory to plan for, GB by nnU-Net's estimate.
-        preprocessor_name: nnU-Net's preprocessor.
-        plans_name: name of the plans file.
-        overwrite_target_spacing: mm of ``3d_fullres``, floats, in the order of the image file's arrays (z, y, x).
-        suppress_transpose: keep the axes' order.
-        make_architecture: gives the plans' ``architecture`` for the normalisation schemes of the channels and for the
-            order of the axes (see :meth:`determine_transpose`).
-        patch_size: voxels, in the order of the image file's arrays; ``None``: by nnU-Net's rule.
+        network: the plans' ``architecture``.
+        axes: their order in the network's kernels and strides, e.g. ``zyx``.
+        patch_size: voxels, in the order of the image file's arrays (z, y, x); ``None``: by nnU-Net's rule.
         batch_size: likewise.
         entry: the plans' ``genesis``.
+        options: nnU-Net's own; ``overwrite_target_spacing``: mm of ``3d_fullres``, floats, (z, y, x).
     """
 
     plans_identifier: str
@@ -49,27 +43,35 @@ class FixedNetworkPlanner(ExperimentPlanner):
     def __init__(
         self,
         dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = FOR_WEIGHTS,
-        overwrite_target_spacing: Sequence[float] | None = None,
-        suppress_transpose: bool = False,
         *,
-        make_architecture: Maker,
+        network: Mapping[str, Any],
+        axes: str = "zyx",
         patch_size: Sequence[int] | None = None,
         batch_size: int | None = None,
         entry: Mapping[str, Any] | None = None,
+        **options: Any,
     ):
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
-        self.make_architecture, self.patch_size, self.batch_size = make_architecture, patch_size, batch_size
-        self.entry = dict(entry or {})
+        super().__init__(dataset_name_or_id, **options)
+        self.network, self.axes, self.entry = network, axes, dict(entry or {})
+        self.patch_size, self.batch_size = patch_size, batch_size
+
+    def architecture(self, schemes: Sequence[str], transpose: Sequence[int]) -> dict[str, Any]:
+        """Turn kernels and strides to the plans' order of the axes.
+
+        Args:
+            schemes: normalisation of each channel.
+            transpose: the order, see :meth:`determine_transpose`.
+        """
+        order = [self.axes.index("zyx"[axis]) for axis in transpose]
+
+        def turned(sizes: Any) -> list[int]:
+            return [sizes[axis] for axis in order] if isinstance(sizes, list) else [sizes] * 3
+
+        arguments = dict(self.network["arch_kwargs"])
+        for name in ("kernel_sizes", "strides"):
+            sizes = arguments[name]
+            arguments[name] = [turned(size) for size in sizes] if isinstance(sizes, list) else turned(sizes)
+        return {**self.network, "arch_kwargs": arguments}
 
     @staticmethod
     def static_estimate_VRAM_usage(*_args: Any, **_kwargs: Any) -> int:  # noqa: N802 - nnU-Net's name
@@ -97,7 +99,7 @@ class FixedNetworkPlanner(ExperimentPlanner):
         )
         if len(spacing) == 3:  # the 2D plan is dropped in save_plans
             transpose, _ = self.determine_transpose()
-            plan["architecture"] = self.make_architecture(plan["normalization_schemes"], transpose)
+            plan["architecture"] = self.architecture(plan["normalization_schemes"], transpose)
             steps = np.prod(plan["architecture"]["arch_kwargs"]["strides"], axis=0).tolist()
             voxels = self._voxels_that_fit(plan["architecture"], steps)
             given = self.patch_size and [self.patch_size[axis] for axis in transpose]
@@ -188,35 +190,27 @@ class FixedNetworkPlanner(ExperimentPlanner):
 
 
 class GenesisUNet3DPlanner(FixedNetworkPlanner):
-    """The same for :class:`nnunet_genesis.architectures.GenesisUNet3D`; plans keep their planner's name.
-
-    Args:
-        dataset_name_or_id: a data set in nnUNet_raw whose fingerprint has been extracted.
-        plans_name: name of the plans file.
-        weights: path to be written into the plans.
-        features_per_stage: the network's widths.
-        norm_eps: the network's epsilon.
-        options: as :class:`FixedNetworkPlanner`'s.
-    """
+    """The same for :class:`nnunet_genesis.architectures.GenesisUNet3D`; plans keep their planner's name."""
 
     def __init__(
         self,
         dataset_name_or_id: str | int,
         *,
         plans_name: str = PLANS_NAME,
-        weights: Path | None = None,
-        features_per_stage: Sequence[int] = PUBLISHED_FEATURES,
-        norm_eps: float = 1e-5,
+        network: Mapping[str, Any] | None = None,
+        entry: Mapping[str, Any] | None = None,
         **options: Any,
     ):
-        entry = {"architecture": "genesis_unet3d"} | ({"weights": str(weights.resolve())} if weights else {})
+        options |= {"plans_name": plans_name, "entry": {"architecture": "genesis_unet3d", **(entry or {})}}
+        super().__init__(dataset_name_or_id, network=network or architecture(), **options)
 
-        def make(schemes: Sequence[str], _transpose: Sequence[int]) -> dict[str, Any]:
-            properties = self.dataset_fingerprint["foreground_intensity_properties_per_channel"]
-            maps = [planned_map(scheme, properties[str(channel)]) for channel, scheme in enumerate(schemes)]
-            return architecture(features_per_stage, norm_eps, maps)
-
-        super().__init__(dataset_name_or_id, plans_name=plans_name, make_architecture=make, entry=entry, **options)
+    def architecture(self, schemes: Sequence[str], transpose: Sequence[int]) -> dict[str, Any]:
+        """Add what maps each channel to [0, 1]; the network is the same for any order of the axes."""
+        properties = self.dataset_fingerprint["foreground_intensity_properties_per_channel"]
+        maps = [planned_map(scheme, properties[str(channel)]) for channel, scheme in enumerate(schemes)]
+        scales, shifts = map(list, zip(*maps, strict=True))
+        arguments = {**self.network["arch_kwargs"], "input_scale": scales, "input_shift": shifts}
+        return {**self.network, "arch_kwargs": arguments}
 
 
 def _divisible(length: float, step: int) -> int:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
+from nnunet_genesis.architectures.genesis_unet3d import architecture
 from nnunet_genesis.architectures.planner import FOR_WEIGHTS, PLANS_NAME, FixedNetworkPlanner, GenesisUNet3DPlanner
 from nnunet_genesis.checkpoint import GenesisWeights, load_weights
 from nnunet_genesis.checkpoint.architecture import GENESIS, own_words
@@ -26,69 +27,34 @@ from nnunet_genesis.transfer.plan import plan_transfer
 CONFIGURATION = "3d_fullres"
 
 
-def plan_genesis_unet3d(
+def plan_network(
     dataset: str,
-    weights: Path | None = None,
-    gpu_memory_target: float = 8,
-    overwrite_target_spacing: Sequence[float] | None = None,
-    plans_name: str = PLANS_NAME,
-) -> Path:
-    """Plan the original Genesis 3D U-Net for a labelled data set.
-
-    Args:
-        dataset: name or id of a data set in nnUNet_raw.
-        weights: Genesis checkpoint to be written into the plans; the network takes its widths and epsilon.
-        gpu_memory_target: GB, by nnU-Net's estimate.
-        overwrite_target_spacing: mm of ``3d_fullres``, in the order of the image's array (z, y, x).
-        plans_name: name of the plans.
-
-    Returns:
-        The plans file.
-
-    Raises:
-        GenesisError: the data set isn't there, an option or the weights can't be used, or the plans' name is taken.
-    """
-    if gpu_memory_target <= 0 or any(length <= 0 for length in overwrite_target_spacing or ()):
-        raise GenesisError(
-            f"-gpu_memory_target {gpu_memory_target}, -overwrite_target_spacing {overwrite_target_spacing}: expected "
-            "numbers above 0. Correct the command."
-        )
-    network = network_arguments(load_weights(weights)) if weights else {}
-    spacing = [float(length) for length in overwrite_target_spacing] if overwrite_target_spacing else None
-    return _plan(
-        dataset,
-        plans_name,
-        GenesisUNet3DPlanner,
-        gpu_memory_target_in_gb=gpu_memory_target,
-        overwrite_target_spacing=spacing,
-        weights=weights,
-        **network,
-    )
-
-
-def plan_for_weights(
-    dataset: str,
-    file: Path,
+    file: Path | None = None,
     *,
+    whole: bool = False,
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
+    spacing: Sequence[float] | None = None,
     pretrained_spacing: bool = False,
     gpu_memory_target: float = 8,
-    plans_name: str = FOR_WEIGHTS,
+    plans_name: str | None = None,
 ) -> Path:
-    """Plan a labelled data set for the network of given weights, so that they fit whole.
+    """Plan a labelled data set for the network of given weights, or for the original Genesis 3D U-Net.
 
     Normalisation, resampling and, unless asked otherwise, spacing, patch and batch size follow from the data set by
-    nnU-Net's rules. The plans name the weights, with their SHA-256.
+    nnU-Net's rules. A missing fingerprint is extracted first.
 
     Args:
         dataset: name or id of a data set in nnUNet_raw.
-        file: Genesis checkpoint.
+        file: Genesis checkpoint that the plans name.
+        whole: plan for its network, whatever it is, and name its SHA-256 too; otherwise it must be the Genesis 3D
+            U-Net's, which takes its widths and epsilon.
         patch_size: voxels, in the order of the image's array (z, y, x).
         batch_size: patches.
+        spacing: mm of ``3d_fullres``, (z, y, x).
         pretrained_spacing: resample to the spacing that the weights were trained with.
         gpu_memory_target: GB, by nnU-Net's estimate.
-        plans_name: name of the plans.
+        plans_name: name of the plans [default: :data:`PLANS_NAME`, :data:`FOR_WEIGHTS` where ``whole``].
 
     Returns:
         The plans file.
@@ -96,68 +62,62 @@ def plan_for_weights(
     Raises:
         GenesisError: the data set isn't there, an option or the weights can't be used, or the plans' name is taken.
     """
-    if gpu_memory_target <= 0 or min(patch_size or [1]) < 1 or (batch_size is not None and batch_size < 1):
-        raise GenesisError(
-            f"-gpu_memory_target {gpu_memory_target}, --patch {patch_size}, --batch_size {batch_size}: expected "
-            "numbers above 0. Correct the command."
-        )
-    weights = load_weights(file)
-    record, axes = weights.record, source_network(weights).axis_order
-    given = record.planned.configuration["architecture"]
-    network = own_words(given["network_class_name"], given["arch_kwargs"], file)
-    whole, found = own_layout(weights.network_weights, network, file)
+    numbers = {"-gpu_memory_target": [gpu_memory_target], "-overwrite_target_spacing": spacing, "--patch": patch_size}
+    numbers["--batch_size"] = None if batch_size is None else [batch_size]
+    for option, given in numbers.items():
+        if given is not None and min(given) <= 0:
+            raise GenesisError(f"{option} {given if given[1:] else given[0]}: expected numbers above 0. Correct it.")
+    options: dict[str, Any] = {"gpu_memory_target_in_gb": gpu_memory_target, "patch_size": patch_size}
+    options |= {"batch_size": batch_size, "plans_name": plans_name or (FOR_WEIGHTS if whole else PLANS_NAME)}
+    if spacing:
+        options["overwrite_target_spacing"] = [float(length) for length in spacing]
+    planner: type[FixedNetworkPlanner] = GenesisUNet3DPlanner
+    if file:
+        weights = load_weights(file)
+        options["entry"] = {"weights": str(file.resolve())} | ({"sha256": weights.sha256} if whole else {})
+        if whole:
+            network, options["axes"] = _network(weights)
+            planner = FixedNetworkPlanner if network["network_class_name"] != GENESIS else planner
+        if planner is GenesisUNet3DPlanner:
+            network = _genesis_unet3d(weights)
+        options["network"] = network
+        if pretrained_spacing:
+            options["overwrite_target_spacing"] = _spacing(weights, options["axes"])
+    return _plan(dataset, planner, options)
+
+
+def _network(weights: GenesisWeights) -> tuple[dict[str, Any], str]:
+    """Describe the network that the weights belong to, in our own words, and the order of its axes."""
+    axes, given = source_network(weights).axis_order, weights.record.planned.configuration["architecture"]
+    network = own_words(given["network_class_name"], given["arch_kwargs"], weights.path)
+    whole, found = own_layout(weights.network_weights, network, weights.path)
     whole.of_encoder().fill(found)  # or refuse: the record describes another network
-    spacing = None
-    if pretrained_spacing:
-        if not record.spacing:
-            raise GenesisError(f"{file}: --spacing pretrained: the weights' spacing isn't known. Leave the option out.")
-        spacing = [float(record.spacing[axes.index(axis)]) for axis in "zyx"]
-    options: dict[str, Any] = {
-        "gpu_memory_target_in_gb": gpu_memory_target,
-        "overwrite_target_spacing": spacing,
-        "patch_size": patch_size,
-        "batch_size": batch_size,
-    }
-    if network["network_class_name"] == GENESIS:
-        planner: Callable[..., FixedNetworkPlanner] = GenesisUNet3DPlanner
-        options |= {"weights": file, **network_arguments(weights)}
-    else:
-        planner = FixedNetworkPlanner
-        options["make_architecture"] = lambda _schemes, transpose: _with_axes(network, axes, transpose)
-        options["entry"] = {"weights": str(file.resolve()), "sha256": weights.sha256}
-    return _plan(dataset, plans_name, planner, **options)
+    return network, axes
 
 
-def _with_axes(network: Mapping[str, Any], axes: str, transpose: Sequence[int]) -> dict[str, Any]:
-    """Turn the network's kernels and strides from the weights' order of the ``axes`` to the plans'."""
-    order = [axes.index("zyx"[axis]) for axis in transpose]
-
-    def turned(sizes: Any) -> list[int]:
-        return [sizes[axis] for axis in order] if isinstance(sizes, list) else [sizes] * 3
-
-    arguments = dict(network["arch_kwargs"])
-    for name in ("kernel_sizes", "strides"):
-        sizes = arguments[name]
-        arguments[name] = [turned(size) for size in sizes] if isinstance(sizes, list) else turned(sizes)
-    return {**network, "arch_kwargs": arguments}
+def _spacing(weights: GenesisWeights, axes: str) -> list[float]:
+    if not (spacing := weights.record.spacing):
+        raise GenesisError(
+            f"{weights.path}: --spacing pretrained: the weights' spacing isn't known. Leave the option out."
+        )
+    return [float(spacing[axes.index(axis)]) for axis in "zyx"]
 
 
-def _plan(dataset: str, plans_name: str, planner: Callable[..., FixedNetworkPlanner], **options: Any) -> Path:
-    """Plan a data set, its fingerprint extracted first where there is none; returns the plans file."""
+def _plan(dataset: str, planner: type[FixedNetworkPlanner], options: dict[str, Any]) -> Path:
     name = _dataset_name(dataset)
     folder = Path(nnUNet_preprocessed) / name
-    file = folder / f"{plans_name}.json"
-    _refuse_foreign_plans(file, planner, options.get("entry", {}).get("sha256"))
+    file = folder / f"{options['plans_name']}.json"
+    _refuse_foreign_plans(file, planner.__name__, options.get("entry", {}).get("sha256"))
     if not (folder / "dataset_fingerprint.json").is_file():
         print(f"{folder}: no dataset_fingerprint.json yet; extracting it, as nnUNetv2_extract_fingerprint does")
         extract_fingerprint_dataset(convert_dataset_name_to_id(name), verbose=False)
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints every configuration's dictionary
-        planner(name, plans_name=plans_name, **options).plan_experiment()
+        planner(name, **options).plan_experiment()
     return file
 
 
-def network_arguments(weights: GenesisWeights) -> dict[str, Any]:
-    """Return widths and epsilon of the Genesis 3D U-Net that the weights belong to.
+def _genesis_unet3d(weights: GenesisWeights) -> dict[str, Any]:
+    """Describe the Genesis 3D U-Net of the weights' widths and epsilon.
 
     Raises:
         GenesisError: they belong to another network.
@@ -173,7 +133,7 @@ def network_arguments(weights: GenesisWeights) -> dict[str, Any]:
             "imported with nnUNetv2_genesis_import; for weights of other networks use --for in place of --weights."
         )
     arguments = weights.record.planned.network_arch_init_kwargs
-    return {"features_per_stage": [out for out, _ in widths], "norm_eps": float(arguments.get("norm_eps", 1e-5))}
+    return architecture([out for out, _ in widths], float(arguments.get("norm_eps", 1e-5)))
 
 
 def summary(file: Path) -> str:
@@ -235,13 +195,13 @@ def _dataset_name(dataset: str) -> str:
     return name
 
 
-def _refuse_foreign_plans(file: Path, planner: Callable[..., FixedNetworkPlanner], sha256: str | None) -> None:
+def _refuse_foreign_plans(file: Path, planner: str, sha256: str | None) -> None:
     if not file.is_file():
         return
-    plans, ours = read_plans(file), getattr(planner, "__name__", "")
+    plans = read_plans(file)
     theirs, entry = plans.get("experiment_planner_used"), plans.get("genesis")
-    if theirs != ours:
-        found = f"is {theirs}'s; expected no plans, or plans of {ours}"
+    if theirs != planner:
+        found = f"is {theirs}'s; expected no plans, or plans of {planner}"
     elif sha256 and isinstance(entry, Mapping) and entry.get("sha256") != sha256:
         found = f"is for other weights ({entry.get('weights')})"
     else:

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
+
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights, Record
+from nnunet_genesis.checkpoint.architecture import input_channels
 from nnunet_genesis.checkpoint.citations import nnssl_citations
 from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, strictness
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError, printable
-from nnunet_genesis.files import disk_in_words
+from nnunet_genesis.files import disk_in_words, whole_folder
 from nnunet_genesis.importers.repository import CHECKPOINT, CONFIG, PLAN, README
 from nnunet_genesis.sharing.model_card import model_card
 
@@ -54,10 +57,10 @@ def export_hub(file: Path, folder: Path, *, licence: str | None = None, panels: 
     try:
         record = shareable(_with_origin(weights.record, source.content, licence))
         weights = dataclasses.replace(weights, record=record)
-        inputs = next(int(value.shape[1]) for value in weights.network_weights.values() if value.ndim == 5)
-        plan, log = record.adaptation_plan(inputs), plain(source.content.get("logging") or {}, file)
+        plan = record.adaptation_plan(input_channels(weights.network_weights))
+        log = plain(source.content.get("logging") or {}, file)
         card = model_card(weights, plan, log, PANEL if picture else None)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, UndefinedError) as error:
         raise GenesisError(
             f"{file}: its Genesis record is damaged ({type(error).__name__}: {error}). Write it anew with "
             "nnUNetv2_genesis_pretrain or nnUNetv2_genesis_import."
@@ -70,21 +73,12 @@ def export_hub(file: Path, folder: Path, *, licence: str | None = None, panels: 
         "trainer_name": str(source.content.get("trainer_name") or "imported"),
     }
     config = {"library_name": "nnunetv2", "architecture": plan["architecture_plans"]["arch_class_name"]}
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with disk_in_words(folder, "run the command again."):
-        try:
-            partial.mkdir(parents=True)
-            checkpoint.save(content, partial / CHECKPOINT)
-            for name, text in ((PLAN, json.dumps(plan, indent=2)), (CONFIG, json.dumps(config)), (README, card)):
-                (partial / name).write_text(text, encoding="utf-8")
-            if picture:
-                shutil.copyfile(picture, partial / PANEL)
-            if folder.is_dir():
-                folder.rmdir()
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with disk_in_words(folder, "run the command again."), whole_folder(folder) as partial:
+        checkpoint.save(content, partial / CHECKPOINT)
+        for name, text in ((PLAN, json.dumps(plan, indent=2)), (CONFIG, json.dumps(config)), (README, card)):
+            (partial / name).write_text(text, encoding="utf-8")
+        if picture:
+            shutil.copyfile(picture, partial / PANEL)
     return weights
 
 

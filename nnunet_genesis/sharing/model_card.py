@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jinja2
 import yaml
 
 from nnunet_genesis.checkpoint import GenesisWeights, Record
@@ -31,35 +32,33 @@ def model_card(weights: GenesisWeights, plan: Mapping[str, Any], log: Mapping[st
         log: nnU-Net's, of the run; may be empty.
         picture: name of a picture in the repository.
     """
-    record, name = weights.record, plan["architecture_plans"]["arch_class_name"]
-    sections = [
-        f"---\n{yaml.safe_dump(front_matter(record), sort_keys=False, allow_unicode=True)}---",
-        f"# {name}: {_line(record.method)}",
-        "Weights of a 3D network for nnU-Net v2, written by "
-        "[nnunet-genesis](https://pypi.org/project/nnunet-genesis) in the layout that nnU-Net, nnssl and nnDetection "
-        "read: `checkpoint_final.pth` (tensors and plain data alone), `adaptation_plan.json`, `config.json`.",
-        "## Network and data\n" + _table(_facts(weights)),
-        "There are no images, names or paths in these files but those of this page.",
-        *_training(record, log),
-        *([f"## Restored slices\n![clean, corrupted, restored]({picture})"] if picture else []),
-        *_lineage(record),
-        "## Licence\n" + _licence(record),
-        "## How to use\n" + _USE,
-        "## Please cite\n" + "\n".join(f"- {_line(text)}" for text in record.citations or ["not stated"]),
-    ]
-    return "\n\n".join(sections) + "\n"
+    record = weights.record
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nnunet_genesis", "sharing"), trim_blocks=True, lstrip_blocks=True, finalize=_line
+    )
+    environment.filters.update(cell=lambda value: _line(value).replace("|", "/"), raw=_Raw)
+    own, theirs = record.licence or NOT_STATED, Origin(record.lineage or []).licence
+    page = environment.get_template("model_card.md.jinja").render(
+        name=plan["architecture_plans"]["arch_class_name"],
+        record=record,
+        facts=_facts(weights),
+        training=_training(record),
+        curves=_curves(log),
+        picture=picture,
+        licence=own,
+        strictest=theirs,
+        laxer=strictness(own) < strictness(theirs),
+    )
+    return f"---\n{yaml.safe_dump(front_matter(record), sort_keys=False, allow_unicode=True)}---\n\n{page}\n"
 
 
-_USE = """```bash
-pip install nnunet-genesis
-nnUNetv2_genesis_import FOLDER_OF_THESE_FILES -o genesis.pth
-nnUNetv2_genesis_plan -d 3 --for genesis.pth                # plans whose network takes the weights whole
-nnUNetv2_preprocess -d 3 -p nnUNetGenesisPlans -c 3d_fullres
-export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers)"
-nnUNetv2_train 3 3d_fullres 0 -p nnUNetGenesisPlans -tr nnUNetTrainerGenesisFull
-```
+class _Raw(str):
+    """Lines of our own, which stay as they are."""
 
-Other networks take what fits: `nnUNetv2_genesis_inspect genesis.pth -d 3` says what that is."""
+
+def _line(text: Any) -> str:
+    """Make one line of a text that may come from anybody."""
+    return text if isinstance(text, _Raw) else printable(" ".join(str(text).split()), _LONGEST)
 
 
 def front_matter(record: Record) -> dict[str, Any]:
@@ -96,68 +95,26 @@ def _facts(weights: GenesisWeights) -> Iterator[tuple[str, Any]]:
     yield "software", ", ".join(f"{name} {version}" for name, version in (record.software or {}).items())
 
 
-def _training(record: Record, log: Mapping[str, Any]) -> list[str]:
-    """Tell objective, options, R² and curves, as far as they are known."""
-    rows: dict[str, Any] = {"objective": record.method}
+def _training(record: Record) -> Iterator[tuple[str, Any]]:
+    """Tell objective and options, as far as they are known."""
+    yield "objective", record.method
     for name, values in (("corruption", record.corruption), ("training", record.training), ("options", record.options)):
         if isinstance(values, Mapping):
-            rows[name] = ", ".join(
-                f"{key} {value}" for key, value in values.items() if value is not None and key != "licence"
-            )
-    text = "## Training\n" + _table(rows.items())
-    return [text, *_curves(log)]
+            told = {key: value for key, value in values.items() if value is not None and key != "licence"}
+            yield name, ", ".join(f"{key} {value}" for key, value in told.items())
 
 
-def _curves(log: Mapping[str, Any]) -> Iterator[str]:
+def _curves(log: Mapping[str, Any]) -> list[list[str]]:
     """Put the curves into a table of at most :data:`_ROWS` epochs, evenly chosen."""
     found = {title: values for key, title in _CURVES.items() if isinstance(values := log.get(key), list) and values}
     epochs = min(map(len, found.values()), default=0)
     if not epochs:
-        return
+        return []
     chosen = sorted({round(row * (epochs - 1) / max(1, min(epochs, _ROWS) - 1)) for row in range(min(epochs, _ROWS))})
     rows = [[str(epoch + 1), *(f"{values[epoch]:.4g}" for values in found.values())] for epoch in chosen]
     head = ["epoch", *found]
-    yield "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
-def _lineage(record: Record) -> list[str]:
-    """List the weights that these come from, the oldest first."""
-    entries = [*(record.lineage or ()), *([{"imported": record.imported}] if record.imported else [])]
-    lines = []
-    for entry in entries:
-        told = entry.get("imported")
-        if isinstance(told, Mapping):
-            where = f", from {told['source']}" if told.get("source") else ""
-            lines.append(f"`{_line(told.get('file'))}`{_line(where)} (SHA-256 {_line(told.get('sha256'))})")
-        if "sha256" in entry:
-            about = f"{_line(entry.get('method'))}, licence {_line(entry.get('licence'))}"
-            lines.append(f"`{_line(entry.get('file'))}`: {about} (SHA-256 {_line(entry['sha256'])})")
-    return (
-        ["## Lineage\nThe oldest first:\n" + "\n".join(f"{n}. {line}" for n, line in enumerate(lines, 1))]
-        if lines
-        else []
-    )
-
-
-def _licence(record: Record) -> str:
-    own, theirs = record.licence or NOT_STATED, Origin(record.lineage or []).licence
-    text = f"These weights: {_line(own)}."
-    if record.lineage:
-        text += f" The strictest of the weights that they come from: {_line(theirs)}."
-        if strictness(own) < strictness(theirs):
-            text += " **That may allow less: ask its owner.**"
-    return text
-
-
-def _table(rows: Any) -> str:
-    lines = [f"| {name} | {_line(value).replace('|', '/')} |" for name, value in rows if value not in (None, "")]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    return [head, ["---"] * len(head), *rows]
 
 
 def _numbers(values: Sequence[float]) -> str:
     return " × ".join(f"{value:.3g}" for value in values)
-
-
-def _line(text: Any) -> str:
-    """Make one line of a text that may come from anybody."""
-    return printable(" ".join(str(text).split()), _LONGEST)

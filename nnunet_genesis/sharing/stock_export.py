@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import read_json
+from nnunet_genesis.files import read_json, whole_folder
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -40,14 +40,16 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     output = output or _stock_folder(model_folder)
     if output.exists():
         raise GenesisError(f"{output}: exists already. Move it away, or choose another folder with -o.")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _copy_model(model_folder, partial, needed, checkpoints)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(output) as partial:
+        for path in [*needed, model_folder / "dataset_fingerprint.json", *model_folder.glob("fold_*/*.json")]:
+            target = partial / path.relative_to(model_folder)
+            target.parent.mkdir(exist_ok=True)
+            if path.is_file():
+                shutil.copyfile(path, target)
+        for path in checkpoints:
+            target = partial / path.relative_to(model_folder)
+            target.parent.mkdir(exist_ok=True)
+            checkpoint.save({**checkpoint.load(path), "trainer_name": STOCK_TRAINER}, target)
     return output
 
 
@@ -67,25 +69,8 @@ def _refuse_our_networks(plans_file: Path) -> None:
         )
 
 
-def _copy_model(model_folder: Path, output: Path, needed: list[Path], checkpoints: list[Path]) -> None:
-    for path in [*needed, model_folder / "dataset_fingerprint.json", *model_folder.glob("fold_*/*.json")]:
-        if path.is_file():
-            _copy(path, output / path.relative_to(model_folder))
-    for path in checkpoints:
-        content = checkpoint.load(path)
-        content["trainer_name"] = STOCK_TRAINER
-        target = output / path.relative_to(model_folder)
-        target.parent.mkdir(exist_ok=True)
-        checkpoint.save(content, target)
-
-
 def _stock_folder(model_folder: Path) -> Path:
     _, separator, rest = model_folder.resolve().name.partition("__")
     if not separator:
         raise GenesisError(f"{model_folder}: the name isn't TRAINER__PLANS__CONFIG. Name the copy's folder with -o.")
     return model_folder.resolve().parent / f"{STOCK_TRAINER}__{rest}"
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from nnunet_genesis import checkpoint, importers
-from nnunet_genesis.architectures.planning import plan_genesis_unet3d
+from nnunet_genesis.architectures.planning import plan_network
 from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.comparison.subsets import add_subsets, read_map
 from nnunet_genesis.errors import GenesisError
@@ -127,7 +127,7 @@ def exported(path: Path) -> None:
 
 
 def planned(path: Path) -> None:
-    plan_genesis_unet3d(NAME, path)
+    plan_network(NAME, path)
 
 
 def imported(format: str | None) -> Callable[[Path], None]:

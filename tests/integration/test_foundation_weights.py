@@ -14,7 +14,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_data
 from nnunetv2.run.run_training import run_training
 
 from nnunet_genesis import checkpoint, cli, importers
-from nnunet_genesis.architectures.planning import plan_for_weights, summary
+from nnunet_genesis.architectures.planning import plan_network, summary
 from nnunet_genesis.checkpoint.architecture import PLAIN, RESIDUAL
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers.repository import FILES
@@ -90,7 +90,7 @@ def walk(nnunet_folders: dict[str, Path], tmp_path_factory: Any) -> Walk:
     imported = importers.convert(make_repository(root / "theirs", RESIDUAL), origin="hf:THEM/Foundation@0123")
     weights = root / "genesis.pth"
     checkpoint.save(imported.checkpoint, weights)
-    plans = plan_for_weights(dataset, weights, patch_size=PATCH, batch_size=2)
+    plans = plan_network(dataset, weights, patch_size=PATCH, batch_size=2, whole=True)
     preprocess_dataset(int(dataset), PLANS, [CONFIG], num_processes=[1], show_progress_bar=False)
     options = {"epochs": 1, "iterations": 2, "precision": "fp32"}
     continued = pretrain(dataset, CONFIG, PLANS, "all", device=CPU, init=weights, **options)
@@ -176,7 +176,7 @@ def test_exported_weights_are_a_repository_that_our_own_import_reads(walk, what,
     assert "base_model:\n- THEM/Foundation\n" in card
     assert "@article{a, title={Foundation}}" in card
     checkpoint.save(again.checkpoint, tmp_path / "again.pth")
-    plan_for_weights(walk.dataset, tmp_path / "again.pth", patch_size=PATCH, plans_name=f"Again{what}")
+    plan_network(walk.dataset, tmp_path / "again.pth", patch_size=PATCH, plans_name=f"Again{what}", whole=True)
 
 
 def walk_raw(walk: Walk) -> Path:
@@ -196,7 +196,7 @@ def test_a_fine_tuned_network_predicts(walk, tmp_path, monkeypatch):
 def test_plain_weights_likewise(walk, tmp_path):
     weights = tmp_path / "plain.safetensors"
     checkpoint.save(importers.convert(make_repository(tmp_path / "plain", PLAIN)).checkpoint, weights)
-    assert "100.0% of the decoder's" in summary(plan_for_weights(walk.dataset, weights, plans_name="Plain"))
+    assert "100.0% of the decoder's" in summary(plan_network(walk.dataset, weights, plans_name="Plain", whole=True))
     options = {"device": CPU, "epochs": 1, "iterations": 1, "precision": "fp32"}
     found = pretrain(walk.dataset, CONFIG, "Plain", "all", init=weights, **options)
     assert record(found)["lineage"][0]["file"] == "plain.safetensors"
@@ -214,21 +214,21 @@ def test_a_laxer_licence_is_warned_of(walk, tmp_path):
 
 def test_what_cannot_be_planned_is_said(walk, tmp_path):
     with pytest.raises(GenesisError, match=r"--patch \[52, 52, 50\].*expected multiples of .*The closest is"):
-        plan_for_weights(walk.dataset, walk.weights, patch_size=[52, 52, 50])
+        plan_network(walk.dataset, walk.weights, patch_size=[52, 52, 50], whole=True)
     with pytest.raises(GenesisError, match="expected numbers above 0"):
-        plan_for_weights(walk.dataset, walk.weights, batch_size=0)
+        plan_network(walk.dataset, walk.weights, batch_size=0, whole=True)
     with pytest.raises(GenesisError, match="exists already and is for other weights"):
-        plan_for_weights(walk.dataset, walk.continued)
+        plan_network(walk.dataset, walk.continued, whole=True)
     huge = torch.load(walk.weights, weights_only=True)
     architecture = huge["genesis"]["plans"]["configurations"][CONFIG]["architecture"]
     architecture["arch_kwargs"]["features_per_stage"] = [60_000] * 3
     torch.save(huge, tmp_path / "huge.pth")
     with pytest.raises(GenesisError, match=r"expected a tensor .* of shape \[60000"):
-        plan_for_weights(walk.dataset, tmp_path / "huge.pth", plans_name="Huge")
+        plan_network(walk.dataset, tmp_path / "huge.pth", plans_name="Huge", whole=True)
 
 
 def test_the_weights_spacing_on_request(walk):
-    file = plan_for_weights(walk.dataset, walk.weights, pretrained_spacing=True, plans_name="Theirs")
+    file = plan_network(walk.dataset, walk.weights, pretrained_spacing=True, plans_name="Theirs", whole=True)
     planned = json.loads(file.read_text())["configurations"][CONFIG]
     assert planned["spacing"] == [1, 1, 1]
 

@@ -14,7 +14,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.architectures.planner import PLANS_NAME
-from nnunet_genesis.architectures.planning import plan_genesis_unet3d
+from nnunet_genesis.architectures.planning import plan_network
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import convert
@@ -254,13 +254,13 @@ def test_released_weights_fit_every_plan_of_their_kind(planned, released, monkey
     ("name", "origin"), quick(ORIGINAL, [("Dataset003_Liver", "keras"), ("Dataset027_ACDC", "genesis_unet3d")])
 )
 def test_the_original_network_is_planned_and_filled(planned, released, monkeypatch, name, origin):
-    plan_genesis_unet3d(str(int(name[7:10])), released[origin])
+    plan_network(str(int(name[7:10])), released[origin])
     trainer = trainer_for(name, PLANS_NAME, released[origin], monkeypatch)
     assert check(trainer, released[origin], planned, name, PLANS_NAME)["coverage"] == {"encoder": 1, "decoder": 1}
 
 
 def test_the_original_network_starts_to_train_with_the_weights_of_its_plans(planned, released, monkeypatch):
-    file = plan_genesis_unet3d("4", released["genesis_unet3d"])
+    file = plan_network("4", released["genesis_unet3d"])
     plans = json.loads(file.read_text())
     plans["configurations"]["3d_fullres"].update(patch_size=[16, 32, 32], batch_size=2)
     file.write_text(json.dumps(plans))

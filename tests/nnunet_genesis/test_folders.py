@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_genesis import cli
-from nnunet_genesis.architectures.planning import plan_genesis_unet3d
+from nnunet_genesis.architectures.planning import plan_network
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names, planned_dataset
 from nnunet_genesis.inspection import planned_network
@@ -105,7 +105,7 @@ def test_damaged_plans_are_a_sentence_for_plan(folder, nnunet_folders, content):
     (raw / "dataset.json").write_text(json.dumps(LABELLED))
     (folder / "myPlans.json").write_text(content)
     with pytest.raises(GenesisError, match=r"myPlans.json: expected"):
-        plan_genesis_unet3d("905", plans_name="myPlans")
+        plan_network("905", plans_name="myPlans")
 
 
 @pytest.mark.parametrize("plans", [{}, {"configurations": []}, {"configurations": {"3d_fullres": {}}}])

@@ -16,7 +16,7 @@ from nnunetv2.run.run_training import run_training
 from nnunet_genesis import checkpoint, cli
 from nnunet_genesis.architectures.genesis_unet3d import ZSCORE_WINDOW
 from nnunet_genesis.architectures.planner import PLANS_NAME, GenesisUNet3DPlanner
-from nnunet_genesis.architectures.planning import plan_genesis_unet3d, summary
+from nnunet_genesis.architectures.planning import plan_network, summary
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.sharing.stock_export import export_stock
 from pretraining.run import pretrain
@@ -33,7 +33,7 @@ NARROW = [4, 8, 16, 32]
 def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
     """805: labelled, five MR-like cases of 24×32×32 voxels; planned (the fingerprint with it)."""
     make_raw_dataset(nnunet_folders["nnUNet_raw"], NAME, LABELS)
-    return nnunet_folders | {"plans": plan_genesis_unet3d(ID)}
+    return nnunet_folders | {"plans": plan_network(ID)}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_next_commands_are_printed(world):
 
 
 def test_pretrained_weights_are_named_in_the_plans_and_give_their_widths(narrow):
-    file = plan_genesis_unet3d(ID, narrow["weights"], plans_name="WithWeights")
+    file = plan_network(ID, narrow["weights"], plans_name="WithWeights")
     plans = json.loads(file.read_text())
     assert plans["genesis"]["weights"] == str(narrow["weights"])
     arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
@@ -164,7 +164,7 @@ def test_epsilon_comes_from_the_weights(narrow, tmp_path):
     plans = content["genesis"]["plans"]
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["norm_eps"] = 1e-3
     checkpoint.save(content, tmp_path / "keras.pth")
-    plans = json.loads(plan_genesis_unet3d(ID, tmp_path / "keras.pth", plans_name="Keras").read_text())
+    plans = json.loads(plan_network(ID, tmp_path / "keras.pth", plans_name="Keras").read_text())
     assert plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["norm_eps"] == 1e-3
 
 
@@ -173,7 +173,7 @@ def test_weights_of_another_network_are_refused(narrow, tmp_path):
     content["network_weights"] = {"encoder.stages.0.0.convs.1.conv.weight": torch.zeros(4, 4, 3, 3, 3)}
     checkpoint.save(content, tmp_path / "plain.pth")
     with pytest.raises(GenesisError, match=r"plain.pth: expected weights of the original Genesis 3D U-Net"):
-        plan_genesis_unet3d(ID, tmp_path / "plain.pth")
+        plan_network(ID, tmp_path / "plain.pth")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_real_hippocampi(data, nnunet_folders, tmp_path):
             (folder / kind / file.name).symlink_to(file)
     description = json.loads((source / "dataset.json").read_text()) | {"numTraining": 6}
     (folder / "dataset.json").write_text(json.dumps(description))
-    plan = json.loads(plan_genesis_unet3d("4").read_text())["configurations"]["3d_fullres"]
+    plan = json.loads(plan_network("4").read_text())["configurations"]["3d_fullres"]
     median = np.array(plan["median_image_size_in_voxels"])
     assert list(plan["patch_size"]) == (np.ceil(median / 8) * 8).astype(int).tolist()
     assert plan["batch_size"] == 2
@@ -230,7 +230,7 @@ def test_ct_is_planned_exactly(nnunet_folders):
     make_raw_dataset(nnunet_folders["nnUNet_raw"], "Dataset806_CT", LABELS, cases=2, channel_names={"0": "CT"})
     hu = np.random.default_rng(0).normal(0, 300, (24, 32, 32)).astype(np.float32)
     write_image(hu, folder / "imagesTr" / "case0_0000.nii.gz")
-    plans = json.loads(plan_genesis_unet3d("806").read_text())
+    plans = json.loads(plan_network("806").read_text())
     properties = plans["foreground_intensity_properties_per_channel"]["0"]
     arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     assert arguments["input_scale"] == pytest.approx([properties["std"] / 2000])
@@ -240,7 +240,7 @@ def test_ct_is_planned_exactly(nnunet_folders):
 def test_a_fingerprint_that_exists_is_used(world):
     file = world["plans"].parent / "dataset_fingerprint.json"
     before = file.stat().st_mtime_ns
-    plan_genesis_unet3d(ID)
+    plan_network(ID)
     assert file.stat().st_mtime_ns == before
 
 
@@ -282,18 +282,18 @@ def test_missing_environment_is_one_line(world):
         ({"dataset": "liver"}, r"-d liver: .*give an integer number"),
         ({"dataset": "Dataset900_None"}, r"Dataset900_None/dataset.json: no such file; planning needs the raw"),
         ({"dataset": ID, "gpu_memory_target": 0}, r"-gpu_memory_target 0.*expected numbers above 0"),
-        ({"dataset": ID, "overwrite_target_spacing": [1, 0, 1]}, r"-overwrite_target_spacing \[1, 0, 1\]"),
-        ({"dataset": ID, "weights": Path("/no/such.pth")}, r"/no/such.pth: no such file"),
+        ({"dataset": ID, "spacing": [1, 0, 1]}, r"-overwrite_target_spacing \[1, 0, 1\]"),
+        ({"dataset": ID, "file": Path("/no/such.pth")}, r"/no/such.pth: no such file"),
     ],
 )
 def test_what_cannot_be_planned_is_said(world, arguments, message):
     with pytest.raises(GenesisError, match=message):
-        plan_genesis_unet3d(**arguments)
+        plan_network(**arguments)
 
 
 def test_plans_of_another_planner_are_not_overwritten(world):
     file = world["plans"].parent / "Default.json"
     file.write_text('{"experiment_planner_used": "ExperimentPlanner", "configurations": {}}')
     with pytest.raises(GenesisError, match=r"Default.json: exists already and is ExperimentPlanner's"):
-        plan_genesis_unet3d(ID, plans_name="Default")
+        plan_network(ID, plans_name="Default")
     assert file.read_text() == '{"experiment_planner_used": "ExperimentPlanner", "configurations": {}}'
