@@ -4,9 +4,9 @@ The file is read with h5py as plain numbers; Keras' ``load_model`` would run cod
 """
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nnunet_genesis.importers import genesis_unet3d
 from nnunet_genesis.importers.base import Imported, Layout, Source, Tensors
 from nnunet_genesis.importers.genesis_unet3d import HEAD, LEVELS
 
-_NODES, _DEPTH = 10_000, 8  # a Keras file of this network has some 200 nodes, 4 deep
+_NODES = 10_000  # a Keras file of this network has some 200
 
 NORM_EPS = 1e-3  # Keras' default
 _KINDS = {
@@ -65,14 +65,28 @@ def read(path: Path) -> dict[str, torch.Tensor]:
             f'{path}: h5py is needed to read Keras files, found none. Install it: pip install "nnunet-genesis[keras]"'
         ) from error
     found: dict[str, torch.Tensor] = {}
+    nodes = itertools.count(1)
+
+    def problem(name: str, link: Any) -> str | None:
+        if type(link) is not h5py.HardLink:
+            return f"data sets alone, found the link {name!r}, which could point at other files"
+        return f"a Keras weight file, found more than {_NODES} nodes" if next(nodes) > _NODES else None
+
+    def take(name: str, dataset: Any) -> None:
+        layer, kind = ["", *name.split("/")][-2], name.rpartition("/")[2].partition(":")[0]
+        if not isinstance(dataset, h5py.Dataset) or kind not in kinds or not layer or name.startswith("optimizer_"):
+            return
+        _check_dataset(dataset, f"{path}: {name!r}", path.stat().st_size)
+        if f"{layer}/{kind}" in found:
+            raise GenesisError(f"{path}: expected one {layer}/{kind}, found two. Use the original file.")
+        found[f"{layer}/{kind}"] = torch.from_numpy(np.asarray(dataset[()], np.float32))
+
+    kinds = {kind.partition("/")[2] for kind in _KINDS}
     try:
         with h5py.File(path, "r", locking=False) as file:
-            for name, dataset in _datasets(h5py, file, path):
-                _check_dataset(dataset, f"{path}: {name!r}", path.stat().st_size)
-                layer, kind = name.split("/")[-2], _kind(name)
-                if f"{layer}/{kind}" in found:
-                    raise GenesisError(f"{path}: expected one {layer}/{kind}, found two. Use the original file.")
-                found[f"{layer}/{kind}"] = torch.from_numpy(np.asarray(dataset[()], np.float32))
+            if found_problem := file.visititems_links(problem):  # each once: a cycle is no trap
+                raise GenesisError(f"{path}: refused. Expected {found_problem}. Use the original file.")
+            file.visititems(take)
     except GenesisError:
         raise
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and more for damaged files
@@ -81,34 +95,6 @@ def read(path: Path) -> dict[str, torch.Tensor]:
             "again from where it was published."
         ) from error
     return found
-
-
-def _kind(name: str) -> str:
-    return name.rpartition("/")[2].partition(":")[0]
-
-
-def _datasets(h5py: Any, root: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield every data set of weights with its full name, by hard links only; Keras' optimiser state is passed by."""
-    kinds = {kind.partition("/")[2] for kind in _KINDS}
-    stack = [("", root)]
-    for _ in range(_NODES):
-        if not stack:
-            return
-        name, node = stack.pop()
-        if isinstance(node, h5py.Dataset):
-            if name.count("/") >= 1 and _kind(name) in kinds:
-                yield name, node
-            continue
-        if not isinstance(node, h5py.Group) or name.count("/") >= _DEPTH or name == "optimizer_weights":
-            continue
-        for key in node:
-            if type(node.get(key, getlink=True)) is not h5py.HardLink:
-                raise GenesisError(
-                    f"{path}: refused. Expected data sets alone, found the link {key!r} in {name or '/'!r}, which "
-                    "could point at other files. Use the original file."
-                )
-            stack.append((f"{name}/{key}" if name else key, node[key]))
-    raise GenesisError(f"{path}: refused. Expected a Keras weight file, found more than {_NODES} nodes.")
 
 
 def _check_dataset(dataset: Any, where: str, file_size: int) -> None:

@@ -1,7 +1,6 @@
 """How the target's input channels and intensities become what the pretrained first convolution expects."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nnunet_genesis.transfer.moves import Mix
 from nnunet_genesis.transfer.network import Network, Window
@@ -9,20 +8,7 @@ from nnunet_genesis.transfer.network import Network, Window
 Matrix = list[list[float]]
 
 
-@dataclass(frozen=True)
-class InputMap:
-    """What happens at the first convolution.
-
-    Attributes:
-        mix: the weight's step, or ``None`` if it is copied as it is.
-        offsets: per source channel, what is to be added to its input; all zero if nothing.
-    """
-
-    mix: Mix | None
-    offsets: tuple[float, ...]
-
-
-def input_map(source: Network, target: Network) -> InputMap:
+def input_map(source: Network, target: Network) -> tuple[Mix | None, tuple[float, ...]]:
     """Find the map from the target's input channels to the source's.
 
     Channels: by name where both networks name a channel alike; else replicated or summed so that one image in all
@@ -31,6 +17,9 @@ def input_map(source: Network, target: Network) -> InputMap:
     ``a = sd_target / sd_source`` and ``b = (mean_target - mean_source) / sd_source``; a goes into the weights and b
     into the bias. At the border the padding's zeros mean ``mean_target`` instead of ``mean_source``. A network that
     maps its input itself (the Genesis 3D U-Net) needs no such fold.
+
+    Returns:
+        The weight's step (``None``: it is copied), and per source channel what is to be added to its input.
     """
     inputs = target.shapes[target.first_convolution()][1]
     matrix, texts = _channels(source.channels, target.channels)
@@ -41,7 +30,7 @@ def input_map(source: Network, target: Network) -> InputMap:
     if inputs > len(target.channels):
         texts.append(f"{inputs - len(target.channels)} channels of the previous stage keep their initialisation")
     mix = Mix(tuple(map(tuple, matrix)), "; ".join(texts)) if texts else None
-    return InputMap(mix, tuple(offsets))
+    return mix, tuple(offsets)
 
 
 def _fold(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 
 from nnunet_genesis.transfer.alignment import align, resolutions
-from nnunet_genesis.transfer.inputs import InputMap, input_map
+from nnunet_genesis.transfer.inputs import input_map
 from nnunet_genesis.transfer.moves import Kernel, Move, Narrow, Offset, Permute, Reason, Step, part_of
 from nnunet_genesis.transfer.network import Network, Shape
 
@@ -66,7 +66,7 @@ class _Matcher:
             self.order = _order(source, target)
             self.pairs = stage_pairs(source, target)
             self.first = target.first_convolution()
-            self.input: InputMap = input_map(source, target)
+            self.mix, self.offsets = input_map(source, target)
 
     def moves(self) -> list[Move]:
         return [self._move(name, shape) for name, shape in self.target.shapes.items()]
@@ -130,11 +130,11 @@ class _Matcher:
             kernel = [source[2 + axis] for axis in self.order]
             steps += [_kernel(axis, kernel[axis], size, transposed) for axis, size in enumerate(target[2:])
                       if size != kernel[axis]]  # fmt: skip
-        if name == self.first and self.input.mix:
-            steps.append(self.input.mix)
+        if name == self.first and self.mix:
+            steps.append(self.mix)
             source = (source[0], target[1], *source[2:])
-        if name == self.first.replace("weight", "bias") and any(self.input.offsets):
-            steps.append(Offset(origin.replace("bias", "weight"), self.input.offsets))
+        if name == self.first.replace("weight", "bias") and any(self.offsets):
+            steps.append(Offset(origin.replace("bias", "weight"), self.offsets))
         if source[:2] != target[:2] if len(target) == 5 else source != target:
             steps.append(self._narrow(name, origin, source, target, transposed))
         return tuple(steps)

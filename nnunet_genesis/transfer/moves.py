@@ -52,7 +52,6 @@ class Permute(Step):
         return f"axes reordered {self.order}"
 
     def apply(self, value: torch.Tensor, target: torch.Tensor, source: Tensors) -> torch.Tensor:
-        """See :class:`Step`."""
         return value.permute(0, 1, *(2 + axis for axis in self.order))
 
 
@@ -75,7 +74,6 @@ class Kernel(Step):
         return f"kernel {verb} {self.size} along {AXES[self.axis]}"
 
     def apply(self, value: torch.Tensor, target: torch.Tensor, source: Tensors) -> torch.Tensor:
-        """See :class:`Step`."""
         dimension = 2 + self.axis
         if self.how == "repeat":
             return value.repeat_interleave(self.size, dimension)
@@ -100,7 +98,6 @@ class Mix(Step):
         return self.text
 
     def apply(self, value: torch.Tensor, target: torch.Tensor, source: Tensors) -> torch.Tensor:
-        """See :class:`Step`."""
         matrix = value.new_tensor(self.matrix)
         mixed = torch.einsum("oc...,dc->od...", value, matrix)
         untouched = ~matrix.any(1)
@@ -110,7 +107,6 @@ class Mix(Step):
         return mixed
 
     def placed(self, elements: int, shape: Shape) -> int:
-        """See :class:`Step`."""
         return elements // shape[1] * sum(map(any, self.matrix))
 
 
@@ -125,7 +121,6 @@ class Offset(Step):
         return "intensity offset folded in"
 
     def apply(self, value: torch.Tensor, target: torch.Tensor, source: Tensors) -> torch.Tensor:
-        """See :class:`Step`."""
         weight = source[self.weight].float()
         return value + weight.sum(dim=(2, 3, 4)) @ weight.new_tensor(self.offsets)
 
@@ -152,7 +147,6 @@ class Narrow(Step):
         return "leading channels, rescaled" if self.segments else "leading channels"
 
     def apply(self, value: torch.Tensor, target: torch.Tensor, source: Tensors) -> torch.Tensor:
-        """See :class:`Step`."""
         result = target.clone()
         if not self.segments:
             result[: self.outputs] = value[: self.outputs]
@@ -170,7 +164,6 @@ class Narrow(Step):
         return result.transpose(0, 1) if self.transposed else result
 
     def placed(self, elements: int, shape: Shape) -> int:
-        """See :class:`Step`."""
         out, into = (1, 0) if self.transposed else (0, 1)
         elements = elements // shape[out] * self.outputs
         return elements // shape[into] * sum(map(min, self.segments)) if self.segments else elements

@@ -140,6 +140,12 @@ def a_cycle(file, folder):
         file[f"hub{index}"] = file["/"]
 
 
+def thousands(file, folder):
+    for index in range(101):
+        for inside in range(100):
+            file.create_group(f"{index}/{inside}")
+
+
 def two_of_one(file, folder):
     file["a/depth_0_conv/bias"] = file["b/depth_0_conv/bias"] = np.zeros(3)
 
@@ -147,8 +153,8 @@ def two_of_one(file, folder):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (external_link, r"the link 'x' in '/', which could point at other files"),
-        (soft_link, r"the link 'kernel' in 'depth_0_conv'"),
+        (external_link, "the link 'x', which could point at other files"),
+        (soft_link, "the link 'depth_0_conv/kernel'"),
         (external_storage, "data outside the file"),
         (virtual, "data outside the file"),
         (never_written, r"the shape \[1000000000000\] with 0 bytes of data"),
@@ -156,7 +162,8 @@ def two_of_one(file, folder):
         (compressed, "compressed data"),
         (of_text, "Expected an array of numbers"),
         (six_axes, "shape .*1, 1"),
-        (a_cycle, "more than 10000 nodes"),
+        (a_cycle, "expected weights in one of the formats"),
+        (thousands, "more than 10000 nodes"),
         (two_of_one, "expected one depth_0_conv/bias, found two"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_genesis.transfer.matching import match
-from nnunet_genesis.transfer.moves import Move, Reason, part_of
+from nnunet_genesis.transfer.moves import Move, Reason
 from nnunet_genesis.transfer.report import LoadReport
 from tests.nnunet_genesis.networks import BOTH, FIRST, describe, network, same, transfer, values
 
@@ -48,7 +48,7 @@ def test_heads_are_never_transferred():
     source, target = network(seed=1), network(seed=2)
     moves = transfer(source, target).values()
     assert same(target.decoder.seg_layers, network(seed=2).decoder.seg_layers)
-    heads = [move for move in moves if part_of(move.target) == "head"]
+    heads = [move for move in moves if move.part == "head"]
     assert len(heads) == 6
     assert {move.operation for move in heads} == {"skip"}
 
