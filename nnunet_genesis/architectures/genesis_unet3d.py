@@ -68,11 +68,11 @@ class GenesisUNet3D(AbstractDynamicNetworkArchitectures):
         features_per_stage: channels after each level's second convolution; even numbers.
         deep_supervision: give an output for every level of the decoder.
         norm_eps: epsilon of the batch norms; 1e-3 for the Keras weights.
-        input_scale: per channel, what maps the input to [0, 1]: see :class:`InputMap`. None: the input stays as it is.
-        input_shift: likewise; both or neither.
-        n_stages: must be 4: it and the next two are in the plans because nnU-Net reads them there.
-        strides: must be 1, then 2 three times.
-        kernel_sizes: must be 3 everywhere.
+        input_scale: per channel, what maps the input to [0, 1]: see :class:`InputMap`.
+        input_shift: likewise.
+        n_stages: in the plans because nnU-Net reads it there, as the next two, but fixed.
+        strides: likewise.
+        kernel_sizes: likewise.
 
     Raises:
         GenesisError: an argument asks for another network than this one.
@@ -92,7 +92,11 @@ class GenesisUNet3D(AbstractDynamicNetworkArchitectures):
         kernel_sizes: Sequence[Sequence[int]] = KERNEL_SIZES,
     ):
         super().__init__()
-        _check_arguments(features_per_stage, n_stages, strides, kernel_sizes)
+        even = len(features_per_stage) == len(STRIDES) and all(n > 0 and n % 2 == 0 for n in features_per_stage)
+        _check("n_stages", n_stages, len(STRIDES), n_stages == len(STRIDES))
+        _check("strides", strides, STRIDES, tuple(map(tuple, strides)) == STRIDES)
+        _check("kernel_sizes", kernel_sizes, KERNEL_SIZES, tuple(map(tuple, kernel_sizes)) == KERNEL_SIZES)
+        _check("features_per_stage", features_per_stage, "four even numbers above 0", even)
         self.key_to_encoder = "encoder.stages"
         self.key_to_stem = "encoder.stages.0"
         self.keys_to_in_proj = ("encoder.stages.0.0.convs.0.all_modules.0", "encoder.stages.0.0.convs.0.conv")
@@ -171,7 +175,6 @@ class GenesisDecoder(UNetDecoder):
             self.stages[level] = conv_pair(encoder, below + skip, (skip, skip))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Count as the network does."""
         channels = self.encoder.output_channels
         wider = [
             (below - skip) * np.prod([length // 2**level for length in input_size], dtype=np.int64)
@@ -188,22 +191,12 @@ def conv_pair(encoder: GenesisEncoder, inputs: int, outputs: tuple[int, int]) ->
     )  # fmt: skip
 
 
-def _check_arguments(
-    features: Sequence[int], n_stages: int, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]]
-) -> None:
-    even = len(features) == len(STRIDES) and all(number > 0 and number % 2 == 0 for number in features)
-    expected = {
-        "n_stages": (n_stages, len(STRIDES), n_stages == len(STRIDES)),
-        "strides": (strides, STRIDES, tuple(map(tuple, strides)) == STRIDES),
-        "kernel_sizes": (kernel_sizes, KERNEL_SIZES, tuple(map(tuple, kernel_sizes)) == KERNEL_SIZES),
-        "features_per_stage": (features, "four even numbers above 0", even),
-    }
-    for name, (found, wanted, holds) in expected.items():
-        if not holds:
-            raise GenesisError(
-                f"GenesisUNet3D: architecture argument {name} is {found}, expected {wanted}. The published weights fix "
-                "this network; make plans for it with nnUNetv2_genesis_plan, and change features_per_stage only."
-            )
+def _check(name: str, found: Any, wanted: Any, holds: bool) -> None:
+    if not holds:
+        raise GenesisError(
+            f"GenesisUNet3D: architecture argument {name} is {found}, expected {wanted}. The published weights fix "
+            "this network; make plans for it with nnUNetv2_genesis_plan, and change features_per_stage only."
+        )
 
 
 class BatchStatisticsNorm(nn.Module):
@@ -249,8 +242,8 @@ class InputMap(nn.Module):
 
     Args:
         channels: input channels of the network.
-        scale: factors of the first ``len(scale)`` channels; further ones (the one-hot segmentation of a cascade's
-            previous stage, which is in [0, 1]) are left alone.
+        scale: factors of the first channels; further ones (the one-hot segmentation of a cascade's previous stage,
+            which is in [0, 1]) are left alone.
         shift: as many summands.
 
     Raises:
@@ -268,13 +261,9 @@ class InputMap(nn.Module):
                 f"GenesisUNet3D: expected input_scale and input_shift for each of the {channels} input channels (or "
                 f"neither), found {lengths[0]} and {lengths[1]} numbers. Correct the plans' arch_kwargs, or plan anew."
             )
-        others = channels - lengths[0]
-        self.register_buffer("scale", self._column(scale, [1.0] * others), persistent=False)
-        self.register_buffer("shift", self._column(shift, [0.0] * others), persistent=False)
-
-    @staticmethod
-    def _column(values: Sequence[float] | None, more: list[float]) -> torch.Tensor | None:
-        return None if values is None else torch.tensor([*values, *more]).reshape(-1, 1, 1, 1)
+        for name, values, rest in (("scale", scale, 1.0), ("shift", shift, 0.0)):
+            column = None if values is None else torch.tensor([*values, *[rest] * (channels - len(values))])
+            self.register_buffer(name, column if column is None else column.reshape(-1, 1, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, C, Z, Y, X)."""

@@ -56,12 +56,7 @@ class FixedNetworkPlanner(ExperimentPlanner):
         self.patch_size, self.batch_size = patch_size, batch_size
 
     def architecture(self, schemes: Sequence[str], transpose: Sequence[int]) -> dict[str, Any]:
-        """Turn kernels and strides to the plans' order of the axes.
-
-        Args:
-            schemes: normalisation of each channel.
-            transpose: the order, see :meth:`determine_transpose`.
-        """
+        """Turn kernels and strides to the plans' order of the axes, ``transpose``; ``schemes``: of the channels."""
         order = [self.axes.index("zyx"[axis]) for axis in transpose]
 
         def turned(sizes: Any) -> list[int]:
@@ -111,12 +106,7 @@ class FixedNetworkPlanner(ExperimentPlanner):
         return plan
 
     def _voxels_that_fit(self, architecture: Mapping[str, Any], steps: Sequence[int]) -> float:
-        """Count the voxels of the largest patch, at nnU-Net's reference batch size, in the memory target.
-
-        Args:
-            architecture: entry of the plans.
-            steps: what each axis of a patch is divisible by.
-        """
+        """Count the voxels of the largest patch, of edges divisible by ``steps``, that nnU-Net's estimate allows."""
         channels, labels = len(channel_names(self.dataset_json)), len(self.dataset_json["labels"])
         network: Any = without_values(architecture, channels, labels)  # shapes are all that the estimate needs
         # The same for every patch: its edges are divisible, so the estimate is proportional to its volume.

@@ -17,13 +17,12 @@ PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 GENESIS = "nnunet_genesis.architectures.GenesisUNet3D"
 
-KINDS = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual", "GenesisUNet3D": "Genesis 3D U-Net"}
-# Where the image enters; a residual encoder has a stem before its stages.
-_STEMS = {"residual": ("encoder.stem", "convs.0"), "plain": ("encoder.stages.0", "0.convs.0")}
-_STEMS["Genesis 3D U-Net"] = _STEMS["plain"]
-
 # The trailing name decides; "ResEncL" is nnssl's for a ResidualEncoderUNet of fixed size.
 _CLASSES = {"PlainConvUNet": PLAIN, "ResidualEncoderUNet": RESIDUAL, "ResEncL": RESIDUAL, "GenesisUNet3D": GENESIS}
+_KINDS = {PLAIN: "plain", RESIDUAL: "residual", GENESIS: "Genesis 3D U-Net"}
+# Where the image enters; a residual encoder has a stem before its stages.
+_STEMS = {RESIDUAL: ("encoder.stem", "convs.0"), PLAIN: ("encoder.stages.0", "0.convs.0")}
+_STEMS[GENESIS] = _STEMS[PLAIN]
 _PACKAGES = ("", "dynamic_network_architectures", "nnunet_genesis")
 
 _OPERATIONS = {
@@ -65,9 +64,9 @@ _LIMIT = 65536
 
 
 def kind_of(class_name: str) -> str:
-    """Name the kind of network (see :data:`KINDS`) that a class builds; other classes are a kind of their own."""
+    """Name the kind of network that a class builds; other classes than ours are a kind of their own."""
     name = class_name.rpartition(".")[2]
-    return KINDS.get(name, name)
+    return _KINDS.get(_CLASSES.get(name, ""), name)
 
 
 def first_convolution(names: Iterable[str]) -> str | None:
@@ -98,14 +97,10 @@ def without_values(
 
 
 def adaptation_entries(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what nnssl's adaptation plan says of a network.
-
-    Args:
-        architecture: entry of nnU-Net's plans.
-    """
+    """Return what nnssl's adaptation plan says of the network that an entry of nnU-Net's plans describes."""
     class_name, arguments = architecture["network_class_name"].rpartition(".")[2], architecture["arch_kwargs"]
     is_res_enc_l = _CLASSES.get(class_name) == RESIDUAL and RES_ENC_L.items() <= arguments.items()
-    stem, block = _STEMS.get(kind_of(class_name), (None, None))
+    stem, block = _STEMS.get(_CLASSES.get(class_name, ""), (None, None))
     return {
         "architecture_plans": {
             "arch_class_name": "ResEncL" if is_res_enc_l else class_name,
@@ -114,9 +109,8 @@ def adaptation_entries(architecture: Mapping[str, Any]) -> dict[str, Any]:
         },
         "key_to_encoder": "encoder.stages",
         "key_to_stem": stem,
-        "keys_to_in_proj": [
-            f"{stem}.{block}.{name}" for name in ("conv", "all_modules.0") if stem
-        ],  # one tensor, twice
+        # one tensor, twice
+        "keys_to_in_proj": [f"{stem}.{block}.{name}" for name in ("conv", "all_modules.0") if stem],
         "key_to_lpe": None,
     }
 
@@ -124,15 +118,15 @@ def adaptation_entries(architecture: Mapping[str, Any]) -> dict[str, Any]:
 def own_words(class_name: Any, arguments: Any, file: Path) -> dict[str, Any]:
     """Make the ``architecture`` entry of nnU-Net's plans of our own constants and checked numbers.
 
-    Args:
-        class_name: the network's class, with or without its module.
-        arguments: its arguments, operations given by name.
-        file: for messages.
-
     Raises:
         GenesisError: the class or an operation isn't one that we know, or an argument isn't a number.
     """
-    network = class_path(class_name, file)
+    module, _, name = str(class_name).rpartition(".")
+    if not isinstance(class_name, str) or name not in _CLASSES or module.split(".")[0] not in _PACKAGES:
+        raise GenesisError(
+            f"{file}: expected weights of one of {', '.join(_CLASSES)}, found {str(class_name)[:80]!r}. Other "
+            "architectures can't be transferred into nnU-Net's U-Nets: use other weights."
+        )
     if not isinstance(arguments, dict):
         raise GenesisError(
             f"{file}: expected the arguments of {class_name} (arch_kwargs), found {type(arguments).__name__}; the "
@@ -144,25 +138,10 @@ def own_words(class_name: Any, arguments: Any, file: Path) -> dict[str, Any]:
         if name != "deep_supervision"  # the trainer's choice, no property of the weights
     }
     return {
-        "network_class_name": network,
+        "network_class_name": _CLASSES[name],
         "arch_kwargs": ours,
         "_kw_requires_import": [name for name in IMPORTED if name in ours],
     }
-
-
-def class_path(class_name: Any, file: Path) -> str:
-    """Look up our path of the class that ``class_name`` names.
-
-    Raises:
-        GenesisError: it is none of those that we know.
-    """
-    module, _, name = str(class_name).rpartition(".")
-    if not isinstance(class_name, str) or name not in _CLASSES or module.split(".")[0] not in _PACKAGES:
-        raise GenesisError(
-            f"{file}: expected weights of one of {', '.join(_CLASSES)}, found {str(class_name)[:80]!r}. Other "
-            "architectures can't be transferred into nnU-Net's U-Nets: use other weights."
-        )
-    return _CLASSES[name]
 
 
 def _operation(argument: str, value: Any, file: Path) -> str | None:

@@ -25,10 +25,6 @@ def write(checkpoint: Mapping[str, Any], path: str) -> None:
     nnU-Net's state dict names each tensor up to four times. The name that ``named_parameters()`` gives is kept, the
     others go to the header as ``aliases``.
 
-    Args:
-        checkpoint: as ``torch.save`` would get it.
-        path: of the new file.
-
     Raises:
         GenesisError: record or plan hold more than plain data.
     """

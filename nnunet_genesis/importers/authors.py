@@ -25,16 +25,7 @@ Filler = Callable[[str, tuple[int, ...]], tuple[torch.Tensor, str] | None]
 
 @dataclass(frozen=True)
 class Published:
-    """One of the files.
-
-    Attributes:
-        format: its name among our formats.
-        name: of plans and data set.
-        method: how the weights were trained.
-        mean: in HU, subtracted after clipping to ±1000 HU.
-        std: in HU, what the difference is divided by.
-        notes: what the user should know.
-    """
+    """One of the files; intensities were clipped to ±1000 HU, ``mean`` subtracted, and divided by ``std``."""
 
     format: str
     name: str
@@ -53,16 +44,10 @@ class Published:
         fill: Filler,
         keep_axes: bool,
     ) -> Imported:
-        """Place a file's tensors in our network.
+        """Place a file's tensors, with kernels (out, in, x, y, z), in our network.
 
-        Args:
-            source: the file.
-            state: its tensors by its names; kernels (out, in, x, y, z).
-            wanted: our network's, in that order of axes.
-            architecture: nnU-Net's entry, in the order that is asked for.
-            origin: the file's name by ours.
-            fill: see :data:`Filler`.
-            keep_axes: leave kernels and sizes in (x, y, z).
+        ``wanted`` is in that order of axes, ``architecture`` in the one that is asked for; ``origin``: the file's name
+        by ours.
 
         Raises:
             GenesisError: a tensor is missing, or isn't what it should be.

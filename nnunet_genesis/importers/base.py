@@ -126,13 +126,7 @@ class Layout:
 
     @classmethod
     def of(cls, architecture: Mapping[str, Any], inputs: int, outputs: int, file: Path) -> "Layout":
-        """List names and shapes of a network.
-
-        Args:
-            architecture: as :func:`nnunet_genesis.checkpoint.architecture.own_words` gives it.
-            inputs: input channels.
-            outputs: output channels.
-            file: for messages.
+        """List names and shapes of the network that an entry of plans, in our own words, describes.
 
         Raises:
             GenesisError: there is no such network.
@@ -174,11 +168,9 @@ class Layout:
         return found
 
     def fill(self, state: Mapping[str, torch.Tensor], origin: Mapping[str, str] | None = None) -> Tensors:
-        """Make a whole state dict, duplicated names included.
+        """Make a whole state dict, duplicated names included, of tensors by canonical name; others are ignored.
 
-        Args:
-            state: tensors by canonical name; others are ignored.
-            origin: name in the file by canonical name, for messages.
+        ``origin``: name in the file by canonical name, for messages.
 
         Raises:
             GenesisError: a tensor is missing or has another shape.
@@ -220,13 +212,7 @@ def minimal_plans(
 ) -> dict[str, Any]:
     """Make nnU-Net plans of one configuration, :data:`CONFIGURATION`, of what is known of a foreign network.
 
-    Args:
-        name: plans and data set name.
-        architecture: nnU-Net's ``architecture`` entry.
-        patch_size: in voxels, in the record's axis order.
-        spacing: in mm, in the record's axis order, or None where it isn't known.
-        schemes: normalisation of each channel.
-        properties: ``foreground_intensity_properties_per_channel``.
+    Sizes (voxels, mm; the spacing may be None) are in the record's order of axes; ``properties``: of the foreground.
     """
     configuration = {
         "patch_size": patch_size,

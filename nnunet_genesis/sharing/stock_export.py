@@ -14,14 +14,7 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     """Copy ``TRAINER__PLANS__CONFIG`` with ``trainer_name`` rewritten to nnU-Net's own trainer.
 
     The fine-tuned network is nnU-Net's own, so stock ``nnUNetv2_predict`` gives identical output from the copy.
-
-    Args:
-        model_folder: a results folder with ``plans.json``, ``dataset.json`` and ``fold_X/checkpoint_*.pth``.
-        output: the copy's folder, in nnU-Net's naming; default: beside the original, as
-            ``nnUNetTrainer__PLANS__CONFIG``.
-
-    Returns:
-        The copy's folder.
+    Returns the copy's folder, by default ``nnUNetTrainer__PLANS__CONFIG`` beside the original.
 
     Raises:
         GenesisError: the folder isn't a model, its network isn't nnU-Net's own, or the output exists.

@@ -27,13 +27,10 @@ def stage_of(name: str, stages: int) -> int | None:
 
 
 def match(source: Network, target: Network, parts: Collection[str], partial_widths: bool = False) -> list[Move]:
-    """Match every target tensor with the source tensor that plays the same part.
+    """Match every target tensor, each named once, with the source tensor that plays the same part.
 
-    Args:
-        source: the pretrained network.
-        target: the network to fill; its ``shapes`` hold each tensor once.
-        parts: what to transfer, of ``encoder``, ``decoder`` and ``head``.
-        partial_widths: transfer the leading channels and blocks where the numbers differ.
+    Transfers ``parts`` of ``encoder``, ``decoder`` and ``head``; with ``partial_widths`` the leading channels and
+    blocks where the numbers differ.
     """
     return _Matcher(source, target, parts, partial_widths).moves()
 

@@ -65,14 +65,7 @@ class Network:
 def target_network(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], shapes: Mapping[str, Shape]
 ) -> Network:
-    """Describe the network that nnU-Net builds for a configuration.
-
-    Args:
-        plans: content of nnU-Net's plans file.
-        configuration: its name, e.g. ``3d_fullres``.
-        dataset_json: content of ``dataset.json``, for the names of the channels.
-        shapes: of the network's ``named_parameters()``.
-    """
+    """Describe the network, of these ``named_parameters()``, that nnU-Net builds for a configuration."""
     manager = PlansManager(dict(plans))
     spacing = manager.get_configuration(configuration).spacing
     return _network(manager, configuration, channel_names(dataset_json), shapes, spacing, axis_order(plans))

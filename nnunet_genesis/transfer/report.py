@@ -65,11 +65,7 @@ class LoadReport:
         )
 
     def require(self, min_coverage: float) -> None:
-        """Stop if there is a :meth:`refusal`.
-
-        Raises:
-            GenesisError: with the refusal and the whole report.
-        """
+        """Raise a :meth:`refusal`, and the whole report, as GenesisError, if there is one."""
         if refusal := self.refusal(min_coverage):
             raise GenesisError(f"{refusal}\n{self.to_text()}")
 

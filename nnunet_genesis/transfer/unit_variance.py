@@ -18,15 +18,12 @@ LEAST_VARIANCE = 1e-3  # below it a channel is as good as constant, and the norm
 
 @torch.no_grad()
 def scale_to_unit_variance(network: nn.Module, loaded: Collection[str], batches: Iterable[torch.Tensor]) -> int:
-    """Scale output channels of the ``loaded`` convolutions that an instance norm follows, in place.
+    """Scale output channels of the ``loaded`` convolutions that an instance norm follows, in place; return how many.
 
     Args:
         network: any of nnU-Net's.
-        loaded: names of parameters that were loaded; others are left.
+        loaded: names of parameters.
         batches: inputs, (batch, channels, z, y, x), on the network's device.
-
-    Returns:
-        The number of convolutions that were scaled.
     """
     blocks = {
         name: module
