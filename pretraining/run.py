@@ -88,7 +88,7 @@ def pretrain(
     if num_gpus == 1:
         with StopSignals(), process_group(device):
             return _run(asked)
-    _check(asked, num_gpus)
+    _check(asked, num_gpus, asked.continue_training)
     _spawn(num_gpus, asked)
     folder = get_output_folder(dataset, trainer, plans_name, configuration, fold)
     return Path(folder) / FINAL
@@ -141,10 +141,11 @@ def _run_rank(number: int, processes: int, errors: Any, asked: _Asked, start_met
 
 
 def _run(asked: _Asked) -> Path:
-    prepared = together(lambda: _check(asked, 1 + local_gpu()))
-    plans = prepared.plans
     restarted = any(gather(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"))
-    plans["continue_training"] = asked.continue_training or restarted
+    going_on = asked.continue_training or restarted
+    prepared = together(lambda: _check(asked, 1 + local_gpu(), going_on))
+    plans = prepared.plans
+    plans["continue_training"] = going_on
     kind, dataset_json = find_trainer(asked.trainer), prepared.dataset_json
     trainer = together(lambda: kind(plans, asked.configuration, asked.fold, dataset_json, asked.device))
     folder = Path(trainer.output_folder)
@@ -183,10 +184,10 @@ def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted
     return found
 
 
-def _check(asked: _Asked, gpus: int) -> PlannedDataset:
+def _check(asked: _Asked, gpus: int, going_on: bool) -> PlannedDataset:
     """Refuse what can't work before anything is written; returns the preprocessed data set."""
     options, kind = RestorationOptions(**asked.options), find_trainer(asked.trainer)
-    if asked.init and not asked.continue_training:
+    if asked.init and not going_on:  # a run that goes on doesn't need the file
         regular_file(asked.init)
     found = planned_dataset(asked.dataset, asked.plans_name, asked.configuration)
     refuse_while_prepared(found.folder)

@@ -122,11 +122,12 @@ class Protocol:
         variables = {
             "epochs": b.epochs,
             "iterations": b.iterations,
-            "peak_lr": b.lr,
+            "schedule": b.schedule,
             "optimizer": b.optimizer,
             "precision": b.precision,
             "seed": self.args.seed,
         }
+        variables |= {"peak_lr": b.lr} if b.lr else {}
         if arm != "scratch":
             variables["weights"] = self.final(named("nnUNetTrainerRestoration", variant), fold)
             variables |= {"unit_variance": b.unit_variance} if b.unit_variance != "auto" else {}

@@ -27,14 +27,15 @@ class Budget:
     pretraining_lr: float = _published(1e-3, "peak learning rate of pretraining")
     epochs: int = _published(1000, "epochs of fine-tuning")
     iterations: int = _published(250, "iterations of an epoch of fine-tuning")
-    lr: float = _published(1e-3, "peak learning rate of fine-tuning")
+    lr: float = _published(0.0, "peak learning rate of fine-tuning (0: by the run's length, docs/schedules.md)")
     optimizer: str = _published("sgd", "optimiser of fine-tuning")
     precision: str = _published("fp32", "number format of fine-tuning on a CPU")
     unit_variance: str = _published("auto", "loaded kernels scaled to unit variance (auto: with sgd; 0, 1)")
+    schedule: str = _published("warmup", "schedule of fine-tuning: warmup, sawtooth or poly")
     pretraining_batch_size: int = _published(0, "batch size of pretraining (0: as planned)")
 
 
-BUDGETS = {"full": Budget(), "cpu": Budget(25, 80, 2e-3, 25, 30, 1e-2, "sgd", "auto")}
+BUDGETS = {"full": Budget(), "cpu": Budget(25, 80, 2e-3, 25, 30, precision="auto")}
 
 
 def budget_of(args: argparse.Namespace) -> Budget:

@@ -34,6 +34,11 @@ def convert(source: Source) -> Imported:
         GenesisError: the checkpoint is 2D, of an unknown architecture, incomplete or damaged.
     """
     state = source.tensors("network_weights")
+    if "head.weight" in state and not any(name.startswith("decoder.") for name in state):
+        raise GenesisError(
+            f"{source.path}: expected a network that segments, found a classifier's encoder and head, of which no "
+            "segmentation weights are made. Use the weights that it began with; a classifier is shared as its folder."
+        )
     plans, name, dataset = _init_args(source)
     planned = plans["configurations"][name]
     layout, found = own_layout(state, planned["architecture"], source.path)

@@ -20,7 +20,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers.repository import FILES
 from nnunet_genesis.inspection import inspect_weights
 from nnunet_genesis.sharing.hub_export import export_hub, to_text
-from pretraining.run import pretrain
+from pretraining.run import BEGUN, pretrain
 from tests.conftest import DATA
 from tests.integration.predicting import predict
 from tests.integration.tiny_world import make_raw_dataset
@@ -140,11 +140,15 @@ def test_lineage_citations_and_licence_go_along(walk):
     assert "strictest:   cc-by-sa-4.0" in told
 
 
-def test_a_run_goes_on_without_the_weights_and_not_with_others(walk, tmp_path):
+def test_a_run_goes_on_without_the_weights_and_not_with_others(walk, tmp_path, monkeypatch):
     gone = walk.weights.rename(tmp_path / "moved.pth")
     options = {"device": CPU, "continue_training": True}
     assert pretrain(walk.dataset, CONFIG, PLANS, "all", init=walk.weights, epochs=2, **options) == walk.continued
     assert record(walk.continued)["lineage"][0]["file"] == "genesis.pth"
+    (walk.continued.parent / BEGUN).touch()
+    with monkeypatch.context() as torchrun:
+        torchrun.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert pretrain(walk.dataset, CONFIG, PLANS, "all", init=walk.weights, device=CPU, epochs=2) == walk.continued
     with pytest.raises(GenesisError, match="was started with weights of the SHA-256"):
         pretrain(walk.dataset, CONFIG, PLANS, "all", init=walk.continued, **options)
     gone.rename(walk.weights)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from torch import distributed as dist
+from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.faults.training_runs import Run, assert_equal_runs, runs
@@ -115,20 +116,34 @@ def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(w
     assert final["logging"]["lrs"][1] == pytest.approx(1e-3 * 0.75**0.9)
 
 
-def test_several_processes_wait_for_the_gradients_that_a_phase_has(world, tmp_path, monkeypatch):
-    """DDP knows the gradients from when it was made: one made for everything would stop at the frozen encoder."""
-    trainer = make_trainer(monkeypatch, make_run(world, tmp_path, schedule="sawtooth"))
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting point'}", rank=0, world_size=1)
-    try:
-        trainer.is_ddp, trainer.network = True, DistributedDataParallel(trainer.network)
-        image = torch.rand(1, 1, *trainer.configuration_manager.patch_size)
-        for frozen in (True, False):
-            trainer._freeze_encoder(frozen)
-            for _ in range(2):
-                trainer.optimizer.zero_grad()
-                sum(output.sum() for output in trainer.network(image)).backward()
-            found = {name for name, p in trainer.bare_network().named_parameters() if p.grad is not None}
-            assert any(name.startswith("encoder.") for name in found) != frozen
-            assert "decoder.seg_layers.0.weight" in found
-    finally:
-        dist.destroy_process_group()
+def _sawtooth_rank(rank: int, folder: str) -> None:
+    """Train the decoder, then everything, one step each with images of the rank's own; keep what there is then."""
+    made = get_trainer_from_args("701", "3d_fullres", 1, SCRATCH, device=CPU)  # before the group: nnU-Net wants CUDA
+    made.initialize()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting point", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    made.is_ddp, made.network = True, DistributedDataParallel(made.network)
+    found = []
+    for frozen in (True, False):
+        made._freeze_encoder(frozen)
+        for _ in range(2):  # DDP made for everything would wait for the encoder in the second
+            made.optimizer.zero_grad()
+            image = torch.rand(1, 1, *made.configuration_manager.patch_size)
+            sum(output.square().mean() for output in made.network(image)).backward()
+            made.optimizer.step()
+        found.append({n: (p.detach().clone(), p.grad) for n, p in made.bare_network().named_parameters()})
+    torch.save(found, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+def test_two_processes_wait_for_the_gradients_that_a_phase_has_and_stay_equal(world, tmp_path, monkeypatch):
+    before = dict(make_trainer(monkeypatch, make_run(world, tmp_path, schedule="sawtooth")).network.named_parameters())
+    multiprocessing.spawn(_sawtooth_rank, (str(tmp_path),), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1))
+    for frozen, first, second in zip((True, False), one, other, strict=True):
+        for name, (value, gradient) in first.items():
+            assert torch.equal(value, second[name][0])
+            if name.startswith("encoder."):
+                assert (gradient is None) == frozen
+                assert torch.equal(value, before[name]) or not frozen
+        assert first["decoder.seg_layers.0.weight"][1].any()

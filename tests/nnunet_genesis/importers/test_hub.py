@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -124,6 +127,16 @@ def test_what_is_fetched_is_said_first_and_recorded(server):
     asked = len([path for path in server.asked if path.startswith("GET /ORG")])
     assert hub.fetch("hf:ORG/NAME@main", said.append) == (folder, source)
     assert len([path for path in server.asked if path.startswith("GET /ORG")]) == asked  # from the cache
+
+
+def test_the_command_asks_whom_the_librarys_variable_names(server, tmp_path):
+    variables = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "a home")}
+    command = [sys.executable, "-c", "from nnunet_genesis.cli import import_; import_()", "hf:ORG/NAME", "-o", "g.pth"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"Fetching from {variables['HF_ENDPOINT']}/ORG/NAME, commit {COMMIT}" in done.stdout
+    assert f"source hf:ORG/NAME@{COMMIT}" in done.stdout
+    assert (tmp_path / "a home" / "hub").is_dir()
 
 
 def test_a_download_that_is_cut_off_goes_on(server):

@@ -272,6 +272,14 @@ def test_2d_is_refused(tmp_path):
         importers.convert(tmp_path / "f.pth")
 
 
+def test_a_classifier_is_refused_in_a_sentence():
+    content = v2_content()
+    encoder = {name: value for name, value in content["network_weights"].items() if name.startswith("encoder.")}
+    content["network_weights"] = encoder | {"head.weight": torch.zeros(2, 8), "head.bias": torch.zeros(2)}
+    with pytest.raises(GenesisError, match=r"f\.pth: expected a network that segments, found a classifier's"):
+        from_v2(content)
+
+
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerGenesisScratch"])
 def test_a_checkpoint_of_a_real_trainer(name, nnunet_folders, tmp_path, monkeypatch):
     from nnunet_genesis import trainer as ours
