@@ -27,18 +27,16 @@ def _same(source: Source) -> Imported:
     return Imported(dict(source.content) | own, {name: list(value.shape) for name, value in weights.items()})
 
 
-# The authors' files: axes (x, y, z), which can be reversed or kept.
-_WITH_AXES: dict[str, Callable[[Source, bool], Imported]] = {
+_IMPORTERS: dict[str, Callable[..., Imported]] = {
     "nnunet_v1": nnunet_v1.convert,
     "genesis_unet3d": genesis_unet3d.convert,
     "keras": keras.convert,
-}
-_PLAIN: dict[str, Callable[[Source], Imported]] = {
     "nnssl": nnssl.convert,
     "nnunet_v2": nnunet_v2.convert,
     "genesis": _same,
 }
-FORMATS = (*_WITH_AXES, *_PLAIN)
+FORMATS = tuple(_IMPORTERS)
+_WITH_AXES = FORMATS[:3]  # the authors' files: axes (x, y, z), which can be reversed or kept
 
 
 def read(path: str | Path) -> Source:
@@ -89,20 +87,18 @@ def convert(
 
 def _converted(source: Source, format: str | None, keep_axes: bool) -> Imported:
     name = format or detect(source.content)
-    if name in _WITH_AXES:
-        return _WITH_AXES[name](source, keep_axes)
-    if name not in _PLAIN:
+    if name not in FORMATS:
         found = f"the format {name!r}" if name else f"the keys {some_keys(source.content)}"
         raise GenesisError(
             f"{source.path}: expected weights in one of the formats {', '.join(FORMATS)}, found {found}. Give such "
             "a file, or name its format with --format."
         )
-    if keep_axes:
+    if keep_axes and name not in _WITH_AXES:
         raise GenesisError(
             f"{source.path}: --keep_axes is for the Models Genesis authors' files ({', '.join(_WITH_AXES)}), found the "
             f"format {name}, whose axes are nnU-Net's. Leave it out."
         )
-    return _PLAIN[name](source)
+    return _IMPORTERS[name](source, **({"keep_axes": True} if keep_axes else {}))
 
 
 def detect(content: Mapping[str, Any]) -> str | None:

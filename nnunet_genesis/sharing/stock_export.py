@@ -1,11 +1,14 @@
 """Make a fine-tuned model folder usable without this package."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import read_json, whole_folder
+from nnunet_genesis.files import whole_folder
+from nnunet_genesis.folders import read_plans
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -21,9 +24,8 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     """
     checkpoints = sorted(model_folder.glob("fold_*/checkpoint_*.pth"))
     needed = [model_folder / name for name in ("plans.json", "dataset.json")]
-    missing = [path.name for path in needed if not path.is_file()] + (
-        [] if checkpoints else ["fold_X/checkpoint_*.pth"]
-    )
+    missing = [path.name for path in needed if not path.is_file()]
+    missing += [] if checkpoints else ["fold_X/checkpoint_*.pth"]
     if missing:
         raise GenesisError(
             f"{model_folder}: expected a trained model (TRAINER__PLANS__CONFIG), missing {', '.join(missing)}. Give "
@@ -34,30 +36,22 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     if output.exists():
         raise GenesisError(f"{output}: exists already. Move it away, or choose another folder with -o.")
     with whole_folder(output) as partial:
-        for path in [*needed, model_folder / "dataset_fingerprint.json", *model_folder.glob("fold_*/*.json")]:
+        for path in [*needed, *model_folder.glob("dataset_fingerprint.json"), *model_folder.glob("fold_*/*.json")]:
             target = partial / path.relative_to(model_folder)
             target.parent.mkdir(exist_ok=True)
-            if path.is_file():
-                shutil.copyfile(path, target)
+            shutil.copyfile(path, target)
         for path in checkpoints:
-            target = partial / path.relative_to(model_folder)
-            target.parent.mkdir(exist_ok=True)
-            checkpoint.save({**checkpoint.load(path), "trainer_name": STOCK_TRAINER}, target)
+            content = checkpoint.load(path) | {"trainer_name": STOCK_TRAINER}
+            (partial / path.parent.name).mkdir(exist_ok=True)
+            checkpoint.save(content, partial / path.relative_to(model_folder))
     return output
 
 
 def _refuse_our_networks(plans_file: Path) -> None:
-    plans = read_json(plans_file)
-    try:
-        planned = [configuration.get("architecture", {}) for configuration in plans.get("configurations", {}).values()]
-        ours = [
-            name for entry in planned if (name := str(entry.get("network_class_name"))).startswith("nnunet_genesis.")
-        ]
-    except (TypeError, AttributeError) as error:
-        raise GenesisError(f"{plans_file}: expected nnU-Net's plans, found {error!r}. Restore the file.") from error
-    if ours:
+    plans = read_plans(plans_file)
+    if ours := re.search(r'"network_class_name": "(nnunet_genesis\.[^"]*)"', json.dumps(plans)):
         raise GenesisError(
-            f"{plans_file}: its network is {ours[0]}, expected one of nnU-Net's own: stock nnU-Net can't build it. "
+            f"{plans_file}: its network is {ours[1]}, expected one of nnU-Net's own: stock nnU-Net can't build it. "
             "Share the folder as it is; who predicts with it needs nnunet-genesis (pip install nnunet-genesis)."
         )
 
