@@ -23,11 +23,19 @@ from nnunet_genesis.folders import environment
 # nnU-Net's logs hold numpy's floats; numpy 1 and 2 keep ``scalar``, the first of what such a number is made with, in
 # different modules.
 _SCALAR = np.float64().__reduce__()[0]
-_LFS = b"version https://git-lfs"
 _NUMPY: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(np.dtype, *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8"))),
 ]
+
+# Files of other kinds, by where their mark is and what it is; with what to do.
+_OTHERS = (
+    (0, b"\x1f\x8b", "a gzip archive. Unpack it, and give the file inside."),
+    (257, b"ustar", "a tar archive. Unpack it, and give the file inside."),
+    (0, HDF5, "an HDF5 file (Keras'). Convert it first: nnUNetv2_genesis_import FILE -o genesis.pth."),
+    (0, b"version https://git-lfs", "the pointer that Git LFS leaves where a file wasn't fetched. Run git lfs pull in "
+     "its repository, or download the file itself."),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,23 +146,10 @@ def restricted(path: Path) -> Iterator[None]:
 
 def _check_file(path: Path) -> None:
     with open(path, "rb") as file:
-        start = file.read(len(_LFS))
-        file.seek(257)
-        packed = "gzip" if start.startswith(b"\x1f\x8b") else "tar" if file.read(5) == b"ustar" else None
-    if packed:
-        raise GenesisError(
-            f"{path}: expected a checkpoint, found a {packed} archive. Unpack it, and give the file inside."
-        )
-    if start == _LFS:
-        raise GenesisError(
-            f"{path}: expected a checkpoint, found the pointer that Git LFS leaves where a file wasn't fetched. "
-            "Run git lfs pull in its repository, or download the file itself."
-        )
-    if start.startswith(HDF5):
-        raise GenesisError(
-            f"{path}: expected a checkpoint, found an HDF5 file (Keras'). Convert it first: nnUNetv2_genesis_import "
-            "FILE -o genesis.pth."
-        )
+        start = file.read(300)
+    for offset, mark, found in _OTHERS:
+        if start.startswith(mark, offset):
+            raise GenesisError(f"{path}: expected a checkpoint, found {found}")
     if start.startswith(ZIP):
         try:
             check_archive(path)
