@@ -32,11 +32,14 @@ def match(source: Network, target: Network, parts: Collection[str], partial_widt
     Transfers ``parts`` of ``encoder``, ``decoder`` and ``head``; with ``partial_widths`` the leading channels and
     blocks where the numbers differ.
     """
-    return _Matcher(source, target, parts, partial_widths).moves()
+    matcher = _Matcher(source, target, parts, partial_widths)
+    return [matcher.move(name, shape) for name, shape in target.shapes.items()]
 
 
 def stage_pairs(source: Network, target: Network) -> list[int | None]:
     """Return the source stage of every target stage; see :func:`nnunet_genesis.transfer.alignment.align`."""
+    if source.kind != target.kind:
+        return [None] * len(target.strides)
     order = _order(source, target)
     strides = [[stride[axis] for axis in order] for stride in source.strides]
     if strides == [list(stride) for stride in target.strides]:  # the same network, whatever the spacing
@@ -58,17 +61,13 @@ class _UnplaceableError(Exception):
 class _Matcher:
     def __init__(self, source: Network, target: Network, parts: Collection[str], partial_widths: bool):
         self.source, self.target, self.parts, self.partial_widths = source, target, parts, partial_widths
-        self.same_kind = source.kind == target.kind
+        self.pairs, self.same_kind = stage_pairs(source, target), source.kind == target.kind
         if self.same_kind:
             self.order = _order(source, target)
-            self.pairs = stage_pairs(source, target)
             self.first = target.first_convolution()
             self.mix, self.offsets = input_map(source, target)
 
-    def moves(self) -> list[Move]:
-        return [self._move(name, shape) for name, shape in self.target.shapes.items()]
-
-    def _move(self, name: str, shape: Shape) -> Move:
+    def move(self, name: str, shape: Shape) -> Move:
         try:
             origin = self._counterpart(name)
             steps = self._steps(name, origin, self.source.shapes[origin], shape)

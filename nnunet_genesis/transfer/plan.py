@@ -46,19 +46,9 @@ def plan_transfer(
     """
     source = source_network(weights)
     moves = match(source, target, parts, partial_widths)
-    pairs = stage_pairs(source, target) if source.kind == target.kind else [None] * len(target.strides)
-    sizes = resolutions(target.strides, target.spacing)
+    stages = list(zip(resolutions(target.strides, target.spacing), stage_pairs(source, target), strict=True))
     unit = "voxels" if target.spacing is None else "mm"
-    stages = list(zip(sizes, pairs, strict=True))
-    return LoadReport(
-        str(weights.path),
-        moves,
-        source.kind,
-        stages=stages,
-        unit=unit,
-        warnings=warnings(source, target),
-        sha256=weights.sha256,
-    )
+    return LoadReport(str(weights.path), moves, stages, unit, warnings(source, target), weights.sha256)
 
 
 def warnings(source: Network, target: Network) -> list[str]:
@@ -68,13 +58,15 @@ def warnings(source: Network, target: Network) -> list[str]:
         there = [source.spacing[source.axis_order.index(axis)] for axis in target.axis_order]
         ratios = [max(a / b, b / a) for a, b in zip(there, target.spacing, strict=True)]
         if max(ratios) > MAX_SPACING_RATIO:
+            sizes = ["×".join(f"{length:.3g}" for length in spacing) for spacing in (there, target.spacing)]
             found.append(
-                f"spacing differs by a factor of {max(ratios):.1f}: pretrained at {_mm(there)}, here "
-                f"{_mm(target.spacing)}; structures have other sizes in voxels"
+                f"spacing differs by a factor of {max(ratios):.1f}: pretrained at {sizes[0]} mm, here {sizes[1]} mm; "
+                "structures have other sizes in voxels"
             )
     known = any(name != "unknown" for name in source.channels)  # nnssl's files don't name theirs
     if known and is_ct(source) != is_ct(target):
-        found.append(f"modality differs: pretrained on {_modality(source)}, here {_modality(target)}")
+        names = ["CT" if is_ct(network) else ", ".join(network.channels) for network in (source, target)]
+        found.append(f"modality differs: pretrained on {names[0]}, here {names[1]}")
     for origin, here in zip(source.windows, target.windows, strict=False):
         if origin and here and (origin.lowest > here.lowest + 1 or origin.highest < here.highest - 1):
             found.append(
@@ -90,11 +82,3 @@ def is_ct(network: Network) -> bool:
         window is not None or name.casefold() == "ct"
         for window, name in zip(network.windows, network.channels, strict=True)
     )
-
-
-def _modality(network: Network) -> str:
-    return "CT" if is_ct(network) else ", ".join(network.channels)
-
-
-def _mm(spacing: Collection[float]) -> str:
-    return "×".join(f"{length:.3g}" for length in spacing) + " mm"

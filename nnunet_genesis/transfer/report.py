@@ -21,7 +21,6 @@ class LoadReport:
     Attributes:
         source: the file that the weights come from.
         moves: one per target tensor.
-        kind: of the pretrained network, see :class:`nnunet_genesis.transfer.network.Network`.
         stages: for every encoder stage of the target, its voxel size (one number an axis) and the index of the
             pretrained stage, or ``None``.
         unit: of the voxel sizes: ``mm`` or ``voxels``.
@@ -31,7 +30,6 @@ class LoadReport:
 
     source: str
     moves: Sequence[Move]
-    kind: str = ""
     stages: Sequence[tuple[Sequence[float], int | None]] = ()
     unit: str = "voxels"
     warnings: Sequence[str] = ()
