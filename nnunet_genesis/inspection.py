@@ -133,11 +133,10 @@ def _features(network: Network) -> list[int]:
 
 
 def _normalization(normalization: Mapping[str, Any]) -> list[str]:
-    properties = normalization.get("foreground_intensity_properties_per_channel", {})
+    properties = normalization.get("foreground_intensity_properties_per_channel") or {}
     texts = []
     for channel, scheme in enumerate(normalization.get("schemes", [])):
-        if scheme == "CTNormalization":
-            p = properties[str(channel)]
+        if scheme == "CTNormalization" and (p := properties.get(str(channel))):
             scheme += (
                 f" (HU clipped to {p['percentile_00_5']:.0f} … {p['percentile_99_5']:.0f}, mean {p['mean']:.1f}, "
                 f"sd {p['std']:.1f})"

@@ -172,7 +172,7 @@ def test_weights_that_are_no_finite_numbers(tmp_path, bad):
     torch.save(content(network_weights={"good": torch.zeros(2), "encoder.bad": bad}), tmp_path / "c.pth")
     message = refusal(tmp_path / "c.pth")
     assert "finite" in message
-    assert "'encoder.bad' (and 0 more)" in message
+    assert "'encoder.bad' " in message
     assert "earlier checkpoint" in message
 
 
