@@ -12,7 +12,6 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
-from nnunet_genesis.architectures.genesis_unet3d import architecture
 from nnunet_genesis.architectures.planner import FOR_WEIGHTS, PLANS_NAME, FixedNetworkPlanner, GenesisUNet3DPlanner
 from nnunet_genesis.checkpoint import GenesisWeights, load_weights
 from nnunet_genesis.checkpoint.architecture import GENESIS, own_words
@@ -47,8 +46,8 @@ def plan_network(
     Args:
         dataset: name or id of a data set in nnUNet_raw.
         file: Genesis checkpoint that the plans name.
-        whole: plan for its network, whatever it is, and name its SHA-256 too; otherwise it must be the Genesis 3D
-            U-Net's, which takes its widths and epsilon.
+        whole: its network may be any, and the plans name its SHA-256 too; otherwise it is the Genesis 3D U-Net, of
+            these widths and epsilon.
         patch_size: voxels, in the order of the image's array (z, y, x).
         batch_size: patches.
         spacing: mm of ``3d_fullres``, (z, y, x).
@@ -75,14 +74,17 @@ def plan_network(
     if file:
         weights = load_weights(file)
         options["entry"] = {"weights": str(file.resolve())} | ({"sha256": weights.sha256} if whole else {})
-        if whole:
-            network, options["axes"] = _network(weights)
-            planner = FixedNetworkPlanner if network["network_class_name"] != GENESIS else planner
-        if planner is GenesisUNet3DPlanner:
-            network = _genesis_unet3d(weights)
-        options["network"] = network
+        options["network"], options["axes"] = network, axes = _network(weights)
+        if network["network_class_name"] != GENESIS:
+            planner = FixedNetworkPlanner
+        if not whole and planner is FixedNetworkPlanner:
+            raise GenesisError(
+                f"{file}: expected weights of the original Genesis 3D U-Net, found a {source_network(weights).kind} "
+                "network's. Give Genesis_Chest_CT weights imported with nnUNetv2_genesis_import; for weights of other "
+                "networks use --for in place of --weights."
+            )
         if pretrained_spacing:
-            options["overwrite_target_spacing"] = _spacing(weights, options["axes"])
+            options["overwrite_target_spacing"] = _spacing(weights, axes)
     return _plan(dataset, planner, options)
 
 
@@ -114,26 +116,6 @@ def _plan(dataset: str, planner: type[FixedNetworkPlanner], options: dict[str, A
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints every configuration's dictionary
         planner(name, **options).plan_experiment()
     return file
-
-
-def _genesis_unet3d(weights: GenesisWeights) -> dict[str, Any]:
-    """Describe the Genesis 3D U-Net of the weights' widths and epsilon.
-
-    Raises:
-        GenesisError: they belong to another network.
-    """
-    tensors = weights.network_weights
-    second = [f"encoder.stages.{level}.0.convs.1.conv.weight" for level in range(4)]
-    widths = [tuple(tensors[name].shape[:2]) for name in second if name in tensors]
-    deeper = any(name.startswith("encoder.stages.4.") for name in tensors)
-    if len(widths) != 4 or deeper or any(out != 2 * inside for out, inside in widths):
-        raise GenesisError(
-            f"{weights.path}: expected weights of the original Genesis 3D U-Net (four encoder stages whose second "
-            f"convolution doubles the features), found {widths or 'other tensors'}. Give Genesis_Chest_CT weights "
-            "imported with nnUNetv2_genesis_import; for weights of other networks use --for in place of --weights."
-        )
-    arguments = weights.record.planned.network_arch_init_kwargs
-    return architecture([out for out, _ in widths], float(arguments.get("norm_eps", 1e-5)))
 
 
 def summary(file: Path) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import whole_folder
-from nnunet_genesis.folders import read_plans
+from nnunet_genesis.files import read_json, whole_folder
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -48,8 +47,7 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
 
 
 def _refuse_our_networks(plans_file: Path) -> None:
-    plans = read_plans(plans_file)
-    if ours := re.search(r'"network_class_name": "(nnunet_genesis\.[^"]*)"', json.dumps(plans)):
+    if ours := re.search(r'"network_class_name": "(nnunet_genesis\.[^"]*)"', json.dumps(read_json(plans_file))):
         raise GenesisError(
             f"{plans_file}: its network is {ours[1]}, expected one of nnU-Net's own: stock nnU-Net can't build it. "
             "Share the folder as it is; who predicts with it needs nnunet-genesis (pip install nnunet-genesis)."

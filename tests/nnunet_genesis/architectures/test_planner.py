@@ -22,6 +22,7 @@ from nnunet_genesis.sharing.stock_export import export_stock
 from pretraining.run import pretrain
 from tests.integration.predicting import predict, predict_in_a_process
 from tests.integration.tiny_world import make_raw_dataset, write_image
+from tests.nnunet_genesis.importers.test_planned_files import from_v2, v2_content
 
 CPU = torch.device("cpu")
 ID, NAME = "805", "Dataset805_Genesis"
@@ -171,8 +172,13 @@ def test_epsilon_comes_from_the_weights(narrow, tmp_path):
 def test_weights_of_another_network_are_refused(narrow, tmp_path):
     content = checkpoint.load(narrow["weights"])
     content["network_weights"] = {"encoder.stages.0.0.convs.1.conv.weight": torch.zeros(4, 4, 3, 3, 3)}
-    checkpoint.save(content, tmp_path / "plain.pth")
-    with pytest.raises(GenesisError, match=r"plain.pth: expected weights of the original Genesis 3D U-Net"):
+    checkpoint.save(content, tmp_path / "damaged.pth")
+    with pytest.raises(
+        GenesisError, match=r"damaged.pth: its Genesis record is damaged.*4 strides for 1 encoder stage"
+    ):
+        plan_network(ID, tmp_path / "damaged.pth")
+    checkpoint.save(from_v2(v2_content()).checkpoint, tmp_path / "plain.pth")
+    with pytest.raises(GenesisError, match=r"plain.pth: expected weights of the original Genesis 3D U-Net.*use --for"):
         plan_network(ID, tmp_path / "plain.pth")
 
 
