@@ -14,10 +14,10 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis import checkpoint, importers
-from nnunet_genesis.checkpoint import GenesisWeights, Record
+from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.checkpoint.architecture import without_values
 from nnunet_genesis.checkpoint.citations import texts
-from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, strictest
+from nnunet_genesis.checkpoint.lineage import Origin
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.folders import planned_dataset
 from nnunet_genesis.settings import Settings
@@ -111,7 +111,7 @@ def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
             "normalization": _normalization(record.normalization or {}),
             **{key: getattr(record, key) for key in ("data", "training", "options", "imported", "software", "licence")},
             "lineage": record.lineage or [],
-            "strictest_licence": _strictest(record),
+            "strictest_licence": Origin([{"licence": record.licence}, *(record.lineage or [])]).licence,
             "citations": texts(record.citations),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -119,10 +119,6 @@ def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
             f"{weights.path}: its Genesis record is damaged ({type(error).__name__}: {error}). Write it anew with "
             "nnUNetv2_genesis_pretrain or nnUNetv2_genesis_import."
         ) from error
-
-
-def _strictest(record: Record) -> str:
-    return strictest([record.licence or NOT_STATED, *(Origin([one]).licence for one in record.lineage or ())])
 
 
 def _features(network: Network) -> list[int]:

@@ -20,6 +20,11 @@ from nnunet_genesis.folders import check_plans
 SCHEMA_VERSION = 1
 RESTORATION = "restoration (Models Genesis)"
 
+# Of plans, what is about the weights, beside the configuration.
+_KEPT = (
+    *("dataset_name", "plans_name", "image_reader_writer", "transpose_forward", "transpose_backward", "label_manager"),
+    *("original_median_spacing_after_transp", "original_median_shape_after_transp", "experiment_planner_used"),
+)
 _PACKAGES = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
 
 
@@ -172,6 +177,17 @@ class Record:
             "pretrain_num_input_channels": input_channels,
             "recommended_downstream_patchsize": list(self.patch_size or ()),
         }
+
+
+def one_configuration(
+    plans: Mapping[str, Any], name: str, configuration: Mapping[str, Any], properties: Any
+) -> dict[str, Any]:
+    """Reduce plans to a configuration, as nnU-Net resolves it, and the ``properties`` of the channels' foreground."""
+    return {
+        **{key: plans[key] for key in _KEPT if key in plans},
+        "configurations": {name: {key: value for key, value in configuration.items() if key != "inherits_from"}},
+        "foreground_intensity_properties_per_channel": properties,
+    }
 
 
 def axis_order(plans: Mapping[str, Any]) -> str:

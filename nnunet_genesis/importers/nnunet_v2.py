@@ -7,17 +7,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.checkpoint import CITATIONS, Record
 from nnunet_genesis.checkpoint.architecture import input_channels, own_words
-from nnunet_genesis.checkpoint.record import axis_order
+from nnunet_genesis.checkpoint.record import axis_order, one_configuration
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names
 from nnunet_genesis.importers.base import Imported, Source, own_layout
-
-# Of the plans, beside the configuration that was trained.
-_PLANS = (
-    *("dataset_name", "plans_name", "image_reader_writer", "transpose_forward", "transpose_backward", "label_manager"),
-    *("original_median_spacing_after_transp", "original_median_shape_after_transp", "experiment_planner_used"),
-)
 
 
 def convert(source: Source) -> Imported:
@@ -108,11 +102,8 @@ def _init_args(source: Source) -> tuple[dict[str, Any], str, dict[str, Any]]:
             f"{source.path}: the plans inside it can't be read for configuration {name!r} ({type(error).__name__}: "
             f"{error}). The file is damaged or of a version of nnU-Net that we don't know."
         ) from error
-    configuration = {**configuration, "architecture": architecture}
-    configuration.pop("inherits_from", None)
-    plans = {key: given[key] for key in _PLANS if key in given}
-    plans = {"dataset_name": "unknown", "plans_name": "unknown"} | plans | {"configurations": {name: configuration}}
-    return plans | {"foreground_intensity_properties_per_channel": foreground}, name, plain(dataset, source.path)
+    plans = one_configuration(given, name, configuration | {"architecture": architecture}, foreground)
+    return {"dataset_name": "unknown", "plans_name": "unknown"} | plans, name, plain(dataset, source.path)
 
 
 def _check(configuration: dict[str, Any], foreground: Any) -> None:

@@ -14,6 +14,7 @@ from nnunet_genesis.checkpoint import GenesisWeights, Record
 from nnunet_genesis.checkpoint.architecture import input_channels
 from nnunet_genesis.checkpoint.citations import nnssl_citations
 from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, strictness
+from nnunet_genesis.checkpoint.record import one_configuration
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.files import disk_in_words, whole_folder
@@ -22,11 +23,7 @@ from nnunet_genesis.sharing.model_card import model_card
 
 PANEL = "restoration.png"
 
-# Of a record, what is about the weights: anything else that plans or data hold stays here.
-_PLANS = (
-    *("dataset_name", "plans_name", "image_reader_writer", "transpose_forward", "transpose_backward"),
-    *("original_median_spacing_after_transp", "original_median_shape_after_transp", "experiment_planner_used"),
-)
+# Of a record, what is about the weights: anything else stays here.
 _DATA = ("dataset_name", "channel_names", "number_of_cases", "fold")
 _PARENT = ("file", "sha256", "method", "licence", "imported")
 # A path from the root of a file system, wherever in a text; an address isn't one.
@@ -113,11 +110,8 @@ def _with_origin(record: Record, content: Any, licence: str | None) -> Record:
 
 def shareable(record: Record) -> Record:
     """Return the record without what isn't about the weights; of paths, in whatever text, the last name stays."""
-    configuration = {key: value for key, value in record.planned.configuration.items() if key != "inherits_from"}
-    plans = {key: record.plans[key] for key in _PLANS if key in record.plans}
-    plans |= {"configurations": {record.configuration: configuration}}
-    properties = "foreground_intensity_properties_per_channel"
-    plans[properties] = (record.normalization or {}).get(properties, {})
+    properties = (record.normalization or {}).get("foreground_intensity_properties_per_channel", {})
+    plans = one_configuration(record.plans, record.configuration, record.planned.configuration, properties)
     data = {key: value for key, value in (record.data or {}).items() if key in _DATA}
     lineage = [{key: entry[key] for key in _PARENT if key in entry} for entry in record.lineage or ()]
     changed = dataclasses.replace(record, plans=plans, data=data, lineage=lineage or None)

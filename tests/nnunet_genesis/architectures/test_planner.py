@@ -173,9 +173,7 @@ def test_weights_of_another_network_are_refused(narrow, tmp_path):
     content = checkpoint.load(narrow["weights"])
     content["network_weights"] = {"encoder.stages.0.0.convs.1.conv.weight": torch.zeros(4, 4, 3, 3, 3)}
     checkpoint.save(content, tmp_path / "damaged.pth")
-    with pytest.raises(
-        GenesisError, match=r"damaged.pth: its Genesis record is damaged.*4 strides for 1 encoder stage"
-    ):
+    with pytest.raises(GenesisError, match=r"damaged.pth: its Genesis record is damaged.*4 strides for 1 enc"):
         plan_network(ID, tmp_path / "damaged.pth")
     checkpoint.save(from_v2(v2_content()).checkpoint, tmp_path / "plain.pth")
     with pytest.raises(GenesisError, match=r"plain.pth: expected weights of the original Genesis 3D U-Net.*use --for"):
