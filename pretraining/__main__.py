@@ -35,8 +35,9 @@ def prepare() -> None:
     add("--hu_window", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="CT: clip to these HU, not the body's percentiles; -1000 1000 as published")  # fmt: skip
     numbered = parser.add_mutually_exclusive_group()
-    numbered.add_argument("--channels", action="store_const", const=True,
-                          help="X_0000, X_0001 ... are channels of a case [default: as their folder says]")  # fmt: skip
+    numbered.add_argument("--channels", type=int, nargs="?", const=True, metavar="N",
+                          help="X_0000, X_0001 ... are channels of a case [default: as their folder says]; "
+                          "with N also the N volumes of a 4D file")  # fmt: skip
     numbered.add_argument("--no_channels", dest="channels", action="store_const", const=False,
                           help="each file is a scan, however it is numbered")  # fmt: skip
     add("--val_fraction", type=float, default=0.1, help="share of patients held out [default: 0.1]; labels make folds")

@@ -14,8 +14,7 @@ from nnunet_genesis.folders import SPLITS
 from pretraining.preparation.manifest import PREPARED, Row
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.planning import PreparedDataset
-from pretraining.scans.dicom import digest
-from pretraining.scans.scan import LeftOut, Scan
+from pretraining.scans.scan import LeftOut, Scan, digest
 
 Asked = tuple[Path, pd.DataFrame, list[LeftOut]]  # a label file, its rows by case and patient, labels without a scan
 

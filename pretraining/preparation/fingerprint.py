@@ -20,21 +20,13 @@ from pretraining.scans.scan import LeftOut, Scan
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What nnU-Net's fingerprint needs of one scan.
-
-    Attributes:
-        modality: "CT", "MR", …
-        shape: voxels (z, y, x) after cropping to nonzero.
-        spacing: mm (z, y, x).
-        intensities: (C, samples) random intensities from the body.
-        relative_size: size after cropping, relative to before, in (0, 1].
-    """
+    """What nnU-Net's fingerprint needs of one scan."""
 
     modality: str
-    shape: np.ndarray
-    spacing: np.ndarray
-    intensities: np.ndarray
-    relative_size: float
+    shape: np.ndarray  # voxels (z, y, x) after cropping to nonzero
+    spacing: np.ndarray  # mm (z, y, x)
+    intensities: np.ndarray  # (C, samples), random ones from the body
+    relative_size: float  # after cropping, relative to before, in (0, 1]
 
     def save(self, file: Path) -> None:
         """Write to ``file`` (.npz), whole or not at all."""
@@ -52,12 +44,8 @@ class Analysis:
 def analyse(scan: Scan, asked: str | None, samples: int, cache: Path, labels: bool = False) -> Analysis:
     """Analyse one scan as nnU-Net's fingerprint extractor does, or take the result of an earlier, interrupted run.
 
-    Args:
-        scan: the scan.
-        asked: modality that somebody has named, or ``None``.
-        samples: intensities to sample from the body.
-        cache: folder for results.
-        labels: whether label maps count as scans.
+    Takes ``samples`` intensities of the body; for ``asked`` and ``labels`` see
+    :class:`pretraining.scans.reading.ScanReader`.
 
     Raises:
         ScanError: the scan can't be used.
@@ -82,24 +70,15 @@ def analyse_all(
     """Analyse scans, each in a process of its own; by case, and what is left out."""
     cache.mkdir(exist_ok=True)
     work = partial(analyse, asked=options.asked_modality, samples=samples, cache=cache, labels=options.include_labels)
-    found: dict[str, tuple[Scan, Analysis]] = {}
-    left_out = []
-    for scan, result in for_each_scan(work, scans, options.processes, "Analysing"):
-        if isinstance(result, LeftOut):
-            left_out.append(result)
-        else:
-            found[scan.case] = (scan, result)
-    return dict(sorted(found.items())), left_out
+    results = list(for_each_scan(work, scans, options.processes, "Analysing"))
+    found = {scan.case: (scan, result) for scan, result in results if isinstance(result, Analysis)}
+    return dict(sorted(found.items())), [result for _, result in results if isinstance(result, LeftOut)]
 
 
 def agreeing(
     found: Mapping[str, tuple[Scan, Analysis]], options: PrepareOptions
 ) -> tuple[dict[str, Analysis], list[LeftOut]]:
-    """Choose the scans of most scans' number of channels; by case, and what is left out.
-
-    Args:
-        found: scans and their analyses, by case.
-        options: what was asked for.
+    """Choose the scans of the number of channels that is asked for, else of most scans; and say what is left out.
 
     Raises:
         GenesisError: there are several modalities, none of which is asked for; or a window in HU is asked for, and they
@@ -116,25 +95,21 @@ def agreeing(
         raise GenesisError(f"--hu_window is for CT; these scans are {modality}. Leave it out, or give --modality CT.")
     print(f"Modality: {modality} ({'as asked' if asked else 'found from DICOM tags or intensities'})")
     numbers = Counter(len(scan.channels) for scan, _ in found.values())
-    channels = max(numbers, key=lambda number: (numbers[number], number))
-    left_out = [
-        LeftOut(scan.source, wrong_channels(len(scan.channels), channels))
-        for scan, _ in found.values()
-        if len(scan.channels) != channels
-    ]
+    channels = options.channels
+    if channels is None or isinstance(channels, bool):
+        channels = max(numbers, key=lambda number: (numbers[number], number))
+    left_out = [LeftOut(scan.source, wrong_channels(len(scan.channels), channels))
+                for scan, _ in found.values() if len(scan.channels) != channels]  # fmt: skip
     return {case: one for case, (scan, one) in found.items() if len(scan.channels) == channels}, left_out
 
 
 def _several_modalities(sources: Mapping[str, Sequence[str]], shown: int = 3) -> str:
     counts = " and ".join(f"{len(found)} {modality}" for modality, found in sorted(sources.items()))
-    lines = [
-        f"  {modality}: {', '.join(sorted(found)[:shown])}{', …' if len(found) > shown else ''}"
-        for modality, found in sorted(sources.items())
-    ]
     choices = " or ".join(f"--modality {modality}" for modality in sorted(sources))
-    return "\n".join(
-        [f"{counts} scans; a data set has one modality. Choose with {choices} (the others are left out then):", *lines]
-    )
+    lines = [f"{counts} scans; a data set has one modality. Choose with {choices} (the others are left out then):"]
+    lines += [f"  {modality}: {', '.join(sorted(found)[:shown])}{', …' if len(found) > shown else ''}"
+              for modality, found in sorted(sources.items())]  # fmt: skip
+    return "\n".join(lines)
 
 
 def samples_per_scan(scans: int) -> int:
@@ -143,7 +118,7 @@ def samples_per_scan(scans: int) -> int:
 
 
 def fingerprint(analyses: Sequence[Analysis], hu_window: Sequence[float] | None) -> dict[str, Any]:
-    """``dataset_fingerprint.json`` as nnU-Net's extractor writes it.
+    """Make ``dataset_fingerprint.json`` as nnU-Net's extractor does.
 
     With ``hu_window`` the clipping percentiles are the window, and mean and standard deviation are taken after
     clipping to it.
@@ -165,12 +140,7 @@ def _statistics(values: np.ndarray, window: Sequence[float] | None) -> dict[str,
         low, high = window
         values = np.clip(values, low, high)
     statistics = {
-        "mean": np.mean(values, dtype=np.float64),
-        "median": median,
-        "std": np.std(values, dtype=np.float64),
-        "min": np.min(values),
-        "max": np.max(values),
-        "percentile_99_5": high,
-        "percentile_00_5": low,
-    }
+        "mean": np.mean(values, dtype=np.float64), "median": median, "std": np.std(values, dtype=np.float64),
+        "min": np.min(values), "max": np.max(values), "percentile_99_5": high, "percentile_00_5": low,
+    }  # fmt: skip
     return {name: float(value) for name, value in statistics.items()}

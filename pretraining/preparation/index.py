@@ -21,14 +21,12 @@ from tqdm import tqdm
 from nnunet_genesis.files import atomic_path
 from pretraining.preparation.lock import CACHE, one_at_a_time
 from pretraining.preparation.manifest import GROUP_KEY, group_key, keep_group_key
-from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import in_processes
 from pretraining.scans.dicom_headers import SliceHeader
 from pretraining.scans.find import Content, read_file
 from pretraining.scans.scan import File, Geometry, LeftOut
 
 FILE_NAME = "genesis_index.jsonl"
-_JOURNAL = "index_of_part_{}.jsonl"  # in the cache, while files are read
 _FEW = 500  # files that are read sooner than processes start
 _BATCH = 100  # files that a process reads at a time
 _OWN = ("frame", "position", "number")  # what differs from image to image
@@ -38,26 +36,23 @@ _HEAD = json.dumps([1, _OWN, _COMMON, _GRID])  # another version's index isn't r
 _CRASHES = "a library crashes on its header, or memory ran out: convert it to another format"
 
 
-def read_indexed(files: Sequence[File], folder: Path, options: PrepareOptions) -> dict[str, Content]:
+def read_indexed(files: Sequence[File], folder: Path, processes: int) -> dict[str, Content]:
     """Give files' contents by path (see :func:`pretraining.scans.find.find_scans`); what isn't in the index is read.
 
-    Parts of a preparation wait for the first of them, and take the index that it leaves.
-
-    Args:
-        files: those below the inputs; the index is then of these.
-        folder: the data set's, which is locked.
-        options: of the preparation.
+    The index in ``folder``, the data set's, is then of these files. Parts of a preparation wait for the first of them,
+    and take the index that it leaves.
 
     Raises:
         GenesisError: the key of the patients' groups is gone.
     """
     (folder / CACHE).mkdir(exist_ok=True)
     with one_at_a_time(folder / CACHE / "index.lock"):
-        key, journal = group_key(folder), folder / CACHE / _JOURNAL.format(options.part_id)
+        key, index = group_key(folder), folder / FILE_NAME
         known, whole = _stored(files, folder)
-        with journal.open("a", encoding="utf-8") as stream:
-            print(_HEAD, file=stream)
-            for file, found in _read([file for file in files if file.path not in known], key, options.processes):
+        with index.open("a" if known or whole else "w", encoding="utf-8") as stream:
+            if not whole:  # behind a line that was cut when its process was killed
+                print("" if known else _HEAD, file=stream)
+            for file, found in _read([file for file in files if file.path not in known], key, processes):
                 if isinstance(found, LeftOut):
                     known[file.path] = found
                     continue
@@ -66,41 +61,35 @@ def read_indexed(files: Sequence[File], folder: Path, options: PrepareOptions) -
                     keep_group_key(folder, key)
                 print(found, file=stream, flush=True)
         if not whole:
-            _write(files, known, folder / FILE_NAME)
-        journal.unlink()
+            _write(files, known, index)
     return known
 
 
 def _stored(files: Sequence[File], folder: Path) -> tuple[dict[str, Content], bool]:
-    """Return what is known of the files, and whether just that is in the index, and nothing in a journal."""
+    """Return what is known of the files, and whether just that is in the index."""
     wanted = {_name(file): file for file in files}
     known: dict[str, Content] = {}
-    has_key, whole = (folder / GROUP_KEY).is_file(), (folder / FILE_NAME).is_file()
-    for path in (folder / FILE_NAME, *sorted((folder / CACHE).glob(_JOURNAL.format("*")))):
-        for name, size, time, content in _entries(path):
-            file = wanted.get(name)
-            if file is None or file.stamp != (size, time) or ("images" in content and not has_key):
-                whole = False
-            elif file.path not in known:
-                known[file.path] = _decode(content, file.path)
-                whole = whole and path.name == FILE_NAME
-    return known, whole
+    has_key, names = (folder / GROUP_KEY).is_file(), list[str]()
+    for name, size, time, content in _entries(folder / FILE_NAME):
+        names.append(name)
+        file = wanted.get(name)
+        if file and file.stamp == (size, time) and (has_key or "images" not in content):
+            known[file.path] = _decode(content, file.path)
+    whole = names == [_name(file) for file in files if file.path in known]
+    return known, whole and (folder / FILE_NAME).is_file()
 
 
 def _entries(path: Path) -> Iterator[list]:
-    """Read the lines of an index; one that was cut when its process was killed is skipped, as is another version's."""
+    """Read the lines of an index, not another version's; one that was cut as its process was killed says nothing."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as stream:
-        if stream.readline().rstrip() != _HEAD:
-            return
-        for line in stream:
+        for line in stream if stream.readline().rstrip() == _HEAD else ():
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue
-            if len(entry) == 4:
-                yield entry
+                entry = ()
+            yield entry if len(entry) == 4 else ["", 0, 0, {}]
 
 
 def _read(files: Sequence[File], key: bytes, processes: int) -> Iterator[tuple[File, str | LeftOut]]:
@@ -108,17 +97,18 @@ def _read(files: Sequence[File], key: bytes, processes: int) -> Iterator[tuple[F
     if len(files) < _FEW:
         yield from zip(files, _lines(files, key), strict=True)
         return
-    batches, killed = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)], list[File]()
+    killed: list[File] = []
     with tqdm(total=len(files), desc="Reading headers", unit="file") as progress:
-        for batch, lines in in_processes(partial(_lines, key=key), batches, processes):
-            if isinstance(lines, BrokenProcessPool):
-                killed += batch
-                continue
-            progress.update(len(batch))
-            yield from zip(batch, lines, strict=True)
-        for (file,), lines in in_processes(partial(_lines, key=key), [[file] for file in killed], processes):
-            progress.update()
-            yield file, LeftOut("", _CRASHES) if isinstance(lines, BrokenProcessPool) else lines[0]
+        for some, size in ((files, _BATCH), (killed, 1)):
+            batches = [some[start : start + size] for start in range(0, len(some), size)]
+            for batch, lines in in_processes(partial(_lines, key=key), batches, processes):
+                if isinstance(lines, BrokenProcessPool):
+                    if some is not killed:
+                        killed += batch
+                        continue
+                    lines = [LeftOut("", _CRASHES)]
+                progress.update(len(batch))
+                yield from zip(batch, lines, strict=True)
 
 
 def _lines(files: Sequence[File], key: bytes) -> list[str | LeftOut]:

@@ -18,12 +18,7 @@ LOCK = "genesis.lock"
 
 @contextlib.contextmanager
 def locked(base: Path, part_id: int | None, num_parts: int) -> Iterator[None]:
-    """Hold a data set's lock; parts share it, and each holds one of its own besides.
-
-    Args:
-        base: the data set's folder; it exists.
-        part_id: the part, or ``None`` for the whole.
-        num_parts: number of parts.
+    """Hold the lock of a data set, whose folder exists; parts share it, and each holds one of its own besides.
 
     Raises:
         GenesisError: another process prepares the data set, or this part of it.

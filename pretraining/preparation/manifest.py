@@ -19,29 +19,17 @@ _PATIENT = "patient_"
 
 @dataclass(frozen=True)
 class Row:
-    """One scan of the manifest.
+    """One scan of the manifest."""
 
-    Attributes:
-        source: path relative to the input folder.
-        case: name of the preprocessed case; empty where left out before one was given.
-        status: ``prepared`` or ``left out``.
-        reason: why it is left out.
-        modality: CT, MR, …
-        shape: voxels z × y × x, before preprocessing.
-        spacing: mm z × y × x.
-        group: scans of one patient share it; a patient's name is a hash with the data set's key.
-        remark: what is worth a look, although the scan is used.
-    """
-
-    source: str
-    case: str = ""
+    source: str  # path relative to the input folder
+    case: str = ""  # name of the preprocessed case; empty where left out before one was given
     status: str = "left out"
-    reason: str = ""
+    reason: str = ""  # why it is left out
     modality: str = ""
-    shape: str = ""
-    spacing: str = ""
-    group: str = ""
-    remark: str = ""
+    shape: str = ""  # voxels (z, y, x), joined by "x", before preprocessing
+    spacing: str = ""  # mm, likewise
+    group: str = ""  # scans of one patient share it; a patient's name is a hash with the data set's key
+    remark: str = ""  # what is worth a look, although the scan is used
 
     @classmethod
     def of_prepared(cls, scan: Scan, modality: str, remark: str) -> "Row":

@@ -6,9 +6,9 @@ the same after an interruption, and after parts.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
@@ -26,26 +26,6 @@ _LONGEST = 300  # letters of a text
 _BINS = 40
 
 
-@dataclass(frozen=True)
-class Count:
-    """Rows of the manifest that say the same, but for numbers: how many, what, and the first few's sources."""
-
-    status: str
-    text: str
-    number: int
-    sources: str
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of the values between ``edges``."""
-
-    title: str
-    unit: str
-    counts: Sequence[int]
-    edges: Sequence[float]
-
-
 def write_page(folder: Path) -> Path:
     """Write the page beside the manifest of a data set, whose folder is given; returns its path."""
     rows = manifest.read(folder)
@@ -60,7 +40,7 @@ def write_page(folder: Path) -> Path:
         corrections=_counts(remarks),
         most=_MOST_ROWS,
         shown=shown,
-        histograms=[*_spacings(prepared), *_intensities([found for _, found in shown if found], prepared)],
+        histograms=list(_histograms([found for _, found in shown if found], prepared)),
     )
     file = folder / FILE_NAME
     with atomic_path(file) as path:
@@ -76,7 +56,7 @@ def _preview(folder: Path, case: str) -> Preview | None:
     return None
 
 
-def _counts(texts: Iterable[tuple[Row, str]]) -> list[Count]:
+def _counts(texts: Iterable[tuple[Row, str]]) -> list[dict[str, Any]]:
     """Count texts, the most frequent first; those that differ in numbers only are told of together."""
     alike: dict[tuple[str, str], list[tuple[Row, str]]] = defaultdict(list)
     for row, text in texts:
@@ -85,34 +65,26 @@ def _counts(texts: Iterable[tuple[Row, str]]) -> list[Count]:
     for (status, pattern), group in alike.items():
         sources = ", ".join(row.source for row, _ in group[:3]) + (", …" if len(group) > 3 else "")
         text = pattern if len({text for _, text in group}) > 1 else group[0][1]
-        counts.append(Count(status, text, len(group), sources))
-    return sorted(counts, key=lambda count: (count.status != PREPARED, -count.number, count.text))
+        counts.append({"status": status, "text": text, "number": len(group), "sources": sources})
+    return sorted(counts, key=lambda count: (count["status"] != PREPARED, -count["number"], count["text"]))
 
 
-def _spacings(prepared: Sequence[Row]) -> list[Histogram]:
+def _histograms(previews: Sequence[Preview], prepared: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Count spacings, and each channel's intensities within the body; every scan counts as much."""
     spacings = np.array([[float(length) for length in row.spacing.split("x")] for row in prepared if row.spacing])
-    if not len(spacings):
-        return []
-    return [
-        _histogram("Distance of slices", "mm", spacings[:, 0], (0, float(spacings[:, 0].max()))),
-        _histogram("Voxels within a slice", "mm", spacings[:, 1:].ravel(), (0, float(spacings[:, 1:].max()))),
-    ]
-
-
-def _intensities(previews: Sequence[Preview], prepared: Sequence[Row]) -> list[Histogram]:
-    """Make a histogram of each channel's intensities within the body; every scan counts as much."""
+    if len(spacings):
+        yield _histogram("Distance of slices", "mm", spacings[:, 0], (0, float(spacings[:, 0].max())))
+        yield _histogram("Voxels within a slice", "mm", spacings[:, 1:].ravel(), (0, float(spacings[:, 1:].max())))
     unit = "HU" if {row.modality for row in prepared} == {"CT"} else "as stored"
     channels = min((len(found.percentiles) for found in previews), default=0)
-    histograms = []
     for channel in range(channels):
         values = np.stack([found.percentiles[channel] for found in previews])
         limits = float(np.median(values[:, 0])), float(np.percentile(values[:, 99], 90))
         title = "Intensities within the body" + (f", channel {channel}" if channels > 1 else "")
-        histograms.append(_histogram(title, unit, values[:, :-1].ravel(), limits))
-    return histograms
+        yield _histogram(title, unit, values[:, :-1].ravel(), limits)
 
 
-def _histogram(title: str, unit: str, values: np.ndarray, limits: tuple[float, float]) -> Histogram:
+def _histogram(title: str, unit: str, values: np.ndarray, limits: tuple[float, float]) -> dict[str, Any]:
     low, high = limits
     counts, edges = np.histogram(values, _BINS, (low, high) if high > low else (low, low + 1))
-    return Histogram(title, unit, counts.tolist(), edges.tolist())
+    return {"title": title, "unit": unit, "counts": counts.tolist(), "edges": edges.tolist()}

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, remove_unfinished, write_json
 from pretraining.classification.labelling import Asked, read_asked, write_labels
-from pretraining.preparation import manifest, planning
+from pretraining.preparation import manifest
 from pretraining.preparation.fingerprint import agreeing, analyse_all, samples_per_scan
 from pretraining.preparation.index import read_indexed
 from pretraining.preparation.lock import CACHE, locked
 from pretraining.preparation.manifest import Row
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.page import write_page
-from pretraining.preparation.planning import PreparedDataset
+from pretraining.preparation.planning import Planning, PreparedDataset
 from pretraining.preparation.preprocess import preprocess_all
 from pretraining.scans.find import check_roots, find_scans
 from pretraining.scans.scan import LeftOut, Scan
@@ -44,28 +44,28 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
         GenesisError: the options can't be followed, no scan is usable, another call prepares this data set, or the disk
             is full or read-only.
     """
-    folder, options = planning.new_folder(options), planning.checked(options)
+    planning, part = Planning(options), options.part_id
+    folder = planning.folder
     check_roots(options.inputs)
-    channels = planning.channels(options)
     with disk_in_words(folder, "run the same command again: finished scans are kept."):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder, options.part_id, options.num_parts):
+        with locked(folder, part, options.num_parts):
             print(f"Looking for scans in {', '.join(map(str, options.inputs))}", flush=True)
-            read = partial(read_indexed, folder=folder, options=options)
-            scans, unusable = find_scans(options.inputs, channels, read)
+            read = partial(read_indexed, folder=folder, processes=options.processes)
+            scans, unusable = find_scans(options.inputs, planning.channels, read)
             print(f"Found {len(scans)} scans; {len(unusable)} files or series can't be used")
-            if options.part_id is not None:
-                share = scans[options.part_id :: options.num_parts]
-                result = _work(options, folder, share, len(scans))
-                print(f"Part {options.part_id} of {options.num_parts}: {len(share)} scans are done")
-            else:
-                remove_unfinished(folder)
-                labels = read_asked(options, folder, scans, manifest.read(folder)) if scans else None
-                result = _work(options, folder, scans, len(scans))
-                result = replace(result, left_out=[*unusable, *result.left_out])
+            if part is not None:
+                share = scans[part :: options.num_parts]
+                result = _work(options, planning, share, len(scans))
+                manifest.log_errors(folder, result.left_out)
+                print(f"Part {part} of {options.num_parts}: {len(share)} scans are done")
+                return result.left_out
+            remove_unfinished(folder)
+            labels = read_asked(options, folder, scans, manifest.read(folder)) if scans else None
+            result = _work(options, planning, scans, len(scans))
+            result.left_out[:0] = unusable
             manifest.log_errors(folder, result.left_out)
-            if options.part_id is None:
-                _finish(options, folder, result, labels)
+            _finish(options, folder, result, labels)
             return result.left_out
 
 
@@ -79,21 +79,14 @@ class _Result:
     error: str = ""
 
 
-def _work(options: PrepareOptions, folder: Path, scans: Sequence[Scan], count: int) -> _Result:
-    """Analyse ``scans`` and plan, unless that is done, then preprocess them.
-
-    Args:
-        options: of the preparation; a part (``part_id``) doesn't plan.
-        folder: the data set's.
-        scans: those of this call.
-        count: number of scans of all parts.
-    """
+def _work(options: PrepareOptions, planning: Planning, scans: Sequence[Scan], count: int) -> _Result:
+    """Analyse this call's ``scans`` (of ``count`` in all parts) and plan, unless that is done, then preprocess them."""
     left_out: list[LeftOut] = []
     if not scans:
         return _Result()
-    dataset = planning.known_dataset(options, folder, count)
+    dataset = planning.known(count)
     if dataset is None:
-        found, left_out = analyse_all(scans, folder / CACHE, samples_per_scan(count), options)
+        found, left_out = analyse_all(scans, planning.folder / CACHE, samples_per_scan(count), options)
         if not found or options.part_id is not None:
             return _Result(left_out=left_out)
         try:
@@ -102,7 +95,10 @@ def _work(options: PrepareOptions, folder: Path, scans: Sequence[Scan], count: i
             undecided = "modality {}: which one is to be prepared wasn't said (--modality)"
             left_out += [LeftOut(scan.source, undecided.format(one.modality)) for scan, one in found.values()]
             return _Result(left_out=left_out, error=str(error))
-        dataset, left_out = planning.plan_dataset(options, folder, analyses), left_out + more
+        left_out += more
+        if not analyses:
+            return _Result(left_out=left_out)
+        dataset = planning.plan(analyses)
         scans = [scan for scan in scans if scan.case in analyses]
     if options.part_id is None:
         dataset.save()
@@ -123,7 +119,9 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Aske
         print(f"{folder}: planned")
         return
     if not dataset or not cases:
-        raise GenesisError(_no_usable_scan(options.inputs, left_out))
+        text = (f"{', '.join(map(str, options.inputs))}: no usable scan. Expected DICOM series, .nii, .nii.gz, .mha, "
+                f".mhd or .nrrd; found {len(left_out)} that can't be used.")  # fmt: skip
+        raise GenesisError("\n".join([text, *_reasons(left_out)]))
     write_json({**dataset.dataset_json, "numTraining": len(cases)}, folder / "dataset.json")
     if labels:
         training, validation, more = write_labels(dataset, labels, cases)
@@ -133,29 +131,14 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Aske
     else:
         training, validation = manifest.write_split(folder, cases, options.val_fraction)
     shutil.rmtree(folder / CACHE, ignore_errors=True)
-    _describe(dataset)
+    for name in dataset.configurations:
+        planned = PlansManager(dataset.plans).get_configuration(name)
+        spacing = [round(float(length), 3) for length in planned.spacing]
+        print(f"{name}: patch size {list(planned.patch_size)}, batch size {planned.batch_size}, spacing {spacing} mm, "
+              f"{', '.join(planned.normalization_schemes)}")  # fmt: skip
     print(f"{folder}: {training} scans to train on, {validation} held out. Have a look at them: {page}")
     if left_out:
         print(f"{len(left_out)} left out, see {folder / manifest.FILE_NAME}:", *_reasons(left_out), sep="\n")
-
-
-def _describe(dataset: PreparedDataset) -> None:
-    for name in dataset.configurations:
-        configuration = PlansManager(dataset.plans).get_configuration(name)
-        print(
-            f"{name}: patch size {list(configuration.patch_size)}, batch size {configuration.batch_size}, spacing "
-            f"{[round(float(length), 3) for length in configuration.spacing]} mm, "
-            f"{', '.join(configuration.normalization_schemes)}"
-        )
-
-
-def _no_usable_scan(inputs: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
-    lines = [
-        f"{', '.join(map(str, inputs))}: no usable scan. Expected DICOM series, .nii, .nii.gz, .mha, .mhd or .nrrd; "
-        f"found {len(left_out)} that can't be used.",
-        *_reasons(left_out),
-    ]
-    return "\n".join(lines)
 
 
 def _reasons(left_out: Sequence[LeftOut], most: int = 10) -> list[str]:

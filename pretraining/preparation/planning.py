@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,44 +77,6 @@ class PreparedDataset(PlannedDataset):
         write_json(self.plans, file)  # last: where they are, all else is
 
 
-def new_folder(options: PrepareOptions) -> Path:
-    """Return the data set's folder, which may not exist yet.
-
-    Raises:
-        GenesisError: another data set has its id, or it isn't one of ours.
-    """
-    root = nnunet_folder("nnUNet_preprocessed")
-    others = [f.name for f in root.glob(f"Dataset{options.dataset_id:03d}_*") if f.name != options.dataset_name]
-    if others:
-        raise GenesisError(f"-d {options.dataset_id}: {root} has {others[0]} already. Choose another id, or that name.")
-    folder = root / options.dataset_name
-    if (folder / DATASET).is_file() and "genesis" not in read_json(folder / DATASET):
-        raise GenesisError(f"{folder}: is a data set that nnunet-genesis did not make. Choose another id (-d) or name.")
-    return folder
-
-
-def checked(options: PrepareOptions) -> PrepareOptions:
-    """Return the options with the whole name in ``like``.
-
-    Raises:
-        GenesisError: nnU-Net has no such planner, or there is no such data set to be like.
-    """
-    if options.like:
-        return replace(options, like=_like(options).folder.name)
-    planner_class(options.planner)
-    return options
-
-
-def channels(options: PrepareOptions) -> int | bool | None:
-    """Return whether numbered files are channels, or how many a case has; ``None``: neither options nor ``like`` say.
-
-    The data set's own plans don't: a call that goes on must find the scans that the interrupted one found.
-    """
-    if options.channels is not None:
-        return options.channels
-    return len(channel_names(_like(options).dataset_json)) if options.like else None
-
-
 def planner_class(name: str | None) -> type:
     """Find nnU-Net's planner of that name.
 
@@ -131,77 +93,136 @@ def planner_class(name: str | None) -> type:
     return found
 
 
-def known_dataset(options: PrepareOptions, folder: Path, scans: int) -> PreparedDataset | None:
-    """Find the data set as an earlier run has planned it, or as ``like`` has it, if either; writes nothing."""
-    dataset_json = _earlier_dataset_json(options, folder)
-    if dataset_json is None:
-        return _prepared_like(options, folder, scans) if options.like else None
-    found = read_json(folder / FINGERPRINT)
-    file = folder / f"{_plans_name(options)}.json"
-    if file.is_file():
-        plans = read_plans(file, *options.configurations)
-    elif options.like:
-        plans = _plans_like(options)
-    else:
-        plans = _run_planner(options, dataset_json, found)
-    return PreparedDataset(folder, plans, dataset_json, found, options.configurations)
+class Planning:
+    """How a data set of scans is planned: by one of nnU-Net's planners, or as another data set is.
 
+    Args:
+        options: of the preparation.
 
-def plan_dataset(options: PrepareOptions, folder: Path, analyses: Mapping[str, Analysis]) -> PreparedDataset:
-    """Plan a data set of analysed scans, which are of one modality; writes nothing.
+    Attributes:
+        folder: the data set's; it may not exist yet.
+        channels: whether numbered files are channels, or how many a case has; ``None``: neither options nor ``like``
+            say. The data set's own plans don't: a call that goes on must find the scans that the interrupted one found.
 
     Raises:
-        GenesisError: the planner makes no such configuration.
+        GenesisError: another data set has the id, or isn't one of ours; there is no such planner, or data set to be
+            like.
     """
-    found = fingerprint(list(analyses.values()), options.hu_window)
-    dataset_json = _dataset_json(options, analyses)
-    return PreparedDataset(
-        folder, _run_planner(options, dataset_json, found), dataset_json, found, options.configurations
-    )
 
+    def __init__(self, options: PrepareOptions) -> None:
+        self._options, self.folder = options, _new_folder(options)
+        self.channels, self._like = options.channels, None
+        self._planner, self._plans_name = planner_class(options.planner), options.plans_name
+        if options.like:
+            given = f"--like {options.like}"
+            self._like = planned_dataset(options.like, options.plans_name, *options.configurations, given=given)
+            if self.channels is None:
+                self.channels = len(channel_names(self._like.dataset_json))
+        else:
+            self._plans_name = inspect.signature(self._planner).parameters["plans_name"].default
+        # What decides the intensities of a prepared data set: it can't change once scans are prepared.
+        self._record = {
+            "like": self._like.folder.name if self._like else None,
+            "hu_window": list(options.hu_window) if options.hu_window else None,
+        }
 
-def _plans_name(options: PrepareOptions) -> str:
-    planner = planner_class(options.planner)
-    return options.plans_name if options.like else inspect.signature(planner).parameters["plans_name"].default
+    def known(self, scans: int) -> PreparedDataset | None:
+        """Find the data set as an earlier run has planned it, or as ``like`` has it, if either; writes nothing.
 
+        Args:
+            scans: how many there are.
 
-def _earlier_dataset_json(options: PrepareOptions, folder: Path) -> dict[str, Any] | None:
-    if not (folder / DATASET).is_file():
-        return None
-    dataset_json = read_dataset_json(folder / DATASET)
-    record = dataset_json["genesis"]
-    for key, value in options.record().items():
-        if record.get(key) != value:
+        Raises:
+            GenesisError: it was prepared otherwise, or its files are damaged.
+        """
+        if not (self.folder / DATASET).is_file():
+            return self._new_like(self._like, scans) if self._like else None
+        dataset_json, options = read_dataset_json(self.folder / DATASET), self._options
+        record = dataset_json["genesis"]
+        for key, value in self._record.items():
+            if record.get(key) != value:
+                raise GenesisError(
+                    f"{self.folder}: was prepared with {key} = {record.get(key)}, now {value} is asked for. All scans "
+                    "of a data set must be prepared alike: repeat the earlier option, or use a new data set (-d, -n)."
+                )
+        if options.asked_modality not in (None, record["modality"]):
             raise GenesisError(
-                f"{folder}: was prepared with {key} = {record.get(key)}, now {value} is asked for. All scans of a data "
-                "set must be prepared alike: repeat the earlier option, or use a new data set (-d, -n)."
+                f"{self.folder}: holds {record['modality']} scans; --modality {options.modality} doesn't fit."
             )
-    if options.asked_modality not in (None, record["modality"]):
-        raise GenesisError(f"{folder}: holds {record['modality']} scans; --modality {options.modality} doesn't fit.")
-    return dataset_json
+        found, file = read_json(self.folder / FINGERPRINT), self.folder / f"{self._plans_name}.json"
+        if file.is_file():
+            plans = read_plans(file, *options.configurations)
+        else:
+            plans = self._plans_like(self._like) if self._like else self._run_planner(dataset_json, found)
+        return PreparedDataset(self.folder, plans, dataset_json, found, options.configurations)
+
+    def plan(self, analyses: Mapping[str, Analysis]) -> PreparedDataset:
+        """Plan a data set of analysed scans, which are of one modality; writes nothing.
+
+        Raises:
+            GenesisError: the planner makes no such configuration.
+        """
+        found, first = fingerprint(list(analyses.values()), self._options.hu_window), next(iter(analyses.values()))
+        modality, channels = first.modality, len(first.intensities)
+        # nnU-Net chooses the normalisation by this name: "CT" is clipped by fixed statistics, all others are z-scored.
+        same_name = modality == "CT" or channels == 1
+        names = {str(index): modality if same_name else f"{modality}_{index}" for index in range(channels)}
+        dataset_json = self._dataset_json(names, modality, len(analyses))
+        plans = self._run_planner(dataset_json, found)
+        return PreparedDataset(self.folder, plans, dataset_json, found, self._options.configurations)
+
+    def _plans_like(self, like: PlannedDataset) -> dict[str, Any]:
+        plans = {**like.plans, "dataset_name": self._options.dataset_name, "plans_name": self._plans_name}
+        plans.pop("genesis", None)
+        return plans
+
+    def _new_like(self, like: PlannedDataset, scans: int) -> PreparedDataset:
+        plans, options = self._plans_like(like), self._options
+        schemes = PlansManager(plans).get_configuration(options.configurations[0]).normalization_schemes
+        names = channel_names(like.dataset_json)
+        modality = options.asked_modality or _modality_like(list(names.values()), schemes)
+        if "CTNormalization" in schemes and not is_ct_name(modality):
+            raise GenesisError(f"--like {options.like}: is planned for CT; --modality {options.modality} is asked.")
+        dataset_json, found = self._dataset_json(names, modality, scans), read_json(like.folder / FINGERPRINT)
+        return PreparedDataset(self.folder, plans, dataset_json, found, options.configurations)
+
+    def _dataset_json(self, names: dict[str, str], modality: str, scans: int) -> dict[str, Any]:
+        return {
+            "channel_names": names,
+            "labels": {"background": 0, "body": 1},
+            "numTraining": scans,
+            "file_ending": ".nii.gz",
+            "overwrite_image_reader_writer": "SimpleITKIO",
+            "genesis": {"modality": modality, "asked_modality": self._options.asked_modality, **self._record},
+        }
+
+    def _run_planner(self, dataset_json: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+        """Run nnU-Net's planner, which insists on a raw data set and on a folder to write to, in temporary ones."""
+        options = self._options
+        # It looks at the first image's name only to find a reader, which dataset.json names already.
+        listed = {"dataset": {"scan": {"images": ["scan_0000.nii.gz"], "label": "scan.nii.gz"}}}
+        # It sets torch's threads to nnUNet_n_proc_DA, which fails on the 0 that training accepts.
+        threads = str(max(1, get_allowed_n_proc_DA()))
+        with tempfile.TemporaryDirectory() as raw, tempfile.TemporaryDirectory() as preprocessed:
+            for place, name, content in ((raw, DATASET, dataset_json | listed), (preprocessed, FINGERPRINT, found)):
+                (Path(place) / options.dataset_name).mkdir()
+                write_json(content, Path(place) / options.dataset_name / name, sort_keys=name == FINGERPRINT)
+            places = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
+            with environment(**places, nnUNet_n_proc_DA=threads), contextlib.redirect_stdout(io.StringIO()):
+                plans, name = plan_experiment_dataset(options.dataset_id, self._planner, options.gpu_memory_target)
+        check_plans(plans, f"Plans {name}", *options.configurations)
+        return dict(plans)
 
 
-def _like(options: PrepareOptions) -> PlannedDataset:
-    given = f"--like {options.like}"
-    return planned_dataset(str(options.like), options.plans_name, *options.configurations, given=given)
-
-
-def _plans_like(options: PrepareOptions) -> dict[str, Any]:
-    plans = {**_like(options).plans, "dataset_name": options.dataset_name, "plans_name": options.plans_name}
-    plans.pop("genesis", None)
-    return plans
-
-
-def _prepared_like(options: PrepareOptions, folder: Path, scans: int) -> PreparedDataset:
-    like, plans = _like(options), _plans_like(options)
-    schemes = PlansManager(plans).get_configuration(options.configurations[0]).normalization_schemes
-    names, asked = channel_names(like.dataset_json), options.asked_modality
-    modality = asked or _modality_like(list(names.values()), schemes)
-    if "CTNormalization" in schemes and not is_ct_name(modality):
-        raise GenesisError(f"--like {options.like}: is planned for CT; --modality {options.modality} is asked.")
-    record = {"modality": modality, "asked_modality": asked, **options.record()}
-    dataset_json = _unlabelled(names, scans, record)
-    return PreparedDataset(folder, plans, dataset_json, read_json(like.folder / FINGERPRINT), options.configurations)
+def _new_folder(options: PrepareOptions) -> Path:
+    root = nnunet_folder("nnUNet_preprocessed")
+    others = [f.name for f in root.glob(f"Dataset{options.dataset_id:03d}_*") if f.name != options.dataset_name]
+    if others:
+        raise GenesisError(f"-d {options.dataset_id}: {root} has {others[0]} already. Choose another id, or that name.")
+    folder = root / options.dataset_name
+    if (folder / DATASET).is_file() and "genesis" not in read_json(folder / DATASET):
+        raise GenesisError(f"{folder}: is a data set that nnunet-genesis did not make. Choose another id (-d) or name.")
+    return folder
 
 
 def _modality_like(names: Sequence[str], schemes: Sequence[str]) -> str:
@@ -210,42 +231,3 @@ def _modality_like(names: Sequence[str], schemes: Sequence[str]) -> str:
     if "CTNormalization" in schemes or (named and named.upper() == "CT"):
         return "CT"
     return named or ("PET" if names[0].upper() in ("PET", "PT") else "MR")
-
-
-def _dataset_json(options: PrepareOptions, analyses: Mapping[str, Analysis]) -> dict[str, Any]:
-    first = next(iter(analyses.values()))
-    modality, channels = first.modality, len(first.intensities)
-    # nnU-Net chooses the normalisation by this name: "CT" is clipped by fixed statistics, all others are z-scored.
-    same_name = modality == "CT" or channels == 1
-    names = {str(index): modality if same_name else f"{modality}_{index}" for index in range(channels)}
-    record = {"modality": modality, "asked_modality": options.asked_modality, **options.record()}
-    return _unlabelled(names, len(analyses), record)
-
-
-def _unlabelled(names: dict[str, str], scans: int, record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "channel_names": names,
-        "labels": {"background": 0, "body": 1},
-        "numTraining": scans,
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIO",
-        "genesis": record,
-    }
-
-
-def _run_planner(options: PrepareOptions, dataset_json: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Run nnU-Net's planner, which insists on a raw data set and on a folder to write to, in temporary ones."""
-    planner = planner_class(options.planner)
-    # It looks at the first image's name only to find a reader, which dataset.json names already.
-    listed = {"dataset": {"scan": {"images": ["scan_0000.nii.gz"], "label": "scan.nii.gz"}}}
-    # It sets torch's threads to nnUNet_n_proc_DA, which fails on the 0 that training accepts.
-    threads = str(max(1, get_allowed_n_proc_DA()))
-    with tempfile.TemporaryDirectory() as raw, tempfile.TemporaryDirectory() as preprocessed:
-        for place, name, content in ((raw, DATASET, dataset_json | listed), (preprocessed, FINGERPRINT, found)):
-            (Path(place) / options.dataset_name).mkdir()
-            write_json(content, Path(place) / options.dataset_name / name, sort_keys=name == FINGERPRINT)
-        places = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
-        with environment(**places, nnUNet_n_proc_DA=threads), contextlib.redirect_stdout(io.StringIO()):
-            plans, name = plan_experiment_dataset(options.dataset_id, planner, options.gpu_memory_target)
-    check_plans(plans, f"Plans {name}", *options.configurations)
-    return dict(plans)

@@ -34,24 +34,20 @@ def for_each_scan(
     Raises:
         OSError: the disk is full.
     """
-    killed = []
+    killed: list[Scan] = []
     with tqdm(total=len(scans), desc=title, unit="scan", disable=not scans) as progress:
-        for scan, result in in_processes(partial(attempt, work), scans, processes):
-            if isinstance(result, BrokenProcessPool):
-                killed.append(scan)
-                tqdm.write(
-                    f"{scan.source}: its process was killed. It is tried again, alone, when the others are done."
-                )
-                continue
-            progress.update()
-            yield scan, result
-        for scan in killed:
-            for _, result in in_processes(partial(attempt, work), [scan], 1):
-                progress.update()
+        for some, count in ((scans, processes), (killed, 1)):
+            for scan, result in in_processes(partial(attempt, work), some, count):
                 if isinstance(result, BrokenProcessPool):
+                    if some is not killed:
+                        killed.append(scan)
+                        tqdm.write(f"{scan.source}: its process was killed. It is tried again, alone, when the others "
+                                   "are done.")  # fmt: skip
+                        continue
                     reason = f"its process was killed twice, the second time alone. Most likely {_needs_more(scan)}"
                     more = ". If there is enough, a library crashes on this scan: convert it to another format"
                     result = LeftOut(scan.source, reason + more)
+                progress.update()
                 yield scan, result
 
 
@@ -70,17 +66,15 @@ def in_processes(
 
     A pool of one process each, so that it is known which item that one had.
     """
-    waiting = iter(items)
+    waiting = list(reversed(items))
     running: dict[Future, tuple[Item, ProcessPoolExecutor]] = {}
 
-    def start(pool: ProcessPoolExecutor | None) -> None:
-        item = next(waiting, None)
-        if item is None:
-            if pool:
-                pool.shutdown(wait=False)
+    def start(pool: ProcessPoolExecutor) -> None:
+        if not waiting:
+            pool.shutdown(wait=False)
             return
+        item = waiting.pop()
         try:
-            pool = pool or _pool()
             running[pool.submit(work, item)] = item, pool
         except BrokenProcessPool:  # killed while it had nothing to do
             pool = _pool()
@@ -88,23 +82,19 @@ def in_processes(
 
     try:
         for _ in range(min(processes, len(items))):
-            start(None)
+            start(_pool())
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 item, pool = running.pop(future)
-                result = _result(future)
-                start(None if isinstance(result, BrokenProcessPool) else pool)
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    result = error
+                start(pool)
                 yield item, result
     finally:
         for _, pool in running.values():
             pool.shutdown(cancel_futures=True)
-
-
-def _result(future: Future) -> Result | BrokenProcessPool:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        return error
 
 
 def _pool() -> ProcessPoolExecutor:

@@ -91,7 +91,9 @@ def preprocess_all(
         for name, folder in folders.items():
             if ranges[name] and options.part_id is None:  # parts would overwrite each other's
                 save_ranges(folder, ranges[name])
-    return [Row.of_prepared(scan, dataset.modality, _remark(folders, scan.case)) for scan in done], left_out
+    folder = next(iter(folders.values()))
+    remarks = {scan.case: load_pickle(str(folder / f"{scan.case}.pkl")).get(_REMARK, "") for scan in done}
+    return [Row.of_prepared(scan, dataset.modality, str(remarks[scan.case])) for scan in done], left_out
 
 
 def _finished(dataset: PreparedDataset, ranges: Mapping[str, Mapping[str, Range]]) -> set[str]:
@@ -109,12 +111,8 @@ def preprocess(
 ) -> dict[str, Range]:
     """Preprocess a scan for each configuration, unless that is done.
 
-    Args:
-        scan: the scan.
-        dataset: where to, and how.
-        asked: modality that somebody has named, or ``None``.
-        exact: resample with nnU-Net's own functions.
-        labels: whether label maps count as scans.
+    For ``asked`` and ``labels`` see :class:`pretraining.scans.reading.ScanReader`; ``exact`` resamples with nnU-Net's
+    own functions.
 
     Returns:
         By configuration the intensity range (see :mod:`pretraining.intensity_range`), where the plans don't fix it.
@@ -129,7 +127,8 @@ def preprocess(
         configuration = manager.get_configuration(name)
         if not is_finished(folder, scan.case):
             if not reader.reorient:  # else the order of the axes isn't known yet
-                _check_shape(compute_new_shape(scan.shape, scan.spacing, _spacing_zyx(manager, configuration)))
+                spacing = [configuration.spacing[axis] for axis in manager.transpose_backward]
+                _check_shape(compute_new_shape(scan.shape, scan.spacing, spacing))
             _preprocess_case(scan, manager, configuration, dataset, folder)
         if planned_range(manager, configuration) is None:
             ranges[name] = measured_range(blosc2.open(urlpath=str(folder / f"{scan.case}.b2nd"), mode="r")[:])
@@ -137,11 +136,7 @@ def preprocess(
 
 
 def _preprocess_case(
-    scan: Scan,
-    manager: ScanPlans,
-    configuration: ConfigurationManager,
-    dataset: PreparedDataset,
-    folder: Path,
+    scan: Scan, manager: ScanPlans, configuration: ConfigurationManager, dataset: PreparedDataset, folder: Path
 ) -> None:
     cache = dataset.folder / CACHE
     cache.mkdir(exist_ok=True)
@@ -166,23 +161,11 @@ def is_finished(folder: Path, case: str) -> bool:
     return all((folder / f"{case}{ending}").is_file() for ending in ENDINGS)
 
 
-def _spacing_zyx(plans: PlansManager, configuration: ConfigurationManager) -> list[float]:
-    return [configuration.spacing[axis] for axis in plans.transpose_backward]
-
-
 def _check_shape(shape: Sequence[int]) -> None:
     """Raise ScanError for what is hardly larger than a voxel of the plans; nnU-Net would divide by 0, or not notice."""
     if min(shape) < 2:
-        raise ScanError(
-            f"{' x '.join(map(str, shape))} voxels at the planned spacing, smaller than two voxels along an axis: its "
-            "spacing is wrong, or it is no scan of this kind"
-        )
-
-
-def _remark(folders: Mapping[str, Path], case: str) -> str:
-    """Return what the manifest remarks on a finished case, or ""."""
-    folder = next(iter(folders.values()))
-    return str(load_pickle(str(folder / f"{case}.pkl")).get(_REMARK, ""))
+        raise ScanError(f"{' x '.join(map(str, shape))} voxels at the planned spacing, smaller than two voxels along "
+                        "an axis: its spacing is wrong, or it is no scan of this kind")  # fmt: skip
 
 
 def _complete_properties(file: Path, reader: PreviewingReader) -> None:

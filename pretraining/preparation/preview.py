@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+import SimpleITK
 from PIL import Image
 from scipy.ndimage import binary_erosion
+
+from pretraining.scans.itk_files import itk_image
 
 _SIDE = 128  # pixels of a slice
 _ENOUGH = 1_000_000  # voxels tell what intensities are
@@ -23,15 +25,10 @@ _QUALITY = 80  # of JPEG: about 8 kB a scan
 
 @dataclass(frozen=True)
 class Preview:
-    """A scan as the page shows it.
+    """A scan as the page shows it."""
 
-    Attributes:
-        jpeg: axial, coronal and sagittal slice through the body's middle, side by side, of the first channel.
-        percentiles: (C, 101), the body's intensities, before preprocessing.
-    """
-
-    jpeg: bytes
-    percentiles: np.ndarray
+    jpeg: bytes  # axial, coronal and sagittal slice of the first channel through the body's middle, side by side
+    percentiles: np.ndarray  # (C, 101), the body's intensities, before preprocessing
 
 
 def preview(image: np.ndarray, body: np.ndarray, properties: dict[str, Any]) -> Preview:
@@ -47,7 +44,10 @@ def preview(image: np.ndarray, body: np.ndarray, properties: dict[str, Any]) -> 
     values = [channel.ravel()[::step] for channel in image]
     percentiles = np.array([np.percentile(v[inside] if inside.any() else v, range(101)) for v in values], np.float32)
     low, high = percentiles[0, 1], percentiles[0, 99]
-    voxels, mask, spacing = _patients_axes(image[0], body, properties["sitk_stuff"])
+    # Turned by quarters so that the axes run to the patient's left, back and head.
+    turned = [SimpleITK.DICOMOrient(itk_image(one, properties["sitk_stuff"]), "LPS") for one in (image[0], body)]
+    voxels, mask = (SimpleITK.GetArrayFromImage(one).T for one in turned)
+    spacing = turned[0].GetSpacing()
     middle = [_middle(mask[::_COARSE, ::_COARSE, ::_COARSE], axis, mask.shape[axis]) for axis in range(3)]
     panels = Image.new("RGB", (3 * _SIDE, _SIDE))
     scale = _SIDE / max(n * s for n, s in zip(mask.shape, spacing, strict=True))
@@ -61,18 +61,6 @@ def preview(image: np.ndarray, body: np.ndarray, properties: dict[str, Any]) -> 
     stream = io.BytesIO()
     panels.save(stream, "JPEG", quality=_QUALITY, subsampling=0)
     return Preview(stream.getvalue(), percentiles)
-
-
-def _patients_axes(image: np.ndarray, body: np.ndarray, stuff: dict) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Turn both by quarters so that their axes run to the patient's left, back and head; and give the spacing, mm."""
-    direction = np.reshape(stuff["direction"], (3, 3)) * np.array(stuff["spacing"])
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag([-1, -1, 1]) @ direction  # SimpleITK's axes run to the left and back, nibabel's don't
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
-    spacing = [0.0, 0.0, 0.0]
-    for own, other in enumerate(turn[:, 0].astype(int)):
-        spacing[other] = abs(stuff["spacing"][own])
-    return apply_orientation(image.T, turn), apply_orientation(body.T, turn), spacing
 
 
 def _middle(mask: np.ndarray, axis: int, length: int) -> int:

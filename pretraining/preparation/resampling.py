@@ -5,7 +5,7 @@ identity matrix, so images differ by rounding only (to float32 after each axis);
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -52,26 +52,13 @@ def resample(
     force_separate_z: bool | None = False,
     separate_z_anisotropy_threshold: float = ANISO_THRESHOLD,
 ) -> np.ndarray:
-    """Resample as nnU-Net's ``resample_data_or_seg_to_shape`` does, arguments and all.
+    """Resample (C, X, Y, Z) as nnU-Net's ``resample_data_or_seg_to_shape``, whose arguments these are.
 
     What nnU-Net doesn't plan by itself (orders other than 3 for images, 1 for segmentations and 0 for the axis of
-    thick slices; images that aren't float32) is left to it.
-
-    Args:
-        data: (C, X, Y, Z).
-        new_shape: voxels (X, Y, Z).
-        current_spacing: mm (X, Y, Z).
-        new_spacing: mm (X, Y, Z).
-        is_seg: labels, not intensities.
-        order: of the splines.
-        order_z: of those along the axis of thick slices.
-        force_separate_z: treat that axis apart; ``None`` where the spacing is anisotropic enough.
-        separate_z_anisotropy_threshold: largest over smallest spacing that is.
-
-    Returns:
-        (C, X, Y, Z) of ``data``'s type; ``data`` itself where the shape stays.
+    thick slices; images that aren't float32) is left to it. Where the shape stays, ``data`` itself is returned.
     """
-    if order != (1 if is_seg else 3) or order_z != 0 or not _is_usual(data, is_seg):
+    planned = order == (1 if is_seg else 3) and order_z == 0 and isinstance(data, np.ndarray) and data.size > 0
+    if not planned or not (data.dtype.kind in "iu" if is_seg else data.dtype == np.float32):
         return resample_data_or_seg_to_shape(
             data, new_shape, current_spacing, new_spacing, is_seg, order, order_z, force_separate_z,
             separate_z_anisotropy_threshold,
@@ -83,12 +70,6 @@ def resample(
         force_separate_z, current_spacing, new_spacing, separate_z_anisotropy_threshold
     )
     return _segmentation(data, shape, thick) if is_seg else _image(data, shape, thick)
-
-
-def _is_usual(data: Any, is_seg: bool) -> bool:
-    if not isinstance(data, np.ndarray) or data.size == 0:
-        return False
-    return data.dtype.kind in "iu" if is_seg else data.dtype == np.float32
 
 
 def _image(image: np.ndarray, shape: tuple[int, ...], thick: int | None) -> np.ndarray:
@@ -103,7 +84,9 @@ def _image(image: np.ndarray, shape: tuple[int, ...], thick: int | None) -> np.n
         if axis == thick:
             image, low, high = (values.take(_nearest(old, new), axis + 1) for values in (image, low, high))
         elif old != new:
-            image = _weighted(image, axis + 1, _cubic_weights(old, new))
+            # The weight of each old voxel in each new one, float64 (new, old).
+            weights = zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)
+            image = _weighted(image, axis + 1, weights)
     return np.clip(image, low, high, out=image)
 
 
@@ -112,15 +95,13 @@ def _shrinking_first(old: Sequence[int], new: Sequence[int]) -> list[int]:
     return sorted(range(3), key=lambda axis: new[axis] / old[axis])
 
 
-def _cubic_weights(old: int, new: int) -> np.ndarray:
-    """Return the weight of each of ``old`` voxels in each of ``new`` ones, float64 (new, old), as scipy has them."""
-    return zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)
-
-
 def _weighted(image: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
     """Multiply the lines of ``image`` along ``axis`` by ``weights`` (new, old), in float64, one slice at a time."""
     out = np.empty((*image.shape[:axis], len(weights), *image.shape[axis + 1 :]), image.dtype)
-    across, blocks = 2 if axis == 1 else 1, list(_blocks(weights))
+    across, blocks = 2 if axis == 1 else 1, []
+    for first in range(0, len(weights), _BLOCK):  # new voxels, and the old ones that count there: weights fall fast
+        used = np.flatnonzero((np.abs(weights[first : first + _BLOCK]) > _NEGLIGIBLE).any(0))
+        blocks.append((slice(first, first + _BLOCK), slice(used[0], used[-1] + 1)))
     for source, target in zip(np.moveaxis(image, across, 0), np.moveaxis(out, across, 0), strict=True):
         lines = source.astype(np.float64)
         for new, old in blocks:
@@ -129,14 +110,6 @@ def _weighted(image: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
             else:
                 target[..., new, :] = weights[new, old] @ lines[..., old, :]
     return out
-
-
-def _blocks(weights: np.ndarray) -> Iterator[tuple[slice, slice]]:
-    """Yield new voxels, and the old ones that count there: a spline's weights fall to a quarter from voxel to voxel."""
-    for first in range(0, len(weights), _BLOCK):
-        new = slice(first, first + _BLOCK)
-        used = np.flatnonzero((np.abs(weights[new]) > _NEGLIGIBLE).any(0))
-        yield new, slice(used[0], used[-1] + 1)
 
 
 def _segmentation(labels: np.ndarray, shape: tuple[int, ...], thick: int | None) -> np.ndarray:

@@ -73,44 +73,34 @@ def _solid_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Open with a ball (in mm, so that it is round whatever the spacing), then keep the large components."""
     if mask.all() or not mask.any():
         return mask
-    ball = _ball(_TABLE, spacing)
+    axes = np.ogrid[tuple(slice(-int(_TABLE / s), int(_TABLE / s) + 1) for s in spacing)]
+    ball = np.sqrt(sum((axis * s) ** 2 for axis, s in zip(axes, spacing, strict=True))) <= _TABLE
     core = binary_erosion(mask, ball, border_value=1)
     if not core.any():
         return _large_components(mask)
     return mask & binary_dilation(_large_components(core), ball)
 
 
-def _ball(radius: float, spacing: Sequence[float]) -> np.ndarray:
-    reach = [int(radius / s) for s in spacing]
-    axes = np.ogrid[tuple(slice(-n, n + 1) for n in reach)]
-    return np.sqrt(sum((axis * s) ** 2 for axis, s in zip(axes, spacing, strict=True))) <= radius
-
-
 def _large_components(mask: np.ndarray) -> np.ndarray:
-    """The largest component, and those that may be arms beside a trunk."""
-    return generic_filter_components_cc3d(mask, _at_least_an_arm, connectivity=6)
+    """Keep the largest component, and those that may be arms beside a trunk."""
 
+    def at_least_an_arm(components: list[int], sizes: list[int]) -> list[int]:
+        return [n for n, size in zip(components, sizes, strict=True) if size >= _ARM * max(sizes)]
 
-def _at_least_an_arm(components: list[int], sizes: list[int]) -> list[int]:
-    return [n for n, size in zip(components, sizes, strict=True) if size >= _ARM * max(sizes)]
+    return generic_filter_components_cc3d(mask, at_least_an_arm, connectivity=6)
 
 
 def _fill_slices(mask: np.ndarray) -> np.ndarray:
     """Fill what is enclosed within a slice along any axis: lungs are open to the outside in 3D where the scan ends."""
     filled = mask.copy()
-    for axis in range(3):
-        filled |= _filled_along(mask, axis)
+    for axis in range(3):  # all slices along it at once: background is labelled within each; what meets an edge is open
+        within = generate_binary_structure(3, 1)
+        within[tuple(slice(None) if a != axis else [0, 2] for a in range(3))] = False
+        regions, count = label(~mask, within)
+        is_open = np.zeros(count + 1, bool)
+        for other in {0, 1, 2} - {axis}:
+            for end in (0, -1):
+                is_open[np.take(regions, end, other)] = True
+        is_open[0] = False  # the mask itself
+        filled |= ~is_open[regions]
     return filled
-
-
-def _filled_along(mask: np.ndarray, axis: int) -> np.ndarray:
-    """All slices along ``axis`` at once: their background is labelled within each, and what meets an edge is open."""
-    within = generate_binary_structure(3, 1)
-    within[tuple(slice(None) if a != axis else [0, 2] for a in range(3))] = False
-    regions, count = label(~mask, within)
-    is_open = np.zeros(count + 1, bool)
-    for other in {0, 1, 2} - {axis}:
-        for end in (0, -1):
-            is_open[np.take(regions, end, other)] = True
-    is_open[0] = False  # the mask itself
-    return ~is_open[regions]

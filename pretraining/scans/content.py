@@ -18,6 +18,7 @@ _NAMES = re.compile(
     r"(?:^|[^a-z])(?:seg|segm|segmentation|label|labelmap|labelstr|labelsts|labelsval|mask|msk|annotation|annot|gt|"
     r"ground_?truth|roi|aseg|aparc|parcellation|instance|prob|probability|softmax|pve)s?(?:$|[^a-z])"
 )
+_PADDING, _MOST_REST = (-2000, -2048, -3024), 0.99  # what CT scanners and viewers put where there is nothing
 _LEAST_RANGE = 256  # HU: less is 8 bits, of a window or wrapped around
 _CT_NAME = re.compile(r"(?!OCT)(?:.*[^A-Z])?(?:PET|[A-Z]{0,2})CT[APC]?(?:[^A-Z].*)?", re.IGNORECASE)
 
@@ -81,16 +82,17 @@ def _is_smooth(voxels: np.ndarray, counted: np.ndarray) -> bool:
 
 
 def looks_like_ct(voxels: np.ndarray) -> bool:
-    """Tell whether values are meant as HU: much air or lung and little between it and fat; or fat and soft tissue.
+    """Tell whether voxels are meant as HU: much air or lung and little between it and fat; or fat and soft tissue.
 
     Whether they are right is another question. Splines make values below -1000 in MR too, but few.
-
-    Args:
-        voxels: any shape.
     """
     sample = voxels.ravel()[:: max(1, voxels.size // _ENOUGH)]
+    lowest = sample.min()
     if np.ptp(sample) < _LEAST_RANGE:
         return False
+    rest = sample[sample > lowest]  # perhaps organs that were cut out of a CT
+    if lowest in _PADDING and rest.size < _MOST_REST * sample.size and rest.min() > lowest + 500:
+        return float(np.mean((rest > -200) & (rest < 300))) > 0.5
 
     def share(low: float, high: float) -> float:
         return float(np.mean((sample >= low) & (sample < high)))
@@ -98,9 +100,9 @@ def looks_like_ct(voxels: np.ndarray) -> bool:
     air, between = share(-1100, -500), share(-500, -200)
     # Within dense lungs there is more between, but soft tissue stands out; phases of MR are even, and go further down.
     dense_lung = air > 1.5 * between and share(0, 100) > 2 * share(-300, -200)
-    if air > 0.01 and (air > 4 * between or (dense_lung and share(sample.min() + 1, -1100) < 0.01)):
+    if air > 0.01 and (air > 4 * between or (dense_lung and share(lowest + 1, -1100) < 0.01)):
         return True
-    sample = sample[(sample > sample.min()) & (sample < sample.max())]  # a window clips many voxels
+    sample = sample[(sample > lowest) & (sample < sample.max())]  # a window clips many voxels
     if sample.size < 1000 or share(-np.inf, -200) > 0.05 or share(-200, -30) < 0.02 or share(-200, 300) < 0.7:
         return False
     # Noise spreads each tissue over 10 HU and more; the most common one, fat or soft tissue, lies within 50.

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -16,20 +16,15 @@ import SimpleITK
 from pydicom.pixels import iter_pixels
 
 from pretraining.scans.dicom_geometry import SPACING_TOLERANCE, order_slices
-from pretraining.scans.dicom_headers import SliceHeader, read_headers
-from pretraining.scans.dicom_series import Part, Rest, copies_of_volumes, volumes_of
-from pretraining.scans.itk_files import quiet_itk
-from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, stamp
+from pretraining.scans.dicom_headers import LOCALIZER, SliceHeader, read_headers
+from pretraining.scans.dicom_series import Part, Rest, volumes_of, without_copies
+from pretraining.scans.itk_files import itk_image, quiet_itk
+from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, digest, stamp
 
 _MANY = 3  # single slices in series of their own, from which on somebody has given each slice an identifier
 _MEASURED = ("CT", "PT")  # stored values are of a physical unit, whatever their display
 _CHANGED = "its files have changed since they were found"
 _UNREADABLE = "its pixels can't be read: damaged, or compressed in an unknown way"
-
-
-def digest(text: str, length: int) -> str:
-    """The first ``length`` hexadecimal digits of the SHA-256 of a text."""
-    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
 
 
 class SeriesCollector:
@@ -45,13 +40,13 @@ class SeriesCollector:
     def add(self, headers: Sequence[SliceHeader], file: File) -> None:
         """Add one file, the headers of whose images are given."""
         for header in headers:
-            self._series[header.series or digest(f"{file.root}/{file.folder}", 64)].append(header)
+            self._series[header.series or digest(f"{file.root}/{file.folder}")].append(header)
         self._files[file.path] = file
 
     def scans(self) -> tuple[list[Scan], list[LeftOut]]:
         """Return all volumes, and what is left out with the reason: a row for each reason and folder."""
-        found: list[tuple[str, Part]] = []
-        left_out, single = [], []
+        series_of: dict[int, str] = {}
+        volumes, left_out, single, all_rests = [], [], [], list[Rest]()
         digest_of = cache(pixel_digest)
         for series, headers in self._series.items():
             if len(headers) == 1:
@@ -62,11 +57,14 @@ class SeriesCollector:
             except Exception as e:
                 left_out.append(LeftOut.because(self._place(headers), e))
                 continue
-            found += [(series, part) for part in parts]
+            series_of |= {id(part): series for part in parts}
+            volumes += parts
+            all_rests += rests
             left_out += self._rows(rests)
-        copies = copies_of_volumes([part for _, part in found], digest_of)
-        known = {id(copy.headers) for copy in copies}
-        scans = [self._scan(series, part) for series, part in found if id(part.headers) not in known]
+        volumes, copies = without_copies(volumes, digest_of)
+        same = _same_patients([*all_rests, *copies])
+        scans = [self._scan(series_of[id(part)], part) for part in volumes]
+        scans = [replace(scan, group=same(scan.group)) for scan in scans]
         return scans, left_out + self._rows(copies) + self._single(single)
 
     def _scan(self, series: str, part: Part) -> Scan:
@@ -94,30 +92,32 @@ class SeriesCollector:
 
     def _rows(self, rests: Sequence[Rest]) -> list[LeftOut]:
         """Make a row for each reason; of images that go beside a scan, for each folder that has some too."""
-        groups: dict[tuple[str, str, str], list[Rest]] = defaultdict(list)
+        groups: dict[tuple[str, str, str], list[SliceHeader]] = defaultdict(list)
+        first: dict[tuple[str, str, str], Rest] = {}
         for rest in rests:
             twin = self._files[rest.same_as.path].folder if rest.same_as else ""
-            for header in rest.headers if rest.expected else rest.headers[:1]:
-                own = self._files[header.path].folder if rest.expected else ""
-                groups[rest.reason, twin, own].append(replace(rest, headers=[header]) if rest.expected else rest)
+            for header in rest.headers:
+                key = (rest.reason, twin, self._files[header.path].folder if rest.expected else "")
+                groups[key].append(header)
+                first.setdefault(key, rest)
         rows = []
-        for (reason, twin, _), group in groups.items():
-            headers, first = [h for rest in group for h in rest.headers], group[0]
+        for (reason, twin, _), headers in groups.items():
+            same, expected = first[reason, twin, _].same_as, first[reason, twin, _].expected
             files = len({h.path for h in headers})
-            if first.same_as:
-                reason += f" as {self._files[first.same_as.path].source if files == 1 else f'files in {twin}'}"
-            count = f"{files} files: " if first.expected and files > 1 else ""
-            rows.append(LeftOut(self._place(headers), count + reason, expected=first.expected))
+            if same:
+                reason += f" as {self._files[same.path].source if files == 1 else f'files in {twin}'}"
+            count = f"{files} files: " if expected and files > 1 else ""
+            rows.append(LeftOut(self._place(headers), count + reason, expected=expected))
         return rows
 
     def _single(self, headers: Sequence[SliceHeader]) -> list[LeftOut]:
         """Make the rows of series of one image; those that look like one another are told of together."""
         alike: dict[tuple, list[SliceHeader]] = defaultdict(list)
         for h in headers:
-            alike[(self._files[h.path].folder, h.patient, h.modality, h.matrix, h.orientation, h.localizer)].append(h)
+            alike[(self._files[h.path].folder, h.patient, h.modality, h.matrix, h.orientation, h.no_slice)].append(h)
         rows = []
         for group in alike.values():
-            if len(group) >= _MANY and not group[0].localizer and all(h.position for h in group):
+            if len(group) >= _MANY and group[0].no_slice != LOCALIZER and all(h.position for h in group):
                 reason = (
                     f"{len(group)} slices, each with a SeriesInstanceUID of its own: which of them belong together is "
                     "unknown. If they are one scan, give them one SeriesInstanceUID"
@@ -126,6 +126,21 @@ class SeriesCollector:
                 continue
             rows += [row for h in group for row in self._rows(volumes_of([h], pixel_digest)[1])]
         return rows
+
+
+def _same_patients(rests: Sequence[Rest]) -> Callable[[str], str]:
+    """Tell under which name a patient goes who has the same pixels under several."""
+    names: dict[str, str] = {}
+
+    def name_of(patient: str) -> str:
+        return name_of(names[patient]) if patient in names else patient
+
+    for rest in rests:
+        if rest.same_as and rest.same_as.patient and rest.headers[0].patient:
+            one, other = name_of(rest.headers[0].patient), name_of(rest.same_as.patient)
+            if one != other:
+                names[one] = other
+    return name_of
 
 
 def _corrections(part: Part) -> list[str]:
@@ -140,13 +155,7 @@ def _corrections(part: Part) -> list[str]:
 
 
 def read_dicom(scan: Scan) -> SimpleITK.Image:
-    """Read a volume, rescale slope and intercept applied (HU for CT).
-
-    Args:
-        scan: a DICOM scan as :func:`pretraining.scans.find.find_scans` gives it, whose headers aren't read again.
-
-    Returns:
-        A 32-bit float image.
+    """Read a volume as a 32-bit float image, rescale slope and intercept applied (HU for CT).
 
     Raises:
         ScanError: the files have changed since and are no volume now, are damaged, or SimpleITK reads something else
@@ -161,7 +170,9 @@ def read_dicom(scan: Scan) -> SimpleITK.Image:
         voxels = _values(headers)
         if all(h.inverted and h.modality not in _MEASURED for h in headers) and _is_negative(voxels):
             voxels = voxels.max() + voxels.min() - voxels
-        return _image(voxels, geometry)
+        if voxels.shape != geometry.shape:
+            raise ScanError(f"read with the shape {voxels.shape}, its headers say {geometry.shape} (z, y, x)")
+        return itk_image(voxels, geometry.properties()["sitk_stuff"])
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(list(files))
     # Otherwise the first slice's rescaling decides the type of all, and fractions of the others are cut off (PET).
@@ -183,16 +194,6 @@ def _current_headers(scan: Scan) -> list[SliceHeader]:
         return [replace(changed[h.path][h.frame], patient=h.patient) if h.path in changed else h for h in scan.headers]
     except IndexError:
         raise ScanError(_CHANGED) from None
-
-
-def _image(voxels: np.ndarray, geometry: Geometry) -> SimpleITK.Image:
-    if voxels.shape != geometry.shape:
-        raise ScanError(f"read with the shape {voxels.shape}, its headers say {geometry.shape} (z, y, x)")
-    image = SimpleITK.GetImageFromArray(voxels)
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    return image
 
 
 def _values(headers: Sequence[SliceHeader]) -> np.ndarray:

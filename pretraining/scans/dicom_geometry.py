@@ -15,46 +15,10 @@ SPACING_TOLERANCE = 0.05
 ORIENTATION_TOLERANCE = 1e-3
 # Where highdicom stops to call the stack perpendicular: a cosine of 0.999, 2.6 degrees.
 _PERPENDICULAR = 1e-3
-_NO_IMAGES = {
-    "SR": "a structured report",
-    "RTSTRUCT": "radiotherapy contours",
-    "RTPLAN": "a radiotherapy plan",
-    "RTDOSE": "a radiotherapy dose",
-    "SEG": "a segmentation",
-    "PR": "a presentation state",
-    "KO": "a selection of key images",
-    "REG": "a registration",
-    "DOC": "a document",
-}
-_RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "XA", "RF")
 
 
 class MissingSlicesError(ScanError):
     """A volume that lacks some of its slices, and is regular else."""
-
-
-def is_company(header: SliceHeader) -> bool:
-    """Tell whether such an object usually lies beside scans: nothing is lost without it."""
-    return header.localizer or header.modality in _NO_IMAGES or _is_radiograph(header)
-
-
-def _is_radiograph(header: SliceHeader) -> bool:
-    return header.modality in _RADIOGRAPHS and header.position is None and header.frames == 1
-
-
-def no_slice(header: SliceHeader) -> str:
-    """Say why an image is by its nature no slice of a volume, or ""."""
-    if header.modality in _NO_IMAGES:
-        return f"not a scan but {_NO_IMAGES[header.modality]} ({header.modality})"
-    if _is_radiograph(header):
-        return f"a radiograph ({header.modality})"
-    if header.matrix is None:
-        return "DICOM objects without an image"
-    if header.mosaic:
-        return "Siemens mosaics (all slices of a volume in one image): convert them to NIfTI, for example with dcm2niix"
-    if not header.grey:
-        return "colour images"
-    return "localizer (scout) images" if header.localizer else ""
 
 
 def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Geometry]:
@@ -79,15 +43,10 @@ def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Geo
         raise _reason(positions, normal)
     ordered = [headers[i] for i in np.argsort(index)]
     first = ordered[0]
-    if not (first.matrix and first.pixel_spacing and first.position):
-        raise AssertionError  # for mypy: _check_objects has seen to it
-    geometry = Geometry(
-        (first.matrix[1], first.matrix[0], len(ordered)),
-        (first.pixel_spacing[1], first.pixel_spacing[0], float(distance)),
-        (first.position[0], first.position[1], first.position[2]),
-        tuple(np.stack([row, column, normal], axis=1).ravel().tolist()),
-    )
-    return ordered, geometry
+    assert first.matrix and first.pixel_spacing and first.position  # noqa: PT018 - _check_objects has seen to it
+    (rows, columns), (down, across), (x, y, z) = first.matrix, first.pixel_spacing, first.position
+    axes = tuple(np.stack([row, column, normal], axis=1).ravel().tolist())
+    return ordered, Geometry((columns, rows, len(ordered)), (across, down, float(distance)), (x, y, z), axes)
 
 
 def _check_objects(headers: Sequence[SliceHeader]) -> None:
@@ -98,7 +57,7 @@ def _check_objects(headers: Sequence[SliceHeader]) -> None:
         raise ScanError(f"{cut} of {len(files)} files {'is' if cut == 1 else 'are'} truncated: pixel data are missing")
     if any(h.frames > 1 for h in headers):
         raise ScanError("several frames in one file, without the place of each: convert it to NIfTI first")
-    if reason := next(filter(None, map(no_slice, headers)), ""):
+    if reason := next((h.no_slice for h in headers if h.no_slice), ""):
         raise ScanError(reason)
     if n == 1:
         raise ScanError("a single slice: no volume (a localizer, or the rest of the series is missing)")
@@ -114,12 +73,7 @@ def _check_objects(headers: Sequence[SliceHeader]) -> None:
 
 
 def _check_equal(headers: Sequence[SliceHeader]) -> None:
-    """Raise ScanError unless all slices are of the same patient, modality, matrix, pixel spacing and orientation."""
-    # Anonymisers have given many series the same identifier; stacked by chance, two of them would make one volume.
-    if len({h.patient for h in headers}) > 1:
-        raise ScanError("slices of several patients under one series")
-    if len(modalities := sorted({h.modality for h in headers})) > 1:
-        raise ScanError(f"several modalities under one series: {', '.join(modalities)}")
+    """Raise ScanError unless all slices are of the same matrix, pixel spacing and orientation."""
     if len(sizes := sorted({h.matrix for h in headers if h.matrix})) > 1:
         raise ScanError("slices of different sizes: " + ", ".join(f"{r} x {c}" for r, c in sizes) + " (rows x columns)")
     spacings = np.array([h.pixel_spacing for h in headers])
@@ -141,7 +95,12 @@ def _reason(positions: np.ndarray, normal: np.ndarray) -> ScanError:
     gaps = np.diff(along[order])
     typical = float(np.median(gaps[gaps > 1e-3])) if (gaps > 1e-3).any() else 0.0
     if repeated := int((gaps < 0.01 * typical).sum()) if typical else n - 1:
-        return ScanError(_explain_repeated(n, repeated))
+        copies, rest = divmod(n, n - repeated)
+        if rest:
+            return ScanError(f"{repeated} of {n} slices lie where another one does: several phases, or a repeated "
+                             "part, under one series")  # fmt: skip
+        words = {2: "two", 3: "three", 4: "four"}.get(copies, copies)
+        return ScanError(f"{words} images at each position: several phases or echoes under one series")
     steps = np.diff(positions[order], axis=0)
     angle = np.degrees(np.arctan2(np.linalg.norm(steps - np.outer(gaps, normal), axis=1), gaps))
     if np.median(angle) > np.degrees(np.arccos(1 - _PERPENDICULAR)):
@@ -158,11 +117,3 @@ def _reason(positions: np.ndarray, normal: np.ndarray) -> ScanError:
         f"{n} slices, the distance between slices {first + 1} and {first + 2} is {gaps[first]:.4g} mm instead of "
         f"{typical:.4g} mm: {'a slice is' if missing == 1 else f'{missing} slices are'} missing"
     )
-
-
-def _explain_repeated(n: int, repeated: int) -> str:
-    copies, rest = divmod(n, n - repeated)
-    if rest == 0:
-        words = {2: "two", 3: "three", 4: "four"}
-        return f"{words.get(copies, copies)} images at each position: several phases or echoes under one series"
-    return f"{repeated} of {n} slices lie where another one does: several phases, or a repeated part, under one series"

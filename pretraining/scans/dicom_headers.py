@@ -3,7 +3,6 @@
 Never reads pixels. What it gives is plain data without a patient's text: identifiers and words are hashed.
 """
 
-import hashlib
 import hmac
 import os
 import struct
@@ -19,7 +18,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import VR
 
-from pretraining.scans.scan import ScanError
+from pretraining.scans.scan import ScanError, digest
 
 # Elements that say what an image shows: images that differ in one of them are no neighbours in a volume.
 SHOWN = (
@@ -55,69 +54,49 @@ _PLAIN_TEXT = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "
 _TYPE_OF = {name: dictionary_VR(name) for name in _NAMES}
 _IS_NUMBER = {name: dictionary_VR(name) in _NUMBERS for name in (*SHOWN[2:], *ALSO)}
 _PLACES = frozenset(map(tag_for_keyword, ("InStackPositionNumber", "ImagePositionPatient", "StackID")))
+_NO_IMAGES = {
+    "SR": "a structured report", "RTSTRUCT": "radiotherapy contours", "RTPLAN": "a radiotherapy plan",
+    "RTDOSE": "a radiotherapy dose", "SEG": "a segmentation", "PR": "a presentation state",
+    "KO": "a selection of key images", "REG": "a registration", "DOC": "a document",
+}  # fmt: skip
+_RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "XA", "RF")
+LOCALIZER, _NO_IMAGE, _COLOUR = "localizer (scout) images", "DICOM objects without an image", "colour images"
+_MOSAIC = "Siemens mosaics (all slices of a volume in one image): convert them to NIfTI, for example with dcm2niix"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
 @dataclass(frozen=True, slots=True)
 class SliceHeader:
-    """Header of one image: of a DICOM file, or of one frame of an enhanced one. Missing or wrong numbers are None.
-
-    Attributes:
-        path: the file.
-        frame: the image's index in the file.
-        frames: images in the file that this header speaks for; more than 1 where nothing tells where each of them lies.
-        plain: whether SimpleITK reads this file's values as they are meant: not MONOCHROME1, no functional groups.
-        series: SHA-256 of the SeriesInstanceUID, "" if an anonymiser blanked it.
-        patient: name of the patient's group, a hash of the PatientID by the key that it was read with, or "".
-        modality: Modality, upper case, or "".
-        localizer: whether ImageType says so.
-        mosaic: whether ImageType says that all slices of a volume are tiles of one image.
-        inverted: MONOCHROME1.
-        grey: whether there is one grey value a pixel.
-        matrix: (rows, columns).
-        pixel_spacing: mm between rows and between columns.
-        position: ImagePositionPatient, mm, LPS.
-        orientation: ImageOrientationPatient: the directions of a row and of a column.
-        rescaling: the first of RescaleSlope and RescaleIntercept that is there and no number (or a slope of 0), or "".
-        slope: what stored values are multiplied by.
-        intercept: what is added then.
-        complete: whether the file holds all the pixel data that the header announces.
-        number: InstanceNumber: where images of a volume are lost, one is lacking.
-        told: elements of :data:`SHOWN`, :data:`ALSO` and others that may tell volumes apart; words are hashed.
-    """
+    """Header of one image: of a DICOM file, or of one frame of an enhanced one. Missing or wrong numbers are None."""
 
     path: str
-    frame: int
-    frames: int
-    plain: bool
-    series: str
-    patient: str
-    modality: str
-    localizer: bool
-    mosaic: bool
-    inverted: bool
-    grey: bool
-    matrix: tuple[int, int] | None
-    pixel_spacing: tuple[float, ...] | None
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    rescaling: str
-    slope: float
-    intercept: float
-    complete: bool
-    number: float | None
-    told: tuple[tuple[str, str], ...]
-
-
-def sha256(text: str) -> str:
-    """Hash a text (SHA-256, hexadecimal digits); "" gives ""."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() if text else ""
+    frame: int  # the image's index in the file
+    frames: int  # images in the file that this speaks for; more than 1 where nothing tells where each of them lies
+    plain: bool  # whether SimpleITK reads the values as they are meant: not MONOCHROME1, no functional groups
+    series: str  # SHA-256 of the SeriesInstanceUID, "" if an anonymiser blanked it
+    patient: str  # name of the patient's group (patient_group), or ""
+    modality: str  # upper case, or ""
+    no_slice: str  # why it is by its nature no slice of a volume, or ""
+    company: bool  # whether such an image usually lies beside scans: nothing is lost without it
+    inverted: bool  # MONOCHROME1
+    matrix: tuple[int, int] | None  # (rows, columns)
+    pixel_spacing: tuple[float, ...] | None  # mm between rows and between columns
+    position: tuple[float, ...] | None  # ImagePositionPatient, mm, LPS
+    orientation: tuple[float, ...] | None  # ImageOrientationPatient: the directions of a row and of a column
+    rescaling: (
+        str  # the first of RescaleSlope and RescaleIntercept that is there and no number (or a slope of 0), or ""
+    )
+    slope: float  # what stored values are multiplied by
+    intercept: float  # what is added then
+    complete: bool  # whether the file holds all the pixel data that the header announces
+    number: float | None  # InstanceNumber: where images of a volume are lost, one is missing
+    told: tuple[tuple[str, str], ...]  # elements that may tell volumes apart; words are hashed
 
 
 def patient_group(patient: str, key: bytes) -> str:
     """Name the group of a patient's scans; a number is short, and could be found by trying all, but for the key."""
-    return f"patient_{hmac.new(key, f'patient_{sha256(patient)[:12]}'.encode(), 'sha256').hexdigest()[:12]}"
+    return f"patient_{hmac.new(key, f'patient_{digest(patient, 12)}'.encode(), 'sha256').hexdigest()[:12]}"
 
 
 def read_headers(path: str | os.PathLike[str], key: bytes = b"") -> list[SliceHeader] | None:
@@ -152,7 +131,7 @@ def read_headers(path: str | os.PathLike[str], key: bytes = b"") -> list[SliceHe
 
 
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-    """Whether reading may stop; a type of value that doesn't exist (or none, in implicit encoding) is damage."""
+    """Tell whether reading may stop; a type of value that doesn't exist (or none, in implicit encoding) is damage."""
     if vr is not None and vr not in _TYPES and vr.isalpha() and vr.isupper():
         # SimpleITK's reader took up to 0.7 GB for such a file of 862 bytes.
         raise ScanError("damaged DICOM header")
@@ -233,21 +212,21 @@ def _header(
     path: str, index: int, frames: int, enhanced: bool, data: Elements, matrix: tuple[int, int] | None,
     complete: bool, key: bytes,
 ) -> SliceHeader:  # fmt: skip
-    kind = (_text(data, "ImageType") + _text(data, "FrameType")).upper()
     photometric = _text(data, "PhotometricInterpretation").strip().upper()
     series, patient = _text(data, "SeriesInstanceUID"), _text(data, "PatientID").strip()
+    grey = photometric in ("", "MONOCHROME1", "MONOCHROME2") and _numbers(data, "SamplesPerPixel", 1) in (None, (1,))
+    no_slice = _no_slice(data, frames, matrix is not None, grey)
     return SliceHeader(
         path=path,
         frame=index,
         frames=frames,
         plain=not enhanced and photometric != "MONOCHROME1",
-        series=sha256(series),
+        series=digest(series) if series else "",
         patient=patient_group(patient, key) if patient else "",
         modality=_text(data, "Modality").strip().upper(),
-        localizer="LOCALIZER" in kind,
-        mosaic="MOSAIC" in kind,
+        no_slice=no_slice,
+        company=bool(no_slice) and no_slice not in (_NO_IMAGE, _MOSAIC, _COLOUR),
         inverted=photometric == "MONOCHROME1",
-        grey=photometric in ("", "MONOCHROME1", "MONOCHROME2") and _numbers(data, "SamplesPerPixel", 1) in (None, (1,)),
         matrix=matrix,
         pixel_spacing=_numbers(data, "PixelSpacing", 2),
         position=_numbers(data, "ImagePositionPatient", 3),
@@ -261,14 +240,30 @@ def _header(
     )
 
 
+def _no_slice(data: Elements, frames: int, is_image: bool, grey: bool) -> str:
+    kind, modality = (
+        f"{_text(data, 'ImageType')}{_text(data, 'FrameType')}".upper(),
+        _text(data, "Modality").strip().upper(),
+    )
+    if modality in _NO_IMAGES:
+        return f"not a scan but {_NO_IMAGES[modality]} ({modality})"
+    if modality in _RADIOGRAPHS and frames == 1 and _numbers(data, "ImagePositionPatient", 3) is None:
+        return f"a radiograph ({modality})"
+    if "LOCALIZER" in kind:
+        return LOCALIZER
+    if not is_image:
+        return _NO_IMAGE
+    return _MOSAIC if "MOSAIC" in kind else "" if grey else _COLOUR
+
+
 def _told(data: Elements, salt: str) -> Iterator[tuple[str, str]]:
     """Tell what may tell volumes of a series apart; ``salt``, of that series, keeps its words from being guessed."""
     for name, is_number in _IS_NUMBER.items():
         if text := _text(data, name):
-            yield name, _number_text(data[name], salt) if is_number else sha256(salt + text)[:8]
+            yield name, _number_text(data[name], salt) if is_number else digest(salt + text, 8)
     for name in data:
         if name.startswith("("):
-            yield name, sha256(salt + str(data[name]))[:8]
+            yield name, digest(salt + str(data[name]), 8)
     values = data.get("DimensionIndexValues")
     values = values if isinstance(values, Sequence) else [values]
     for number, (item, value) in enumerate(zip(data.get("DimensionIndexSequence") or (), values, strict=False)):
@@ -282,7 +277,7 @@ def _number_text(value: Any, salt: str) -> str:
     try:
         return " ".join(f"{float(number):.6g}" for number in (value if several else [value]))
     except (TypeError, ValueError):
-        return sha256(f"{salt}{value}")[:8]
+        return digest(f"{salt}{value}", 8)
 
 
 def _bad_rescaling(data: Elements) -> str:
@@ -294,34 +289,24 @@ def _bad_rescaling(data: Elements) -> str:
 
 
 def _holds_pixels(data: pydicom.FileDataset, file: BinaryIO, needed: int) -> bool:
-    """Whether the pixel data start where pydicom stopped reading, and ``needed`` bytes (or all fragments) follow."""
-    syntax = (
-        getattr(data, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID") or pydicom.uid.ImplicitVRLittleEndian
-    )
+    """Tell whether pixel data start where pydicom stopped reading, and ``needed`` bytes (or all fragments) follow."""
+    syntax = getattr(data, "file_meta", {}).get("TransferSyntaxUID") or pydicom.uid.ImplicitVRLittleEndian
     if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
         return True  # the whole data set is one deflate stream: damage shows when the header is read
-    implicit, order = syntax.is_implicit_VR, "<" if syntax.is_little_endian else ">"
-    element = file.read(8 if implicit else 12)
-    if len(element) < (8 if implicit else 12):
+    order, length = "<" if syntax.is_little_endian else ">", 8 if syntax.is_implicit_VR else 12
+    element, size = file.read(length), os.fstat(file.fileno()).st_size
+    if len(element) < length:
         return False
     group, number = struct.unpack(order + "HH", element[:4])
     if (group << 16 | number) not in _PIXEL_DATA:
         return False
-    length = struct.unpack(order + "L", element[-4:])[0]
-    start, size = file.tell(), os.fstat(file.fileno()).st_size
-    if length != _UNDEFINED_LENGTH:
-        return size - start >= needed
-    return _ends(file, size)
-
-
-def _ends(file: BinaryIO, size: int) -> bool:
-    """Whether the compressed fragments that start here all lie within the file's ``size`` bytes."""
+    if struct.unpack(order + "L", element[-4:])[0] != _UNDEFINED_LENGTH:
+        return size - file.tell() >= needed
     count, offsets = parse_fragments(file)
     if count == 0:
         return False
     file.seek(offsets[-1] + 4)
-    last = struct.unpack("<L", file.read(4))[0]
-    return offsets[-1] + 8 + last <= size
+    return offsets[-1] + 8 + struct.unpack("<L", file.read(4))[0] <= size
 
 
 def _text(data: Elements, keyword: str) -> str:

@@ -1,6 +1,6 @@
-"""What volumes the images of one DICOM series form: by what their headers tell, and nothing else. Reads no file."""
+"""What volumes the images of DICOM series form: by what their headers tell, and nothing else. Reads no file."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,18 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from pretraining.scans.dicom_geometry import (
-    ORIENTATION_TOLERANCE,
-    MissingSlicesError,
-    is_company,
-    no_slice,
-    order_slices,
-)
+from pretraining.scans.dicom_geometry import ORIENTATION_TOLERANCE, MissingSlicesError, order_slices
 from pretraining.scans.dicom_headers import ALSO, SHOWN, SliceHeader
 from pretraining.scans.scan import Geometry, ScanError
 
 T = TypeVar("T")
-Digest = Callable[[SliceHeader], str]
+Digest = Callable[[SliceHeader], str]  # gives the hash of an image's pixels; called for suspected copies only
 _MOST_TAGS = 3  # that are tried together
 _NEAR = 3  # decimals of a mm: images that agree in them lie at the same place
 _FEW = 2  # scouts that don't say so
@@ -29,19 +23,12 @@ _KINDS = ("orientation", "matrix", "ImageType", "FrameType")
 
 @dataclass
 class Part:
-    """Images of a series that are told from its others.
+    """Images of a series that are told from its others."""
 
-    Attributes:
-        told: the elements, with their values, that tell them apart; none of a whole series.
-        label: the same as it may be shown.
-        headers: the images.
-        least: slices that make a volume.
-    """
-
-    told: tuple[tuple[str, str], ...]
-    label: str
+    told: tuple[tuple[str, str], ...]  # the elements, with their values, that tell them apart; none of a whole series
+    label: str  # the same as it may be shown
     headers: list[SliceHeader]
-    least: int
+    least: int  # slices that make a volume
 
     @cached_property
     def judged(self) -> tuple[list[SliceHeader], Geometry] | str:
@@ -61,19 +48,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Rest:
-    """Images that are not used.
-
-    Attributes:
-        headers: the images.
-        reason: why.
-        same_as: the image that has the same pixels as the first of them, if that is why.
-        expected: whether such images are usual company of a scan.
-    """
+    """Images that are not used."""
 
     headers: list[SliceHeader]
     reason: str
-    same_as: SliceHeader | None = None
-    expected: bool = False
+    same_as: SliceHeader | None = None  # the image that has the same pixels as the first of them, if that is why
+    expected: bool = False  # whether such images are usual company of a scan
+
+    @classmethod
+    def copy(cls, headers: list[SliceHeader], of: SliceHeader) -> "Rest":
+        """Name images that are there twice."""
+        other = "" if headers[0].patient == of.patient else " (under another PatientID)"
+        return cls(headers, f"same pixels{other}", of, True)
 
 
 def volumes_of(headers: Sequence[SliceHeader], digest: Digest) -> tuple[list[Part], list[Rest]]:
@@ -82,35 +68,19 @@ def volumes_of(headers: Sequence[SliceHeader], digest: Digest) -> tuple[list[Par
     Images at the same place with the same pixels, and the same in all that could tell them apart, count once. A series
     is divided by the fewest elements that make every part a volume. If images lie at the same place and elements tell
     them all apart, each part is judged alone; else one that can't be explained leaves out the series.
-
-    Args:
-        headers: the images, in any order.
-        digest: gives the hash of an image's pixels; called for images at the same place only.
     """
-    reasons = _groups(headers, no_slice)
-    rests = [Rest(images, no_slice(images[0]), expected=all(map(is_company, images)))
-             for images in reasons if no_slice(images[0])]  # fmt: skip
-    slices = [header for header in headers if not no_slice(header)]
+    rests = [Rest(images, images[0].no_slice, expected=all(h.company for h in images))
+             for images in _groups(headers, lambda h: h.no_slice) if images[0].no_slice]  # fmt: skip
+    slices = [header for header in headers if not header.no_slice]
     if not slices:
         return [], rests
     try:
-        _check_one(slices)
         parts, copies = _parts(slices, digest)
     except ScanError as e:
         company = "".join(f"; {len(rest.headers)} of its files: {rest.reason}" for rest in rests)
         return [], [Rest(list(headers), f"{e}{company}")]
     rests += copies + [Rest(part.headers, f"{part.label}: {part.judged}") for part in parts if not part.is_volume]
-    volumes = [part for part in parts if part.is_volume]
-    return _without_copied_volumes(volumes, rests, digest), rests
-
-
-def _check_one(headers: Sequence[SliceHeader]) -> None:
-    """Raise ScanError for images of several patients or modalities, whatever else may tell them apart."""
-    # Anonymisers have given many series the same identifier.
-    if len({h.patient for h in headers}) > 1:
-        raise ScanError("slices of several patients under one series")
-    if len(modalities := sorted({h.modality for h in headers})) > 1:
-        raise ScanError(f"several modalities under one series: {', '.join(modalities)}")
+    return [part for part in parts if part.is_volume], rests
 
 
 def _groups(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
@@ -131,6 +101,11 @@ def _parts(headers: list[SliceHeader], digest: Digest) -> tuple[list[Part], list
     """Find the parts of a series, and the copies in it: of the same headers or, where that isn't enough, of any."""
     # In this order: black slices of two phases are no copies of each other.
     slices, copies = _without_copies(headers, digest)
+    # Anonymisers have given many series the same identifier: whatever else may tell them apart.
+    if len({h.patient for h in slices}) > 1:
+        raise ScanError("slices of several patients under one series")
+    if len(modalities := sorted({h.modality for h in slices})) > 1:
+        raise ScanError(f"several modalities under one series: {', '.join(modalities)}")
     try:
         return _divided(slices), copies
     except ScanError:
@@ -154,9 +129,10 @@ def _without_copies(
         if len(group) == 1 or not all(h.complete and h.frames == 1 for h in group):
             kept += group
             continue
+        group.sort(key=lambda h: h.patient != headers[0].patient)  # of a scan under two names, all of one
         for first, *others in _groups(group, digest):
             kept.append(first)
-            copies += [Rest([other], "same pixels", first, True) for other in others]
+            copies += [Rest.copy([other], first) for other in others]
     return kept, copies
 
 
@@ -192,7 +168,7 @@ def _divided(headers: list[SliceHeader]) -> list[Part]:
 
 
 def _nothing_lost(parts: list[Part]) -> bool:
-    """Tell by InstanceNumber whether parts with a gap between them are what was scanned: none is lacking."""
+    """Tell by InstanceNumber whether parts with a gap between them are what was scanned: none is missing."""
 
     def runs(headers: list[SliceHeader]) -> bool:
         numbers = sorted(h.number for h in headers if h.number is not None)
@@ -233,8 +209,7 @@ def _division(
     for values in sorted(groups):
         words = [f"{name} {value if _may_be_shown(value) else f'no. {all_values.index(value) + 1}'}"
                  for name, value, all_values in zip(tags, values, known, strict=True)]  # fmt: skip
-        told = tuple(zip(tags, values, strict=True))
-        parts.append(Part(told, ", ".join(words), groups[values], least))
+        parts.append(Part(tuple(zip(tags, values, strict=True)), ", ".join(words), groups[values], least))
     return parts
 
 
@@ -285,34 +260,30 @@ def _coincide(headers: list[SliceHeader]) -> bool:
     return len({_place(h) for h in headers}) < len(headers)
 
 
-def _without_copied_volumes(volumes: list[Part], rests: list[Rest], digest: Digest) -> list[Part]:
-    """Count a volume once whose images all are in another one, pixel by pixel: exported twice, with other headers."""
-    kept: list[tuple[Part, dict[Hashable, SliceHeader]]] = []
+def _spot(header: SliceHeader) -> Hashable:
+    return _place(header), header.matrix, header.pixel_spacing, header.modality
+
+
+def without_copies(volumes: Sequence[Part], digest: Digest) -> tuple[list[Part], list[Rest]]:
+    """Count a volume once whose images all are in another one, pixel by pixel, whatever series or patient they name.
+
+    Pixels are read where the middle image of one volume has the place of an image of another.
+    """
+    middles = {id(part): part.headers[len(part.headers) // 2] for part in volumes}
+    suspected = Counter(map(_spot, middles.values()))
+    held: dict[Hashable, list[Part]] = defaultdict(list)
+    seen, kept, copies = set[Hashable](), set[int](), list[Rest]()
     for part in sorted(volumes, key=lambda part: (-len(part.headers), part.headers[0].path)):
-        places: dict[Hashable, SliceHeader] = {(_place(h), h.matrix, h.pixel_spacing): h for h in part.headers}
-        for other, known in kept:
-            twins = ((h, known.get(place)) for place, h in places.items())
-            if all(twin is not None and digest(twin) == digest(h) for h, twin in twins):
-                rests.append(Rest(part.headers, "same pixels", other.headers[0], True))
+        middle = middles[id(part)]
+        for other in held[_spot(middle), digest(middle)] if _spot(middle) in seen else ():
+            twins = {_spot(h): h for h in other.headers}
+            if all(_spot(h) in twins and digest(twins[_spot(h)]) == digest(h) for h in part.headers):
+                copies.append(Rest.copy(part.headers, twins[_spot(part.headers[0])]))
                 break
         else:
-            kept.append((part, places))
-    return [part for part, _ in kept]
-
-
-def copies_of_volumes(parts: Sequence[Part], digest: Digest) -> list[Rest]:
-    """Find a patient's volumes that are there under another SeriesInstanceUID too: same places, same pixels."""
-    rests: list[Rest] = []
-    for group in _groups(parts, _extent):
-        if len(group) > 1:
-            _without_copied_volumes(group, rests, digest)
-    return rests
-
-
-def _extent(part: Part) -> Hashable:
-    ordered = order_slices(part.headers)[0]
-    return (
-        len(ordered),
-        ordered[0].patient,
-        *((_place(h), h.matrix, h.pixel_spacing) for h in (ordered[0], ordered[-1])),
-    )
+            kept.add(id(part))
+            for header in part.headers:
+                if suspected[_spot(header)] > (header is middle):
+                    seen.add(_spot(header))
+                    held[_spot(header), digest(header)].append(part)
+    return [part for part in volumes if id(part) in kept], copies

@@ -5,7 +5,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,10 @@ SHEARED = "its axes are not at right angles (the affine has shear)"
 _NO_SPACING = "its header gives no voxel spacing, and SimpleITK would take 1 mm: save it with its spacing"
 
 
+# The fields, the names of the data files (none: the data follow), and the byte behind the header.
+Header = tuple[dict[str, str], list[str], int]
+
+
 @contextmanager
 def quiet_itk() -> Iterator[None]:
     """Switch ITK's warnings off within the block: what matters in them is checked here and said in words."""
@@ -41,17 +45,13 @@ def quiet_itk() -> Iterator[None]:
 
 
 def read_itk_geometry(path: Path) -> Geometry:
-    """The grid of a 3D scalar image as SimpleITK states it, from the header alone.
-
-    Trailing axes of length one are dropped.
+    """Read the grid of 3D scalar volumes as SimpleITK states it, from the header alone.
 
     Raises:
-        ScanError: SimpleITK can't read the header, or the image is not 3D or not scalar.
+        ScanError: SimpleITK can't read the header, or the image is not 3D or 4D, or not scalar.
     """
-    if path.name.lower().endswith(_METAIMAGE):
-        _metaimage_header(path)
-    elif path.name.lower().endswith(_NRRD):
-        _nrrd_header(path)
+    if path.name.lower().endswith((*_METAIMAGE, *_NRRD)):
+        _header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -60,16 +60,17 @@ def read_itk_geometry(path: Path) -> Geometry:
     except RuntimeError as e:
         raise ScanError(_explain(e)) from e
     size, n = reader.GetSize(), reader.GetDimension()
-    if n < 3 or math.prod(size[3:]) > 1:
+    if n < 3 or math.prod(size[4:]) > 1:
         raise ScanError(f"{n}D, shape {size} (x, y, z, ...): a 3D volume is needed")
     if reader.GetNumberOfComponents() > 1 or "complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()):
         raise ScanError("colour, vector or complex values: one number per voxel is needed")
     direction = np.reshape(reader.GetDirection(), (n, n))[:3, :3]
-    return Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
+    spacing, origin, directions = reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist())
+    return Geometry(size[:3], spacing, origin, directions, math.prod(size[3:]))
 
 
 def read_itk(path: Path) -> np.ndarray:
-    """Voxels of a MetaImage or NRRD file, float32 (Z, Y, X).
+    """Read the voxels of a file, float32 (C, Z, Y, X).
 
     Raises:
         ScanError: SimpleITK can't read the data.
@@ -80,44 +81,64 @@ def read_itk(path: Path) -> np.ndarray:
     except RuntimeError as e:
         raise ScanError(_explain(e)) from e
     voxels = SimpleITK.GetArrayFromImage(image)
-    return voxels.reshape(voxels.shape[-3:]).astype(np.float32)
+    return voxels.reshape(-1, *voxels.shape[-3:]).astype(np.float32)
+
+
+def itk_image(voxels: np.ndarray, stuff: Mapping[str, Sequence[float]]) -> SimpleITK.Image:
+    """Make an image of voxels (Z, Y, X); ``stuff`` is nnU-Net's ``sitk_stuff``."""
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(stuff["spacing"])
+    image.SetOrigin(stuff["origin"])
+    image.SetDirection(np.ravel(stuff["direction"]).tolist())
+    return image
+
+
+def properties_of(image: SimpleITK.Image) -> dict:
+    """Give the properties that nnU-Net's SimpleITKIO gives for an image."""
+    spacing = image.GetSpacing()
+    stuff = {"spacing": spacing, "origin": image.GetOrigin(), "direction": image.GetDirection()}
+    return {"sitk_stuff": stuff, "spacing": [abs(s) for s in spacing[::-1]]}
 
 
 def verify_itk_data(path: Path) -> None:
-    """Raise ScanError if the data are truncated or damaged in a way that SimpleITK does not report.
+    """Raise ScanError (or OSError) if data are truncated or damaged, or can't be opened, and SimpleITK wouldn't say so.
 
     It reads a MetaImage whose compressed data are damaged, and ignores the checksum of a compressed NRRD.
-
-    Raises:
-        ScanError: see above.
-        OSError: the file, or the data file it names, can't be opened.
     """
-    verify = _verify_nrrd if path.name.lower().endswith(_NRRD) else _verify_metaimage
+    fields, names, begin = _header(path)
+    nrrd = path.name.lower().endswith(_NRRD)
+    if nrrd and not any(fields.get(key, "").replace("none", "").strip() for key in ("space directions", "spacings")):
+        raise ScanError(_NO_SPACING)
+    data = [(path.parent / name).read_bytes() for name in names] or [path.read_bytes()[begin:]]
+    needed = math.prod(_numbers(fields, "DimSize")) // len(data)
+    needed *= _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1)
+    zipped = fields.get("CompressedData", "False").lower() in ("true", "1", "t")
     try:
-        verify(path)
+        for stream in data:
+            if nrrd and fields.get("encoding", "").lower() in ("gzip", "gz"):
+                read_gzip(io.BytesIO(stream), 0)
+            elif not nrrd and (found := _inflated_size(stream) if zipped else len(stream)) < needed:
+                raise ScanError(f"truncated: {found} bytes of voxels, the header needs {needed}")
     except (zlib.error, EOFError, gzip.BadGzipFile) as e:
         raise ScanError("the compressed data are damaged or truncated") from e
 
 
-def _verify_nrrd(path: Path) -> None:
-    fields, names, begin = _nrrd_header(path)
-    if not any(fields.get(key, "").replace("none", "").strip() for key in ("space directions", "spacings")):
-        raise ScanError(_NO_SPACING)
-    zipped = fields.get("encoding", "").lower() in ("gzip", "gz")
-    for name in names:
-        data = _data_beside(path, name)
-        if zipped:
-            read_gzip(io.BytesIO(data), 0)
-    if zipped and not names:
-        read_gzip(io.BytesIO(path.read_bytes()[begin:]), 0)
+def _header(path: Path) -> Header:
+    """Read the header, whose data must be in files beside it: not in a password file, or an endless device."""
+    header = (_nrrd_header if path.name.lower().endswith(_NRRD) else _metaimage_header)(path)
+    for name in header[1]:
+        if "\0" in name:
+            raise ScanError("its header does not name the data")
+        if "%" in name:
+            raise ScanError("its data are spread over several files: save the image as one .mha, .nrrd or .nii.gz file")
+        if Path(name) != Path(Path(name).name):  # "./a.raw" is fine
+            raise ScanError("its data are in another folder: put both files into one")
+        if not (path.parent / name).resolve(strict=True).is_file():
+            raise ScanError("its data file is no regular file")
+    return header
 
 
-def _nrrd_header(path: Path) -> tuple[dict[str, str], list[str], int]:
-    """Read the fields, the names of the data files (none: the data follow), and the byte behind the header.
-
-    Raises:
-        ScanError: its data are where a header must not send a reader.
-    """
+def _nrrd_header(path: Path) -> Header:
     with path.open("rb") as file:
         head = file.read(_HEADER)
     end = re.search(rb"\r?\n\r?\n", head)
@@ -129,68 +150,34 @@ def _nrrd_header(path: Path) -> tuple[dict[str, str], list[str], int]:
     names = [name] if name else []
     if name.upper().startswith("LIST"):
         names = lines[next(i for i, line in enumerate(lines) if line.lower().startswith("data")) + 1 :]
-    for name in names:
-        _check_name(path, name)
     return fields, names, end.end() if end else len(head)
 
 
-def _verify_metaimage(path: Path) -> None:
-    fields, names, begin = _metaimage_header(path)
-    raw = [_data_beside(path, name) for name in names] or [path.read_bytes()[begin:]]
-    size = math.prod(_numbers(fields, "DimSize"))
-    needed = size * _BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 1) // len(raw)
-    zipped = fields.get("CompressedData", "False").lower() in ("true", "1", "t")
-    found = min(_inflated_size(data) if zipped else len(data) for data in raw)
-    if found < needed:
-        raise ScanError(f"truncated: {found} bytes of voxels, the header needs {needed}")
+def _metaimage_header(path: Path) -> Header:
+    with path.open("rb") as file:
+        head = file.read(_HEADER)
+    # It is the last line of the header by definition of the format; a list of files may follow.
+    last = re.search(rb"(?m)^[ \t]*ElementDataFile[ \t]*=(.*)(?:\n|\Z)", head)
+    if not last:
+        raise ScanError("not a MetaImage file, or its header does not name the data")
+    pairs = [line.partition("=") for line in head[: last.end()].decode("utf-8", "replace").split("\n")]
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    _check_metaimage(fields)
+    names = [fields["ElementDataFile"]]
+    if names[0].upper() == "LOCAL":
+        names = []
+    elif names[0].upper().startswith("LIST"):
+        names = [line.strip() for line in head[last.end() :].decode("utf-8", "replace").split("\n") if line.strip()]
+    return fields, names, last.end()
 
 
 def _inflated_size(raw: bytes) -> int:
-    """Bytes of a zlib stream, unpacked piece by piece; its checksum is verified at the end."""
+    """Count the bytes of a zlib stream, unpacked piece by piece; its checksum is verified at the end."""
     stream = zlib.decompressobj()
     size = sum(len(stream.decompress(raw[start : start + _PIECE])) for start in range(0, len(raw), _PIECE))
     if not stream.eof:
         raise EOFError
     return size
-
-
-def _check_name(path: Path, name: str) -> None:
-    """Raise ScanError unless a header names a file beside it: not a password file, or an endless device."""
-    if "\0" in name:
-        raise ScanError("its header does not name the data")
-    if "%" in name:
-        raise ScanError("its data are spread over several files: save the image as one .mha, .nrrd or .nii.gz file")
-    if Path(name) != Path(Path(name).name):  # "./a.raw" is fine
-        raise ScanError("its data are in another folder: put both files into one")
-    if not (path.parent / name).resolve(strict=True).is_file():
-        raise ScanError("its data file is no regular file")
-
-
-def _data_beside(path: Path, name: str) -> bytes:
-    _check_name(path, name)
-    return (path.parent / name).read_bytes()
-
-
-def _metaimage_header(path: Path) -> tuple[dict[str, str], list[str], int]:
-    """Read the fields, the names of the data files (none: the data follow), and the byte behind the header."""
-    fields: dict[str, str] = {}
-    begin = 0
-    with path.open("rb") as file:
-        # ElementDataFile is the last line of the header by definition of the format.
-        lines = file.read(_HEADER).split(b"\n")
-    for number, line in enumerate(lines):
-        begin += len(line) + 1
-        key, _, value = line.decode("utf-8", "replace").partition("=")
-        fields[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":
-            _check_metaimage(fields)
-            names = [value.strip()]
-            if names[0].upper().startswith("LIST"):
-                names = [more.decode("utf-8", "replace").strip() for more in lines[number + 1 :] if more.strip()]
-            elif names[0].upper() == "LOCAL":
-                names = []
-            return fields, names, begin
-    raise ScanError("not a MetaImage file, or its header does not name the data")
 
 
 def _check_metaimage(fields: dict[str, str]) -> None:
@@ -214,7 +201,7 @@ def _numbers(fields: dict[str, str], key: str) -> list[int]:
 
 
 def _explain(error: RuntimeError) -> str:
-    """A reason from an ITK exception, whose text is several lines with source files and addresses."""
+    """Make a reason of an ITK exception, whose text is several lines with source files and addresses."""
     text = str(error)
     if "orthonormal" in text:
         return SHEARED

@@ -1,16 +1,17 @@
 """Reading a scan as nnU-Net wants it: channels first, float32, with SimpleITKIO's properties."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from pretraining.scans.body import body_mask
 from pretraining.scans.content import is_ct_name, is_label_map, looks_like_ct, may_be_soft_tissue, named_like_labels
 from pretraining.scans.dicom import read_dicom
-from pretraining.scans.image_files import check_values, read_image_file
+from pretraining.scans.image_files import check_values, os_errors_in_words, read_image_file
+from pretraining.scans.itk_files import itk_image, properties_of
 from pretraining.scans.scan import LabelMapError, Scan, ScanError
 
 _ENOUGH = 1_000_000  # voxels tell what intensities are
@@ -41,12 +42,11 @@ def read_scan(scan: Scan) -> tuple[np.ndarray, dict]:
     Raises:
         ScanError: anything is wrong with the scan, a file has vanished, or the scan changed since it was found.
     """
-    try:
-        channels = [_read_channel(scan, files) for files in scan.channels]
-    except OSError as e:
-        raise ScanError(f"can't be read: {e.strerror or type(e).__name__}") from e
-    properties = channels[0][1]
-    remarks = [*scan.corrections, *(remark for _, other in channels for remark in other.pop("remarks", ()))]
+    with os_errors_in_words():
+        images = [_read_file(scan, files, count) for files, count in Counter(scan.channels).items()]
+    channels = [(channel, other) for image, other in images for channel in image]
+    properties = {key: value for key, value in channels[0][1].items() if key != "remarks"}
+    remarks = [*scan.corrections, *(remark for _, other in channels for remark in other.get("remarks", ()))]
     empty = [number for number, (voxels, _) in enumerate(channels) if voxels.min() == voxels.max()]
     if len(empty) == len(channels):
         if named_like_labels(scan.channels[0][0]):
@@ -110,7 +110,7 @@ class ScanReader(BaseReaderWriter):
         return image, properties
 
     def read_seg(self, seg_fname: Scan) -> tuple[np.ndarray, dict]:
-        """The body mask of a scan, int8 (1, Z, Y, X), and the scan's properties. Reuses the image read last.
+        """Find the body of a scan, int8 (1, Z, Y, X), and give its properties. Reuses the image read last.
 
         Raises:
             ScanError: it or the number of channels isn't the expected one, or a CT's values are no HU.
@@ -124,8 +124,8 @@ class ScanReader(BaseReaderWriter):
             raise ScanError("its channels are CT and others, by their values: name them with --modality (if it isn't "
                             "CT, all are z-scored)")  # fmt: skip
         # In the order in which a data set is planned too: a scan is left out for the same reason in every run.
-        if found == "CT":
-            check_hounsfield(image[hounsfield] if any(hounsfield) else image)
+        if found == "CT" and (reason := why_no_hounsfield(image[hounsfield] if any(hounsfield) else image)):
+            raise ScanError(reason)
         if len(image) != (self.channels or len(image)):
             raise ScanError(wrong_channels(len(image), self.channels or 0))
         self.found_modality = found
@@ -136,27 +136,14 @@ class ScanReader(BaseReaderWriter):
         return body[None], properties
 
     def write_seg(self, seg: np.ndarray, output_fname: str, properties: dict) -> None:
-        """Not supported: scans are only read."""
+        """Raise NotImplementedError: scans are only read."""
         raise NotImplementedError("ScanReader only reads")
 
 
 def reoriented(image: np.ndarray, properties: dict) -> tuple[np.ndarray, dict]:
     """Turn an image (C, Z, Y, X) so that its axes run right, forward and up (RAS), as nnU-Net's ``…WithReorient``."""
-    stuff = properties["sitk_stuff"]
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(stuff["direction"], (3, 3)) * stuff["spacing"]
-    affine[:3, 3] = stuff["origin"]
-    flip = np.diag([-1.0, -1, 1, 1])  # LPS and RAS
-    orientation = io_orientation(flip @ affine)
-    turned = np.stack([apply_orientation(channel.T, orientation).T for channel in image])
-    affine = affine @ inv_ornt_aff(orientation, image.shape[:0:-1])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    stuff = {
-        "spacing": tuple(spacing.tolist()),
-        "origin": tuple(affine[:3, 3].tolist()),
-        "direction": tuple((affine[:3, :3] / spacing).ravel().tolist()),
-    }
-    return np.ascontiguousarray(turned), {**properties, "sitk_stuff": stuff, "spacing": spacing[::-1].tolist()}
+    turned = [SimpleITK.DICOMOrient(itk_image(channel, properties["sitk_stuff"]), "RAS") for channel in image]
+    return np.stack([SimpleITK.GetArrayFromImage(one) for one in turned]), properties | properties_of(turned[0])
 
 
 def check_no_labels(scan: Scan, image: np.ndarray) -> None:
@@ -188,27 +175,16 @@ def modality_of(
         fits &= tag == _SAME.get(wanted, wanted) or _SAME.get(wanted, wanted) not in _TAGS
     elif asked and not fits:  # where values don't decide; other kinds of CT needn't be in HU
         is_kind = is_ct_name(asked) and (asked != "CT" or may_be_soft_tissue(image))
-        fits = is_kind or not (is_ct_name(asked) or (is_ct_name(found) and _are_hounsfield(image)))
+        fits = is_kind or not (is_ct_name(asked) or (is_ct_name(found) and not why_no_hounsfield(image)))
     if not fits:
-        raise ScanError(wrong_modality(found, wanted))
+        raise ScanError(f"modality {found} among {wanted} scans: prepare it as a data set of its own")
     return wanted, hounsfield
 
 
-def _are_hounsfield(image: np.ndarray) -> bool:
-    try:
-        check_hounsfield(image)
-    except ScanError:
-        return False
-    return True
-
-
-def check_hounsfield(voxels: np.ndarray) -> None:
-    """Raise ScanError for voxels that can't be HU of a patient: wrong by a factor, without their offset, of 8 bits.
+def why_no_hounsfield(voxels: np.ndarray) -> str:
+    """Say why voxels, of any shape, can't be HU of a patient: a wrong factor, a lost offset, 8 bits; "" if they can.
 
     Errors that leave tissue where tissue may be (a slope wrong by a fifth) can't be told from values alone.
-
-    Args:
-        voxels: any shape.
     """
     sample = voxels.ravel()[:: max(1, voxels.size // _ENOUGH)]
     lowest, highest = voxels.min(), voxels.max()
@@ -225,25 +201,19 @@ def check_hounsfield(voxels: np.ndarray) -> None:
         (tissue < _LEAST_TISSUE, share, f"{_SLOPE}; or, if it is no CT, say what it is with --modality"),
     ):  # fmt: skip
         if found:
-            raise ScanError(f"its values are no Hounsfield units: {problem}. {remedy}")
-
-
-def wrong_modality(found: str, expected: str) -> str:
-    """Say why a scan is left out of a data set of another modality."""
-    return f"modality {found} among {expected} scans: prepare it as a data set of its own"
+            return f"its values are no Hounsfield units: {problem}. {remedy}"
+    return ""
 
 
 def wrong_channels(found: int, expected: int) -> str:
-    """Why a scan is left out of a data set with another number of channels."""
+    """Say why a scan is left out of a data set with another number of channels."""
     return f"{found} channel(s), expected {expected}: prepare it as a data set of its own"
 
 
-def _read_channel(scan: Scan, files: tuple[str, ...]) -> tuple[np.ndarray, dict]:
+def _read_file(scan: Scan, files: tuple[str, ...], volumes: int) -> tuple[np.ndarray, dict]:
     if scan.kind != "dicom":
-        return read_image_file(Path(files[0]), may_be_constant=True)
+        return read_image_file(Path(files[0]), volumes, may_be_constant=True)
     image = read_dicom(scan)
     voxels = SimpleITK.GetArrayFromImage(image)
     check_values(voxels)
-    spacing = image.GetSpacing()
-    stuff = {"spacing": spacing, "origin": image.GetOrigin(), "direction": image.GetDirection()}
-    return voxels, {"sitk_stuff": stuff, "spacing": [abs(s) for s in spacing[::-1]]}
+    return voxels[None], properties_of(image)

@@ -1,5 +1,6 @@
 """What a scan is: plain data that every other module of this package passes around."""
 
+import hashlib
 import os
 import traceback
 from dataclasses import dataclass
@@ -26,32 +27,27 @@ class LabelMapError(ScanError):
 class Scan:
     """One usable scan, described without its pixels. Picklable, so that spawned workers can read it.
 
-    Attributes:
-        case: name of the case, unique within one :func:`pretraining.scans.find.find_scans`, of ``[A-Za-z0-9_-]`` only.
-        kind: how the files are read: a DICOM series, NIfTI, or through SimpleITK (MetaImage, NRRD).
-        channels: per channel the files in reading order: one file, or the sorted slices of a DICOM series.
-        source: posix path relative to its input root; for a DICOM series the folder of its first file.
-        group: scans of the same patient share it: where DICOM names a patient, a hash of his number
-            (:func:`pretraining.scans.dicom_headers.patient_group`); else the case name.
-        modality: DICOM Modality ("CT", "MR", ...), or None where the format does not say.
-        shape: voxels as (z, y, x).
-        spacing: mm as (z, y, x).
-        headers: of a DICOM volume, its images' headers in reading order, so that none is read again.
-        stamps: of a DICOM volume, its files' stamps (:func:`stamp`) when their headers were read.
-        corrections: what is taken otherwise than its files say, and other remarks: a sentence each, for the manifest.
+    ``group`` is shared by scans of the same patient: where DICOM names one, a hash of the number
+    (:func:`pretraining.scans.dicom_headers.patient_group`); where names of files tell one, a hash of that
+    (:mod:`pretraining.scans.patients`); else the case name.
     """
 
-    case: str
-    kind: Literal["dicom", "nifti", "itk"]
-    channels: tuple[tuple[str, ...], ...]
-    source: str
+    case: str  # name of the case, unique within one find_scans, of [A-Za-z0-9_-] only
+    kind: Literal["dicom", "image"]
+    channels: tuple[tuple[str, ...], ...]  # files of each: one (a 4D file several times), or a series' sorted slices
+    source: str  # posix path relative to its input root; of a DICOM series the folder of its first file
     group: str
-    modality: str | None
-    shape: tuple[int, int, int]
-    spacing: Triple
-    headers: tuple["SliceHeader", ...] = ()
-    stamps: tuple[tuple[int, int], ...] = ()
-    corrections: tuple[str, ...] = ()
+    modality: str | None  # DICOM's ("CT", "MR", ...), or None where the format does not say
+    shape: tuple[int, int, int]  # voxels (z, y, x)
+    spacing: Triple  # mm (z, y, x)
+    headers: tuple["SliceHeader", ...] = ()  # of a DICOM volume, in reading order, so that none is read again
+    stamps: tuple[tuple[int, int], ...] = ()  # of its files, when their headers were read
+    corrections: tuple[str, ...] = ()  # what is taken otherwise than the files say, and other remarks: a sentence each
+
+
+def digest(text: str, length: int = 64) -> str:
+    """Return the first ``length`` hexadecimal digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
 
 
 def stamp(status: os.stat_result) -> tuple[int, int]:
@@ -61,40 +57,24 @@ def stamp(status: os.stat_result) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that may be a scan, or a slice of one.
-
-    Attributes:
-        path: where it is.
-        real: the same without symbolic links.
-        source: posix path relative to its input root.
-        folder: its folder, likewise.
-        root: the input root's own name.
-        stamp: its size and time (:func:`stamp`).
-    """
+    """A file that may be a scan, or a slice of one."""
 
     path: str
-    real: str
-    source: str
-    folder: str
-    root: str
+    real: str  # the same without symbolic links
+    source: str  # posix path relative to its input root
+    folder: str  # its folder, likewise
+    root: str  # the input root's own name
     stamp: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or series that is not used, or several in a folder, and why.
+    """A file or series that is not used, or several in a folder, and why."""
 
-    Attributes:
-        source: posix path relative to its input root.
-        reason: one sentence a person understands.
-        trace: the traceback of an error that is ours, not the scan's; else "".
-        expected: whether it is usual company of scans (a localizer, a duplicate, labels), and nothing to worry about.
-    """
-
-    source: str
-    reason: str
-    trace: str = ""
-    expected: bool = False
+    source: str  # posix path relative to its input root
+    reason: str  # one sentence a person understands
+    trace: str = ""  # the traceback of an error that is ours, not the scan's
+    expected: bool = False  # usual company of scans (a localizer, a duplicate, labels), and nothing to worry about
 
     @classmethod
     def because(cls, source: str, error: Exception) -> "LeftOut":
@@ -111,21 +91,14 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A 3D voxel grid as SimpleITK states it: every tuple in (x, y, z) order, mm, LPS.
+    """A 3D voxel grid as SimpleITK states it: every tuple in (x, y, z) order, mm, LPS."""
 
-    Attributes:
-        size: voxels.
-        spacing: mm.
-        origin: position of the first voxel's centre, mm.
-        direction: the 3x3 direction cosines, row by row.
-        corrections: what in it is otherwise than in the file, in words.
-    """
-
-    size: tuple[int, int, int]
+    size: tuple[int, int, int]  # voxels
     spacing: Triple
-    origin: Triple
-    direction: tuple[float, ...]
-    corrections: tuple[str, ...] = ()
+    origin: Triple  # position of the first voxel's centre
+    direction: tuple[float, ...]  # the 3x3 direction cosines, row by row
+    volumes: int = 1  # how many of it the file holds (4D)
+    corrections: tuple[str, ...] = ()  # what in it is otherwise than in the file, in words
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -140,6 +113,6 @@ class Geometry:
         return z, y, x
 
     def properties(self) -> dict:
-        """The dictionary that nnU-Net's SimpleITKIO gives for an image with this geometry."""
+        """Give the dictionary that nnU-Net's SimpleITKIO gives for an image with this geometry."""
         stuff = {"spacing": self.spacing, "origin": self.origin, "direction": self.direction}
         return {"sitk_stuff": stuff, "spacing": [abs(s) for s in self.spacing_zyx]}

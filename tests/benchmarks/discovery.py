@@ -14,7 +14,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from pretraining.preparation.index import FILE_NAME, read_indexed
-from pretraining.preparation.options import PrepareOptions
 from pretraining.scans.find import find_scans
 from tests.benchmarks.timing import quiet
 from tests.pretraining.scans.dicom_series import make_slice
@@ -52,10 +51,9 @@ def measured(scans: Path, folder: Path, processes: int) -> tuple[float, int, flo
 
 def find(scans: Path, folder: Path, processes: int) -> tuple[float, int, float]:
     """As :func:`measured`, in this process."""
-    options = PrepareOptions((scans,), 701, "Bench", processes=processes)
     start = time.perf_counter()
     with quiet():
-        found, left_out = find_scans([scans], None, partial(read_indexed, folder=folder, options=options))
+        found, left_out = find_scans([scans], None, partial(read_indexed, folder=folder, processes=processes))
     assert found
     assert not left_out
     seconds = time.perf_counter() - start
@@ -79,7 +77,7 @@ def write_dicom(folder: Path, count: int) -> None:
         content = template.replace(b"77777.1000000", b"77777.%07d" % (1_000_000 + series))
         content = content.replace(b"PATIENT1000000", b"PATIENT%07d" % (1_000_000 + series))
         content = content.replace(b"\\1000.00", b"\\%07.2f" % (1.5 * place)).replace(b"8765", b"%04d" % place)
-        content = content[:-48] + struct.pack("<24h", *range(place, place + 24))  # not the same pixels
+        content = content[:-48] + struct.pack("<24h", *range(place + series, place + series + 24))  # no copies
         (folder / str(series) / f"{place}.dcm").write_bytes(content)
 
 

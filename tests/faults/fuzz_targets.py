@@ -185,7 +185,7 @@ def _slices() -> list[bytes]:
 def read_volume(path: Path) -> None:
     voxels, properties = read_image_file(path)
     assert voxels.dtype == np.float32
-    assert voxels.ndim == 3
+    assert voxels.ndim == 4
     assert np.isfinite(voxels).all()
     assert np.isfinite(properties["spacing"]).all()
     assert min(properties["spacing"]) > 0

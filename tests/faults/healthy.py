@@ -73,6 +73,8 @@ def write_dicom(folder: Path, scan: Healthy, slices: Sequence[int] | None = None
     _, rows, columns = scan.voxels.shape
     z, y, x = scan.spacing
     uid = f"{PREFIX}{zlib.crc32(folder.name.encode())}"
+    # Series lie at different places, or they would be copies of each other.
+    left = zlib.crc32(str(changes.get("SeriesInstanceUID", uid)).encode()) % 997
     files = []
     for number in range(len(scan.voxels)) if slices is None else slices:
         elements = {
@@ -81,7 +83,7 @@ def write_dicom(folder: Path, scan: Healthy, slices: Sequence[int] | None = None
             "Rows": rows,
             "Columns": columns,
             "PixelSpacing": [y, x],
-            "ImagePositionPatient": [0, 0, z * number],
+            "ImagePositionPatient": [left, 0, z * number],
             "PixelData": (scan.voxels[number].astype(np.int32) + 1024).astype(np.int16).tobytes(),
             **changes,
         }

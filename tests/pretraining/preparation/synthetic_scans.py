@@ -82,8 +82,10 @@ def use_folders(patch: pytest.MonkeyPatch, root: Path) -> None:
     patch.delenv("nnUNet_raw", raising=False)
 
 
-def preprocessed(world: World, file: Path, plans: dict) -> np.ndarray:
-    """What nnU-Net itself makes of a file under the same plans."""
+def preprocessed(world: World, file: Path, plans: dict, *more: Path) -> np.ndarray:
+    """What nnU-Net itself makes of a file, or one a channel, under the same plans."""
     manager = PlansManager(plans)
     configuration = manager.get_configuration("3d_fullres")
-    return DefaultPreprocessor(False).run_case([str(file)], None, manager, configuration, world.json("dataset.json"))[0]
+    return DefaultPreprocessor(False).run_case(
+        [str(f) for f in (file, *more)], None, manager, configuration, world.json("dataset.json")
+    )[0]

@@ -13,9 +13,7 @@ import pytest
 from nnunet_genesis.errors import GenesisError
 from pretraining.preparation import index
 from pretraining.preparation.index import FILE_NAME, read_indexed
-from pretraining.preparation.lock import CACHE
 from pretraining.preparation.manifest import GROUP_KEY, Row, update
-from pretraining.preparation.options import PrepareOptions
 from pretraining.scans.find import find_scans
 from pretraining.scans.scan import LeftOut, Scan
 from tests.pretraining.preparation.synthetic_scans import write_scan
@@ -29,7 +27,7 @@ def scans(tmp_path_factory) -> Path:
     """One of each kind of file that is read: classic and enhanced DICOM, no UID, NIfTI, no image, a damaged one."""
     root = tmp_path_factory.mktemp("scans of index") / "scans"
     make_series(root / "named", SeriesDescription="words-uvw", StudyInstanceUID=f"{SERIES}.9")
-    make_series(root / "blank", SeriesInstanceUID="", PatientID="", ProtocolName="words-uvw")
+    make_series(root / "blank", SeriesInstanceUID="", PatientID="", ProtocolName="words-uvw", RescaleIntercept=-1000)
     frames = [at(2.5 * z, np.arange(24).reshape(4, 6) * z) for z in range(3)]
     make_enhanced(root / "enhanced.dcm", frames, SeriesInstanceUID=f"{SERIES}.2")
     write_scan(root / "a.nii.gz")
@@ -51,12 +49,11 @@ def read(monkeypatch) -> list[str]:
     return names
 
 
-def find(scans: Path, folder: Path, key: bytes | None = bytes(32), **options: object) -> Found:
+def find(scans: Path, folder: Path, key: bytes | None = bytes(32), processes: int = 2) -> Found:
     folder.mkdir(exist_ok=True)
     if key and not (folder / GROUP_KEY).exists():
         (folder / GROUP_KEY).write_bytes(key)
-    asked = PrepareOptions((scans,), 701, "CT", **options)
-    return find_scans([scans], None, partial(read_indexed, folder=folder, options=asked))
+    return find_scans([scans], None, partial(read_indexed, folder=folder, processes=processes))
 
 
 def test_second_call_reads_only_what_could_not_be_read(scans, tmp_path, read):
@@ -100,12 +97,11 @@ def test_killed_call_is_gone_on_with(scans, tmp_path, read, monkeypatch, moment)
         patch.setattr(index, "_lines", lambda *args, **more: 1 / 0 if len(read) == moment else lines(*args, **more))
         with pytest.raises(ZeroDivisionError):
             find(scans, tmp_path / "killed")
-    (journal,) = (tmp_path / "killed" / CACHE).glob("*.jsonl")
-    journal.write_text(journal.read_text()[:-20])  # the last line was cut
+    index_file = tmp_path / "killed" / FILE_NAME
+    index_file.write_text(index_file.read_text()[:-20])  # the last line was cut
     assert find(scans, tmp_path / "killed") == whole
     assert len(read) <= total + 2
     assert (tmp_path / "killed" / FILE_NAME).read_bytes() == (tmp_path / "whole" / FILE_NAME).read_bytes()
-    assert not list((tmp_path / "killed" / CACHE).glob("*.jsonl"))
 
 
 def test_processes_and_parts_at_the_same_time_leave_the_same_index(scans, tmp_path, read, monkeypatch):
@@ -116,7 +112,7 @@ def test_processes_and_parts_at_the_same_time_leave_the_same_index(scans, tmp_pa
     monkeypatch.setattr(index, "_FEW", 1000)
     read.clear()
     with ThreadPoolExecutor(3) as threads:
-        parts = [threads.submit(find, scans, tmp_path / "parts", num_parts=3, part_id=part) for part in range(3)]
+        parts = [threads.submit(find, scans, tmp_path / "parts") for _ in range(3)]
     assert all(part.result() == one for part in parts)
     assert len(read) == len(set(read)) + 12 + 2  # slices of two series have the same names; the damaged one thrice
     indices = {(tmp_path / name / FILE_NAME).read_bytes() for name in ("one", "two", "parts")}

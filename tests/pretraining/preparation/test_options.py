@@ -51,12 +51,6 @@ def test_dataset_name_is_nnunets(number, name):
     assert prepare_options(dataset_id=number).dataset_name == name
 
 
-def test_record_holds_what_must_not_change():
-    assert prepare_options().record() == {"like": None, "hu_window": None}
-    assert prepare_options(hu_window=(-1000.0, 1000.0)).record()["hu_window"] == [-1000.0, 1000.0]
-    assert prepare_options(like="4").record()["like"] == "4"
-
-
 @pytest.mark.parametrize(("modality", "asked"), [("auto", None), ("ct", "CT"), ("CBCT", "CBCT"), ("pet", "PET")])
 def test_asked_modality(modality, asked):
     assert prepare_options(modality=modality).asked_modality == asked

@@ -18,7 +18,7 @@ from pretraining.intensity_range import measured_range
 from pretraining.preparation import preprocess
 from pretraining.preparation.fingerprint import analyse
 from pretraining.preparation.pipeline import prepare_dataset
-from pretraining.scans import find, reading
+from pretraining.scans import channels, reading
 from pretraining.scans.find import find_scans
 from tests.faults.preparations import without_processes
 from tests.pretraining.preparation.synthetic_scans import (
@@ -164,7 +164,7 @@ def test_error_of_our_own_is_shown_as_one_and_the_others_are_prepared(empty, mon
     module, name = {
         "analysing": (reading, "body_mask"),
         "preprocessing": (preprocess, "_complete_properties"),
-        "finding": (find, "_difference"),
+        "finding": (channels, "_difference"),
     }[at]
     calls = []
 

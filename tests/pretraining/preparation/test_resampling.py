@@ -6,7 +6,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from pretraining.preparation.resampling import FastConfiguration, resample
-from pretraining.scans.nifti import read_nifti
+from pretraining.scans.image_files import read_image_file
 
 ISOTROPIC, THICK = ((1, 1, 1), (1, 1, 1)), ((5, 1, 1), (2, 1, 1))
 IMAGE = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
@@ -82,7 +82,7 @@ def test_other_functions_of_the_plans_stay():
 
 @pytest.mark.parametrize(("new", "spacings"), [((9, 100, 75), THICK), ((41, 45, 130), ISOTROPIC)])
 def test_real_ct(data, new, spacings):
-    crop = read_nifti(data / "ct_unlabeled" / "kits_00072_partial.nii.gz")[0][:18, 90:170, 60:150][None]
+    crop = read_image_file(data / "ct_unlabeled" / "kits_00072_partial.nii.gz")[0][:, :18, 90:170, 60:150]
     image, labels = crop / np.float32(400), (crop > -200).astype(np.int8) - (crop < -900)
     found, expected = resample(image, new, *spacings, **IMAGE), _nnunets(image, new, spacings, IMAGE)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -10,6 +10,7 @@ import blosc2
 import numpy as np
 import pytest
 import SimpleITK
+from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.__main__ import prepare
@@ -73,6 +74,44 @@ def test_labels_beside_scans_are_left_out_and_no_failure(world, monkeypatch):
     assert rows.keys() == expected
     assert all(reason.startswith("label map") for reason in rows.values())
     assert world.json("dataset.json")["numTraining"] == 2 * len(LAYOUTS)
+
+
+def test_msd_with_channels_in_one_file_equals_nnunets_own(world, monkeypatch):
+    task, split = world.root / "scans" / "Task05_Prostate", world.root / "split"
+    for folder in ("imagesTr", "labelsTr", "imagesTs"):
+        (task / folder).mkdir(parents=True)
+    for i, folder in enumerate(("imagesTr", "imagesTr", "imagesTs")):
+        channels = [write_scan(world.root / f"{i}_{c}.nii.gz", 2 * i + c, modality="MR") for c in range(2)]
+        joined = SimpleITK.JoinSeries([SimpleITK.ReadImage(str(f)) for f in channels])
+        SimpleITK.WriteImage(joined, str(task / folder / f"prostate_{i:02}.nii.gz"))
+        (task / folder / f"._prostate_{i:02}.nii.gz").write_bytes(b"\0\5\x16\7" * 50)
+        if folder == "imagesTr":
+            write_labels(task / "labelsTr" / f"prostate_{i:02}.nii.gz", channels[0])
+    (task / "dataset.json").write_text('{"name": "PROSTATE", "modality": {"0": "T2", "1": "ADC"}, "labels": {}}')
+    assert status(monkeypatch, world) == 0
+    assert sorted(world.cases()) == [f"Task05_Prostate/{folder}/prostate_{i:02}.nii.gz"
+                                     for i, folder in enumerate(("imagesTr", "imagesTr", "imagesTs"))]  # fmt: skip
+    rows = {row["source"]: row["reason"][:9] for row in manifest(world.base) if row["status"] != "prepared"}
+    assert rows == {f"Task05_Prostate/labelsTr/prostate_{i:02}.nii.gz": "label map" for i in range(2)}
+    split.mkdir()
+    for source, case in world.cases().items():
+        split_4d_nifti(str(world.root / "scans" / source), str(split))
+        files = sorted(split.glob(f"{Path(source).name[:-7]}_*"))
+        expected = preprocessed(world, files[0], world.json("nnUNetPlans.json"), *files[1:])
+        np.testing.assert_allclose(blosc2.open(str(world.data / f"{case}.b2nd"), mode="r")[:], expected, atol=2e-5)
+
+
+def test_channels_that_are_asked_for(world, monkeypatch, capsys):
+    both = [SimpleITK.ReadImage(str(write_scan(world.root / "a.nii.gz", seed, modality="MR"))) for seed in range(2)]
+    (world.root / "scans").mkdir()
+    SimpleITK.WriteImage(SimpleITK.JoinSeries(both), str(world.root / "scans" / "b.nii.gz"))
+    for seed in range(2):
+        write_scan(world.root / "scans" / f"c{seed}x.nii.gz", seed, modality="MR")
+    assert status(monkeypatch, world, "--channels", "2") == 3
+    assert list(world.cases()) == ["b.nii.gz"]
+    assert world.json("dataset.json")["channel_names"] == {"0": "MR_0", "1": "MR_1"}
+    assert "expected at least 1" in str(status(monkeypatch, world, "--channels", "0"))
+    assert status(monkeypatch, world, "--channels", "two") == 2
 
 
 def test_brats_channels_without_labels(world, monkeypatch):

@@ -118,6 +118,8 @@ def spline(image: np.ndarray, scale: float) -> np.ndarray:
         (RNG.normal(np.where(RNG.random(SHAPE) < 0.9, -870, -100), 60).clip(-1040, 64), True),
         (RNG.normal(*np.where(RNG.random(SHAPE) < 0.6, [[[[-650]]], [[[180]]]], [[[[40]]], [[[30]]]])), True),
         (RNG.normal(np.where(RNG.random(SHAPE) < 0.3, -100, 45), 20), True),
+        *((np.where(RNG.random(SHAPE) < 0.3, RNG.normal(45, 20, SHAPE), fill), is_ct)
+          for fill, is_ct in ((-1024, True), (-2000, True), (-3024, True), (0, False), (-9999, False))),
         (MR, False),
         (spline(np.where(BODY > -500, MR, 0), 1), False),
         (spline(np.where(BODY > -500, MR, 0), 12), False),

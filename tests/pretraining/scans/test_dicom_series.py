@@ -451,8 +451,41 @@ def test_the_same_scan_under_another_series_uid_counts_once(tmp_path):
     voxels[4, 0, 0] += 1
     write_slices(tmp_path / "s" / "nearly", voxels, SeriesInstanceUID=generate_uid())
     scans, reasons = find(tmp_path / "s")
-    assert sorted(scan.source for scan in scans) == ["nearly", "one", "other", "patient"]
-    assert reasons == {"two": "8 files: same pixels as files in one"}
+    assert sorted(scan.source for scan in scans) == ["nearly", "one", "other"]
+    assert reasons == {
+        "two": "8 files: same pixels as files in one",
+        "patient": "8 files: same pixels (under another PatientID) as files in one",
+    }
+
+
+def test_a_patient_of_two_names_is_one(tmp_path):
+    for number, (folder, patient) in enumerate((("a", "one"), ("b", "two"), ("c", "two"), ("d", "three"))):
+        voxels = volume(0 if folder in "ab" else number)
+        write_slices(tmp_path / folder, voxels, SeriesInstanceUID=generate_uid(), PatientID=patient)
+    scans, _ = find(tmp_path)
+    groups = {scan.source: scan.group for scan in scans}
+    assert sorted(groups) == ["a", "c", "d"]
+    assert groups["a"] == groups["c"] != groups["d"]
+
+
+def test_part_of_a_scan_under_another_series_uid_counts_once(tmp_path):
+    write_slices(tmp_path / "s" / "a", volume()[:5], SeriesInstanceUID=generate_uid(), PatientID="another")
+    write_slices(tmp_path / "s" / "b", volume())
+    (scan,), reasons = find(tmp_path / "s")
+    assert scan.source == "b"
+    assert reasons == {"a": "5 files: same pixels (under another PatientID) as files in b"}
+
+
+@pytest.mark.parametrize("same_names", [False, True])
+def test_a_series_under_two_names_counts_once(tmp_path, same_names):
+    """The same identifiers, but for the patient's: anonymised twice."""
+    write_slices(tmp_path / "s" / "one", volume())
+    second = write_slices(tmp_path / "s" / ("two" if same_names else "one"), volume(), 100, PatientID="another")
+    second[0].rename(second[0].with_name("-1.dcm"))  # the first by name, of all
+    (scan,), reasons = find(tmp_path / "s")
+    assert scan.shape[0] == COUNT
+    assert len({header.patient for header in scan.headers}) == 1
+    assert [reason[:46] for reason in reasons.values()] == ["8 files: same pixels (under another PatientID)"]
 
 
 def test_one_instance_uid_for_all(tmp_path):

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -139,6 +140,80 @@ def test_numbers_are_channels_where_the_folder_says_so(tmp_path, capsys, names, 
     out = capsys.readouterr().out
     assert (f"{len(names)} files are channels of {len(scans)} cases" in out) == (channels[0] > 1)
     assert ("scans of their own" in out) == (channels[0] == 1)
+
+
+def write_4d(path: Path, count: int) -> np.ndarray:
+    """Write a 4D NIfTI file, and each of its volumes as nnU-Net's converter of MSD's data sets does."""
+    voxels = np.random.default_rng(0).integers(0, 99, (count, 5, 6, 7)).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.array([[0, -2.0, 0, 10], [1.5, 0, 0, 20], [0, 0, 3, 30], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(voxels.T, affine), path)
+    (path.parent / "split").mkdir()
+    split_4d_nifti(str(path), str(path.parent / "split"))
+    return voxels
+
+
+@pytest.mark.parametrize("key", ["modality", "channel_names"])
+@pytest.mark.parametrize("place", ["imagesTr", "imagesTs"])
+def test_4d_file_is_a_case_of_channels_where_dataset_json_says_so(tmp_path, key, place):
+    write_4d(tmp_path / "Task01_BrainTumour" / place / "BRATS_001.nii.gz", 4)
+    split = (tmp_path / "Task01_BrainTumour" / place / "split").rename(tmp_path / "split")
+    (tmp_path / "Task01_BrainTumour" / place / "._BRATS_001.nii.gz").write_bytes(b"\0\5\x16\7" * 99)
+    (tmp_path / "Task01_BrainTumour" / "dataset.json").write_text(json.dumps({key: {str(i): "MR" for i in range(4)}}))
+    (scan,), left_out = find_scans([tmp_path / "Task01_BrainTumour"])
+    assert left_out == []
+    assert len(scan.channels) == 4
+    expected, properties = SimpleITKIO().read_images(sorted(map(str, split.iterdir())))
+    image, ours = read_scan(scan)
+    assert np.array_equal(image, expected)
+    assert ours == properties
+    assert scan.shape == image.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "asked", "taken"),
+    [(None, None, False), (None, 3, True), (None, True, False), (1, None, False), (4, None, False), (4, 3, True)],
+)
+def test_4d_file_that_nothing_says_is_of_channels(tmp_path, dataset, asked, taken):
+    write_4d(tmp_path / "scans" / "bold.nii.gz", 3)
+    shutil.rmtree(tmp_path / "scans" / "split")
+    if dataset:
+        content = {"channel_names": {str(i): "CT" for i in range(dataset)}}
+        (tmp_path / "scans" / "dataset.json").write_text(json.dumps(content))
+    scans, left_out = find_scans([tmp_path / "scans"], asked)
+    assert [len(scan.channels) for scan in scans] == ([3] if taken else [])
+    assert taken or "4D: 3 volumes in one file" in left_out[0].reason
+    assert taken or "--channels 3" in left_out[0].reason
+
+
+P1, P2, P3 = ("BraTS-000-1", "BraTS-001-1", "BraTS-002-1")
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        ([f"{p}/{p}-{role}" for p in (P1, P2) for role in ("t1", "flair", "seg")], 2),
+        (["p1/flair", "p1/t1ce", "p2/flair"], 2),
+        (["sub-1/ses-1/anat/T1w", "sub-1/ses-2/anat/T1w", "sub-2/ses-1/anat/T1w"], 2),
+        (["data/p1/flair", "data/p1/t1", "data/p2/t1", "data/p2/flair", "more/a", "more/b"], 4),
+        (["CT/p1", "CT/p2", "CT/p3", "PET/p1", "PET/p2", "PET/p3"], 3),
+        (["P1_T1", "P1_T2", "P2_T1", "P3_T1"], 3),
+        (["patient1_frame01_0000", "patient1_frame12_0000", "patient2_frame01_0000", "patient2_frame13_0000"], 2),
+        (["imagesTr/a_1", "imagesTr/a_2", "imagesTs/a_3", "imagesTs/a_4", "labelsTr/a_1", "labelsTr/a_2"], 4),
+        (["subset0/1.3.6.1", "subset0/1.3.6.2", "subset1/1.3.6.3", "subset1/1.3.6.4"], 4),
+        (["liver_1", "liver_2", "lung_1", "lung_2"], 4),
+        (["site1_001", "site1_002", "site1_003", "site2_001", "site2_002", "site2_003"], 6),
+        ([f"a/scan{i}" for i in range(4)] + [f"b/scan{i}" for i in range(4)], 4),
+        ([f"{p}/{i}" for p in "abc" for i in range(30)], 30),
+    ],
+)
+def test_scans_of_one_patient_are_one_group(tmp_path, names, groups):
+    for seed, name in enumerate(names):
+        make_image(tmp_path / f"{name}.nii.gz", seed=seed)
+    scans, _ = find_scans([tmp_path])
+    assert len(scans) == len(names)
+    labels = [name for name in names if "labels" in name or "seg" in name]
+    assert len({scan.group for scan in scans}) == groups + len(labels)
 
 
 def test_missing_channel(tmp_path):
