@@ -115,9 +115,9 @@ class MaskReader(ScanReader):
         if seg_fname.case not in self.masks:
             raise ScanError("no mask of its region is there (--masks)")
         mask, properties = read_image_file(self.masks[seg_fname.case])
-        if mask.shape != seg_fname.shape:
-            raise ScanError(f"its mask has the shape {mask.shape}, the scan {seg_fname.shape} (z, y, x)")
-        mask = (mask[None] > 0).astype(np.int8)
+        if mask.shape[1:] != seg_fname.shape:
+            raise ScanError(f"its mask has the shape {mask.shape[1:]}, the scan {seg_fname.shape} (z, y, x)")
+        mask = (mask > 0).astype(np.int8)
         return reoriented(mask, properties) if self.reorient else (mask, properties)
 
 
