@@ -24,6 +24,9 @@ HEAD = """# Commands
 
 Written by `make docs` from the commands' own `--help`. Exit status, unless it says otherwise: 0 done, 1 an error with a
 message, 2 wrong usage, 75 stopped by a signal: start it again with `--c`.
+
+Tab completes options in bash and zsh: `pip install "nnunet-genesis[completion]"`, and for each command that you use a
+line `eval "$(register-python-argcomplete nnUNetv2_genesis_prepare)"` in the shell's profile.
 """
 
 

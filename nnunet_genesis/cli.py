@@ -24,6 +24,15 @@ def run(command: Callable[[], int | None]) -> None:
         sys.exit(130)
 
 
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; where a shell asks, complete it (``pip install "nnunet-genesis[completion]"``)."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    return parser.parse_args()
+
+
 def trainers_folder() -> Path:
     """Return the folder of the trainer shim, one of those that ``nnUNet_extTrainer`` must name."""
     return Path(__file__).resolve().parent / "trainers"
@@ -31,11 +40,12 @@ def trainers_folder() -> Path:
 
 def trainers() -> None:
     """``nnUNetv2_genesis_trainers``: print what ``nnUNet_extTrainer`` must be: our folder, then those it has now."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="nnUNetv2_genesis_trainers",
         description="Prints the folders that nnU-Net must search for trainers: that of the Genesis trainers, and those "
         'that nnUNet_extTrainer names already. Use it as: export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers)"',
-    ).parse_args()
+    )
+    parse(parser)
     named = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)  # as nnU-Net does
     print(os.pathsep.join(dict.fromkeys([str(trainers_folder()), *filter(str.strip, named)])))
 
@@ -57,7 +67,7 @@ def export() -> None:
     parser.add_argument("--licence", help="--hub: of the weights [default: what they say, or the strictest of theirs]")
     parser.add_argument("--panels", action="store_true",
                         help="--hub: also the run's last picture of restored slices. They are a patient's")  # fmt: skip
-    args = parser.parse_args()
+    args = parse(parser)
     if args.hub and args.o:
         parser.error("-o: not with --hub, which names the folder")
     if args.stock and (args.licence or args.panels):
@@ -68,12 +78,11 @@ def export() -> None:
             from nnunet_genesis.sharing.stock_export import export_stock
 
             print(export_stock(args.model, args.o))
-            return
-        from nnunet_genesis.sharing.hub_export import export_hub, to_text
+        else:
+            from nnunet_genesis.sharing.hub_export import export_hub, to_text
 
-        print(
-            to_text(export_hub(args.model, args.hub, licence=args.licence, panels=args.panels), args.hub, args.panels)
-        )
+            card = export_hub(args.model, args.hub, licence=args.licence, panels=args.panels)
+            print(to_text(card, args.hub, args.panels))
 
     run(command)
 
@@ -100,7 +109,7 @@ def plan() -> None:
                         help="without --for: spacing of 3d_fullres, z y x, not the data set's median")  # fmt: skip
     parser.add_argument("-overwrite_plans_name", metavar="NAME",
                         help="[default: nnUNetGenesisUNet3DPlans, with --for nnUNetGenesisPlans]")  # fmt: skip
-    args = parser.parse_args()
+    args = parse(parser)
     for_weights = {"--patch": args.patch, "--batch_size": args.batch_size, "--spacing": args.spacing != "dataset"}
     others = {"--architecture": args.architecture, "--weights": args.weights,
               "-overwrite_target_spacing": args.overwrite_target_spacing}  # fmt: skip
@@ -138,14 +147,11 @@ def import_() -> None:
                         "citations; or hf:ORG/NAME[@REVISION], which is fetched from the Hugging Face hub")  # fmt: skip
     parser.add_argument("-o", type=Path, required=True, help="the new checkpoint: .pth, or .safetensors for sharing")
     parser.add_argument("--format", default=None, choices=WEIGHT_FORMATS, help="[default: told from the content]")
-    parser.add_argument(
-        "--keep_axes",
-        action="store_true",
-        help="leave the axes of the authors' files as (x, y, z) [default: reversed, to nnU-Net's (z, y, x)]",
-    )
+    parser.add_argument("--keep_axes", action="store_true", help="leave the axes of the authors' files as (x, y, z) "
+                        "[default: reversed, to nnU-Net's (z, y, x)]")  # fmt: skip
     parser.add_argument("--licence", help="of the weights [default: the README's, else the file's]")
     parser.add_argument("--source", help="where they come from, for the record, e.g. a DOI")
-    args = parser.parse_args()
+    args = parse(parser)
 
     def command() -> None:
         from nnunet_genesis import checkpoint, importers
@@ -156,11 +162,8 @@ def import_() -> None:
             raise GenesisError(f"{args.o}: exists already. Move it away, or choose another file with -o.")
         if not args.o.resolve().parent.is_dir():
             raise GenesisError(f"{args.o}: expected an existing folder for it, found none. Make it first.")
-        weights, source = args.weights, args.source
-        if hub.is_hub(weights):
-            weights, fetched = hub.fetch(weights)
-            source = source or fetched
-        imported = importers.convert(weights, args.format, args.keep_axes, args.licence, source)
+        weights, fetched = hub.fetch(args.weights) if hub.is_hub(args.weights) else (args.weights, None)
+        imported = importers.convert(weights, args.format, args.keep_axes, args.licence, args.source or fetched)
         text = import_text(imported, args.o)
         checkpoint.save(imported.checkpoint, args.o)
         print(text)
@@ -181,7 +184,7 @@ def inspect() -> None:
     parser.add_argument("-c", metavar="CONFIG", default="3d_fullres", help="configuration [default: 3d_fullres]")
     parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans [default: nnUNetPlans]")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
+    args = parse(parser)
 
     def command() -> int:
         from nnunet_genesis.inspection import inspect_weights
@@ -216,7 +219,7 @@ def split() -> None:
     parser.add_argument("--group_by", default=None, metavar="REGEX",
                         help=r"what names the patient at the start of a case's name, e.g. 'patient\d+': subsets, "
                         "and folds made here, are then by patient")  # fmt: skip
-    args = parser.parse_args()
+    args = parse(parser)
 
     def command() -> None:
         from nnunet_genesis.comparison.subsets import add_subsets, to_text
@@ -250,7 +253,7 @@ def report() -> None:
                         help="0 or more [default: as exported, or the median edge of the planned voxels]")  # fmt: skip
     parser.add_argument("--export", type=Path, default=None, metavar="FOLDER",
                         help="also write what the report is made from: small tables, without images")  # fmt: skip
-    args = parser.parse_args()
+    args = parse(parser)
     if not args.d and args.results is None:
         parser.error("give -d, or --results")
 

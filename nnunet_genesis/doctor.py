@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -11,7 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import disk_usage
 
+from nnunet_genesis.cli import parse
 from nnunet_genesis.errors import GenesisError, printable
+from nnunet_genesis.files import regular_file
 
 OK, WARNING, PROBLEM = "OK", "WARNING", "PROBLEM"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -26,14 +29,19 @@ GPU_MEMORY = 8e9  # bytes; what nnU-Net plans for unless told otherwise
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: ``OK``, ``WARNING`` or ``PROBLEM``; what was looked at and found; and, unless it is OK, what to do."""
+    """One line: ``OK``, ``WARNING`` or ``PROBLEM``; what was looked at and found; what to do, shown unless it is OK."""
 
     level: str
     text: str
     advice: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:<8} {printable(self.text)}" + (f"\n         -> {self.advice}" if self.advice else "")
+        return f"{self.level:<8} {printable(self.text)}" + (f"\n         -> {self.advice}" if self.level != OK else "")
+
+
+def graded(value: float, little: float, none: float = 0) -> str:
+    """Return the level of a quantity: below ``none`` a problem, below ``little`` a warning."""
+    return PROBLEM if value < none else WARNING if value < little else OK
 
 
 def check_folders() -> Iterator[Finding]:
@@ -49,9 +57,8 @@ def check_folders() -> Iterator[Finding]:
             yield Finding(level, f"{variable}: {path} can't be written to", "Change its mode, or use another folder.")
         else:
             free = disk_usage(path).free
-            level = PROBLEM if free < NO_DISK else WARNING if free < LITTLE_DISK else OK
-            advice = "" if level == OK else "Make room, or set the variable to a larger disk."
-            yield Finding(level, f"{variable}: {path}, {free / 1e9:.1f} GB free", advice)
+            text = f"{variable}: {path}, {free / 1e9:.1f} GB free"
+            yield Finding(graded(free, LITTLE_DISK, NO_DISK), text, "Make room, or set the variable to a larger disk.")
 
 
 def writable(folder: Path) -> bool:
@@ -71,9 +78,8 @@ def check_versions() -> Iterator[Finding]:
     try:
         asked = [Requirement(text) for text in metadata.requires("nnunet-genesis") or ()]
     except metadata.PackageNotFoundError:
-        yield Finding(
-            PROBLEM, "nnunet-genesis: not installed", "pip install nnunet-genesis (or, in a checkout: pip install .)"
-        )
+        advice = "pip install nnunet-genesis (or, in a checkout: pip install .)"
+        yield Finding(PROBLEM, "nnunet-genesis: not installed", advice)
         return
     for requirement in asked:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -83,11 +89,9 @@ def check_versions() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             found = "not installed"
         good = found != "not installed" and requirement.specifier.contains(found, prereleases=True)
-        if not good:
+        if not good or requirement.name in SHOWN:
             text = f"{requirement.name}: {found}, expected {requirement.specifier}"
-            yield Finding(PROBLEM, text, f'pip install "{requirement}"')
-        elif requirement.name in SHOWN:
-            yield Finding(OK, f"{requirement.name} {found} (expected {requirement.specifier})")
+            yield Finding(OK if good else PROBLEM, text, f'pip install "{requirement}"')
 
 
 def check_trainers() -> Iterator[Finding]:
@@ -107,17 +111,13 @@ def check_trainers() -> Iterator[Finding]:
     except Exception as error:  # whatever the modules in that folder raise when they are imported
         yield Finding(PROBLEM, f"nnUNet_extTrainer: {value}: no nnUNetTrainerGenesis ({type(error).__name__})", advice)
         return
-    if found.__module__ == "nnunet_genesis.trainer":
-        yield Finding(OK, f"nnUNet_extTrainer: nnU-Net finds nnUNetTrainerGenesis in {value}")
-    else:
-        yield Finding(
-            PROBLEM, f"nnUNet_extTrainer: {value} has another nnUNetTrainerGenesis ({found.__module__})", advice
-        )
+    ours = found.__module__ == "nnunet_genesis.trainer"
+    which = f"nnUNet_extTrainer: {value} has {'the' if ours else 'another'} nnUNetTrainerGenesis ({found.__module__})"
+    yield Finding(OK if ours else PROBLEM, which, advice)
 
 
 def check_settings() -> Iterator[Finding]:
     """Check our own variables, and the file of weights."""
-    from nnunet_genesis.files import regular_file
     from nnunet_genesis.settings import PREFIX, Settings
 
     try:
@@ -125,7 +125,7 @@ def check_settings() -> Iterator[Finding]:
         if weights:
             regular_file(os.path.expanduser(weights))
     except GenesisError as error:
-        yield Finding(PROBLEM, str(error), "See the table of variables in the README.")
+        yield Finding(PROBLEM, str(error), "All variables: docs/fine_tuning.md#variables")
         return
     names = sorted(name for name in os.environ if name.startswith(PREFIX))
     yield Finding(OK, f"{PREFIX}*: {', '.join(names) or 'none set'}")
@@ -154,22 +154,15 @@ def check_gpu() -> Iterator[Finding]:
             found = f"{text}, can't compute ({str(error).splitlines()[0]})"
             yield Finding(PROBLEM, found, "Install a torch for this GPU and driver (https://pytorch.org).")
             continue
-        little = free < GPU_MEMORY
-        yield Finding(
-            WARNING if little else OK,
-            text,
-            "Plan for less memory (-gpu_memory_target), or free some." if little else "",
-        )
+        yield Finding(graded(free, GPU_MEMORY), text, "Plan for less memory (-gpu_memory_target), or free some.")
 
 
 def check_shared_memory() -> Iterator[Finding]:
     """Check its size: loader processes pass batches through it."""
-    if not SHARED.is_dir():
-        return
-    size = disk_usage(SHARED).total
-    level = PROBLEM if size < NO_SHARED else WARNING if size < LITTLE_SHARED else OK
-    advice = "" if level == OK else "In a container: docker run --shm-size=8g (or --ipc=host)."
-    yield Finding(level, f"{SHARED}: {size / 1e9:.2f} GB", advice)
+    if SHARED.is_dir():
+        size = disk_usage(SHARED).total
+        advice = "In a container: docker run --shm-size=8g (or --ipc=host)."
+        yield Finding(graded(size, LITTLE_SHARED, NO_SHARED), f"{SHARED}: {size / 1e9:.2f} GB", advice)
 
 
 def check_files() -> Iterator[Finding]:
@@ -179,36 +172,29 @@ def check_files() -> Iterator[Finding]:
     except ImportError:  # Windows
         return
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = soft != resource.RLIM_INFINITY and soft < FILES
-    advice = f"ulimit -n {4 * FILES}" if few else ""
-    yield Finding(WARNING if few else OK, f"open files: at most {soft}", advice)
+    level = OK if soft == resource.RLIM_INFINITY else graded(soft, FILES)
+    yield Finding(level, f"open files: at most {soft}", f"ulimit -n {4 * FILES}")
 
 
 def check_compiler() -> Iterator[Finding]:
     """Check that numba compiles, and has a place to keep the result."""
     import numba
 
-    if numba.njit(lambda x: x + 1)(1) != 2:
-        yield Finding(PROBLEM, "numba: compiles wrongly", "pip install --force-reinstall numba")
-        return
+    numba.njit(lambda x: x + 1)(1)
     given, spec = os.environ.get("NUMBA_CACHE_DIR"), find_spec("pretraining")
     beside = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
     places = [Path(given)] if given else [*beside, Path.home()]
     place = next((place for place in places if writable(place)), None)
-    if place:
-        yield Finding(OK, f"numba {numba.__version__}: compiles, and keeps the result in {place}")
-    else:
-        advice = "Set NUMBA_CACHE_DIR to a folder that you may write to."
-        yield Finding(WARNING, "numba: no place for the result, so that every start compiles anew", advice)
+    kept = f"keeps the result in {place}" if place else "has no place for the result, so every start compiles anew"
+    advice = "Set NUMBA_CACHE_DIR to a folder that you may write to."
+    yield Finding(OK if place else WARNING, f"numba {numba.__version__}: compiles, {kept}", advice)
 
 
 def check_cores() -> Iterator[Finding]:
     """Count the cores that this process may use, and how many threads it is told to use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for variable in ("OMP_NUM_THREADS", "nnUNet_n_proc_DA"):
-        value = os.environ.get(variable)
-        if value is None:
-            continue
+        value = os.environ.get(variable, "0")
         if not value.isdecimal() or int(value) > cores:
             text = f"{variable}={value}: expected a number of at most {cores}, the cores that may be used"
             yield Finding(WARNING, text, f"Unset it, or: export {variable}={cores}")
@@ -218,9 +204,16 @@ def check_cores() -> Iterator[Finding]:
 
 def examine() -> list[Finding]:
     """Run all checks, each on its own: one that fails is a problem of its own."""
-    setup = (check_folders, check_versions, check_trainers, check_settings)
-    machine = (check_gpu, check_shared_memory, check_files, check_compiler, check_cores)
-    return [finding for check in (*setup, *machine) for finding in guarded(check)]
+    checks = (
+        check_folders,
+        check_versions,
+        check_trainers,
+        check_settings,
+        check_gpu,
+        check_shared_memory,
+        check_files,
+    )
+    return [finding for check in (*checks, check_compiler, check_cores) for finding in guarded(check)]
 
 
 def guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
@@ -234,13 +227,13 @@ def guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
 
 def main() -> None:
     """Run the command; exit status 0 without problems (warnings allowed), else 1."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="nnUNetv2_genesis_doctor",
         description="Checks folders, versions, trainers, variables, GPU, shared memory and compiler. Changes nothing. "
         "Exit status: 0 all is well (warnings allowed), 1 there are problems.",
-    ).parse_args()
+    )
+    parse(parser)
     found = examine()
-    print(*found, sep="\n")
-    counts = {level: sum(finding.level == level for finding in found) for level in (OK, WARNING, PROBLEM)}
-    print(f"\n{counts[OK]} OK, {counts[WARNING]} warnings, {counts[PROBLEM]} problems")
+    counts = Counter(finding.level for finding in found)
+    print(*found, f"\n{counts[OK]} OK, {counts[WARNING]} warnings, {counts[PROBLEM]} problems", sep="\n")
     sys.exit(int(counts[PROBLEM] > 0))

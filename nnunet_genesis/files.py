@@ -121,9 +121,10 @@ def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.p
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and raise OSError if nothing can be written there."""
+    """Make a folder, and raise OSError if a megabyte can't be written there."""
     folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1_000_000))
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -133,15 +134,6 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def check_space(folder: Path) -> None:
-    """Raise OSError if the disk has no room for another megabyte."""
-    file = folder / "space"
-    try:
-        file.write_bytes(bytes(1_000_000))
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def not_writable(error: BaseException) -> bool:

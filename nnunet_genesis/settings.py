@@ -1,5 +1,6 @@
 """Every ``nnUNet_genesis_*`` environment variable, read once, and the weights that they or the plans name."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -9,16 +10,24 @@ from typing import Any
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import regular_file, sha256
-from nnunet_genesis.training.precision import CPU_PRECISIONS
 from nnunet_genesis.training.schedule import SCHEDULES
 
 PREFIX = "nnUNet_genesis_"
-OPTIMIZERS = ("sgd", "adamw")
 ENTRY = 'plans["genesis"]'
 
 
 def _setting(parse: Callable[[str], Any], accept: Callable[[Any], bool], expected: str, default: Any = None) -> Any:
     return dataclasses.field(default=default, metadata={"parse": parse, "accept": accept, "expected": expected})
+
+
+def _one_of(*values: Any, default: Any = None) -> Any:
+    *others, last = map(str, values)
+    expected = f"{', '.join(others)} or {last}" if others else last
+    return _setting(type(values[0]), lambda value: value in values, expected, default)
+
+
+def _at_least(least: int) -> Any:
+    return _setting(int, lambda value: value >= least, f"a whole number of at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +56,22 @@ class Settings:
     """
 
     weights: str | None = _setting(str, lambda v: bool(v.strip()), "the path of a Genesis checkpoint")
-    epochs: int | None = _setting(int, lambda v: v >= 1, "a whole number of at least 1")
-    iterations: int | None = _setting(int, lambda v: v >= 1, "a whole number of at least 1")
+    epochs: int | None = _at_least(1)
+    iterations: int | None = _at_least(1)
     peak_lr: float | None = _setting(float, lambda v: 0 < v < 10, "a number above 0 and below 10")
-    warmup_epochs: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
-    partial_widths: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
+    warmup_epochs: int | None = _at_least(0)
+    partial_widths: int = _one_of(0, 1, default=0)
     min_coverage: float = _setting(float, lambda v: 0 <= v <= 1, "a number from 0 to 1", default=0.5)
-    precision: str = _setting(str, lambda v: v in CPU_PRECISIONS, "fp32, bf16 or auto", default="fp32")
-    optimizer: str | None = _setting(str, lambda v: v in OPTIMIZERS, "sgd or adamw")
-    unit_variance: int | None = _setting(int, lambda v: v in (0, 1), "0 or 1")
-    seed: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
-    freeze: str | None = _setting(str, lambda v: v == "encoder", "encoder")
-    stage: int | None = _setting(int, lambda v: v >= 0, "a whole number of at least 0")
-    mirroring: int | None = _setting(int, lambda v: v in (0, 1), "0 or 1")
-    tensorboard: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
-    panels: int = _setting(int, lambda v: v in (0, 1), "0 or 1", default=0)
-    schedule: str | None = _setting(str, lambda v: v in SCHEDULES, "warmup, sawtooth or poly")
+    precision: str = _one_of("fp32", "bf16", "auto", default="fp32")
+    optimizer: str | None = _one_of("sgd", "adamw")
+    unit_variance: int | None = _one_of(0, 1)
+    seed: int | None = _at_least(0)
+    freeze: str | None = _one_of("encoder")
+    stage: int | None = _at_least(0)
+    mirroring: int | None = _one_of(0, 1)
+    tensorboard: int = _one_of(0, 1, default=0)
+    panels: int = _one_of(0, 1, default=0)
+    schedule: str | None = _one_of(*SCHEDULES)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -75,12 +84,11 @@ class Settings:
         fields = {field.name.lower(): field for field in dataclasses.fields(cls)}
         values = {}
         for variable, text in environ.items():
-            if not variable.lower().startswith(PREFIX.lower()):  # Windows upper-cases the names
-                continue
-            name = variable[len(PREFIX) :].lower()
-            if name not in fields:
-                raise GenesisError(_unknown(variable, list(fields)))
-            values[name] = _parse(variable, text, fields[name].metadata)
+            if variable.lower().startswith(PREFIX.lower()):  # Windows upper-cases the names
+                name = variable[len(PREFIX) :].lower()
+                if name not in fields:
+                    raise GenesisError(_unknown(variable, [PREFIX + known for known in fields]))
+                values[name] = _parse(variable, text, fields[name].metadata)
         return cls(**values)
 
     def refuse(self, unused: Collection[str], trainer: str) -> None:
@@ -95,18 +103,16 @@ class Settings:
 
 
 def _unknown(variable: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(variable, [PREFIX + name for name in names], n=1)
-    hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(PREFIX + name for name in names)}."
+    close = difflib.get_close_matches(variable, names, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(names)}."
     return f"Unknown environment variable {variable}. {hint} Rename or unset it."
 
 
 def _parse(variable: str, text: str, field: Mapping[str, Any]) -> Any:
-    try:
+    with contextlib.suppress(ValueError):
         value = field["parse"](text)
         if field["accept"](value):
             return value
-    except ValueError:
-        pass
     raise GenesisError(f"{variable}={text!r}: expected {field['expected']}. Correct or unset it.")
 
 
@@ -142,8 +148,12 @@ def weights_file(settings: Settings, plans: Mapping[str, Any], trainer: str) -> 
             "nnUNetv2_genesis_pretrain), or train from random weights with -tr nnUNetTrainerGenesisScratch."
         )
     file = _expanded(path)
-    if digest is not None:
-        _check_digest(file, digest)
+    if digest is not None and (found := sha256(regular_file(file))) != digest.strip().lower():
+        raise GenesisError(
+            f'{file}: expected the SHA-256 {digest} that {ENTRY}["sha256"] names, found {found}; it is another file, '
+            "or was changed or damaged on its way. Nothing was read. Get the file that the plans mean, or, if you "
+            "trust this one, name it in nnUNet_genesis_weights."
+        )
     return file
 
 
@@ -152,13 +162,3 @@ def _expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # ~ of a user who isn't there
         raise GenesisError(f"{path}: expected the path of a checkpoint, found {error}. Check the path.") from error
-
-
-def _check_digest(file: Path, expected: str) -> None:
-    found = sha256(regular_file(file))
-    if found != expected.strip().lower():
-        raise GenesisError(
-            f'{file}: expected the SHA-256 {expected} that {ENTRY}["sha256"] names, found {found}; it is another file, '
-            "or was changed or damaged on its way. Nothing was read. Get the file that the plans mean, or, if you "
-            "trust this one, name it in nnUNet_genesis_weights."
-        )

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from nnunet_genesis.cli import LEFT_OUT_STATUS, number_or_all, run
+from nnunet_genesis.cli import LEFT_OUT_STATUS, number_or_all, parse, run
 
 
 def prepare() -> None:
@@ -50,7 +50,7 @@ def prepare() -> None:
     add("-part_id", type=int, metavar="ID", help="which of them this one is, from 0; the call without it merges")
     add("--no_pp", action="store_true", help="plan, and preprocess nothing")
     add("--exact", action="store_true", help="resample with nnU-Net's own functions, bit by bit")
-    args = parser.parse_args()
+    args = parse(parser)
 
     def command() -> int:
         from pretraining.preparation.options import PrepareOptions
@@ -107,7 +107,7 @@ def pretrain() -> None:
     parser.add_argument("--licence", help="licence of the weights, recorded in the checkpoint [default: not stated; "
                         "with --init the strictest of those that they come from]")  # fmt: skip
     parser.add_argument("--c", action="store_true", help="continue from the last checkpoint, with its options")
-    args = parser.parse_args()
+    args = parse(parser)
 
     def command() -> None:
         if args.device == "cpu":
@@ -139,8 +139,9 @@ def pretrain() -> None:
                 **options,
             )
         if rank() == 0:
+            plans = f" -p {args.p}" * (args.p != "nnUNetPlans")
             print(f'\nFine-tune from it:\n  export nnUNet_genesis_weights="{final}"\n'
-                  "  nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerGenesis")  # fmt: skip
+                  f"  nnUNetv2_train DATASET 3d_fullres FOLD{plans} -tr nnUNetTrainerGenesis")  # fmt: skip
 
     run(command)
 

@@ -19,10 +19,15 @@ class _Parsed(Exception):  # noqa: N818 - not an error
     pass
 
 
+def shell_blocks(page: Path) -> list[str]:
+    """Content of the page's shell blocks."""
+    return re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
 def command_lines() -> Iterator[tuple[str, list[str]]]:
     """Commands of ours in the pages' shell blocks, as words."""
     for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for block in shell_blocks(page):
             for line in block.replace("\\\n", " ").splitlines():
                 found = OURS.search(line.partition("#")[0])
                 if found and "$(" not in line:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-CPU_PRECISIONS = ("auto", "fp32", "bf16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_genesis.cli import LEFT_OUT_STATUS, number_or_all, run
+from nnunet_genesis.cli import LEFT_OUT_STATUS, number_or_all, parse, run
 
 if TYPE_CHECKING:
     from pretraining.scans.scan import LeftOut
@@ -38,7 +38,7 @@ def classify() -> None:
     )
     parser.add_argument("--ras", action="store_true", help="the candidates' coordinates are NIfTI's")
     parser.add_argument("--masks", type=Path, help="folder of the regions' masks, for a model trained on regions")
-    args = parser.parse_args()
+    args = parse(parser)
 
     def command() -> int:
         import torch
@@ -70,7 +70,7 @@ def features() -> None:
     parser.add_argument("-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[default: cuda]")
     parser.add_argument("--stages", type=int, nargs="+", help="stages of the encoder, from 0 [default: the last]")
     parser.add_argument("--labels", type=Path, help="label file (case,label) that colours the picture")
-    args = parser.parse_args()
+    args = parse(parser)
 
     def command() -> int:
         import torch

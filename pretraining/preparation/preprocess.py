@@ -13,7 +13,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_pickle, wr
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_genesis.files import check_space, move_whole
+from nnunet_genesis.files import check_writable, move_whole
 from nnunet_genesis.folders import channel_names
 from pretraining.intensity_range import Range, measured_range, planned_range, save_ranges, stored_ranges
 from pretraining.preparation.lock import CACHE
@@ -148,7 +148,7 @@ def _preprocess_case(
                 str(place / scan.case), scan, scan, manager, configuration, dataset.dataset_json
             )
         except RuntimeError:
-            check_space(place)  # blosc2 doesn't say that the disk is full
+            check_writable(place)  # blosc2 doesn't say that the disk is full
             raise
         _check_shape(blosc2.open(urlpath=str(place / f"{scan.case}.b2nd"), mode="r").shape[1:])
         _complete_properties(place / f"{scan.case}.pkl", manager.reader)
