@@ -26,10 +26,10 @@ def main() -> None:
             os.environ[folder] = str(world / folder)
         with quiet():
             prepare_scans(world / "nnUNet_preprocessed", world / "scans")
-        print(f"{'ms a read':>10}", *(f"{f'{workers} workers':>11}" for workers in WORKERS))
-        for latency in LATENCIES:
-            row = [_step(world, latency, workers) for workers in WORKERS]
-            print(f"{latency:10}", *(f"{seconds:11.3f}" for seconds in row), flush=True)
+        rows = {latency: [_step(world, latency, workers) for workers in WORKERS] for latency in LATENCIES}
+    print(f"\n{'ms a read':>10}", *(f"{f'{workers} workers':>11}" for workers in WORKERS))  # after what the ranks print
+    for latency, row in rows.items():
+        print(f"{latency:10}", *(f"{seconds:11.3f}" for seconds in row))
 
 
 def _step(world: Path, latency: int, workers: int) -> float:
