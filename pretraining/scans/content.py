@@ -90,9 +90,10 @@ def looks_like_ct(voxels: np.ndarray) -> bool:
     lowest = sample.min()
     if np.ptp(sample) < _LEAST_RANGE:
         return False
-    rest = sample[sample > lowest]  # perhaps organs that were cut out of a CT
-    if lowest in _PADDING and rest.size < _MOST_REST * sample.size and rest.min() > lowest + 500:
-        return float(np.mean((rest > -200) & (rest < 300))) > 0.5
+    rest = sample[sample > lowest]
+    padded = lowest in _PADDING and rest.size < _MOST_REST * sample.size and rest.min() > lowest + 500
+    if padded and np.mean((rest > -200) & (rest < 300)) > 0.5:  # organs that were cut out of a CT
+        return True
 
     def share(low: float, high: float) -> float:
         return float(np.mean((sample >= low) & (sample < high)))

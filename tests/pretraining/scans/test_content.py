@@ -120,6 +120,7 @@ def spline(image: np.ndarray, scale: float) -> np.ndarray:
         (RNG.normal(np.where(RNG.random(SHAPE) < 0.3, -100, 45), 20), True),
         *((np.where(RNG.random(SHAPE) < 0.3, RNG.normal(45, 20, SHAPE), fill), is_ct)
           for fill, is_ct in ((-1024, True), (-2000, True), (-3024, True), (0, False), (-9999, False))),
+        (np.where(RNG.random(SHAPE) < 0.1, -3024, BODY), True),
         (MR, False),
         (spline(np.where(BODY > -500, MR, 0), 1), False),
         (spline(np.where(BODY > -500, MR, 0), 12), False),
