@@ -24,6 +24,7 @@ MODULES = [
 ]
 
 if sys.platform != "win32":
+    from multiprocessing import forkserver
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
     class WarmProcess(ForkServerProcess):
@@ -68,6 +69,24 @@ def _call(command: Callable[[], None], arguments: list[str], output: Path, envir
     torch.set_num_threads(1)  # sums depend on it; OMP_NUM_THREADS was read when torch was imported
     sys.argv = [command.__name__, *arguments]
     command()
+
+
+class Within:
+    """A command in a folder; where it asks for fresh processes it gets warm ones, from the same server as itself."""
+
+    def __init__(self, command: Callable[[], None], folder: str):
+        self.command, self.folder, self.__name__ = command, folder, command.__name__
+        warm_context()  # says what the server imports
+        forkserver.ensure_running()
+        self.server = forkserver._forkserver._forkserver_address
+
+    def __call__(self) -> None:
+        forkserver._forkserver._forkserver_address = self.server
+        forkserver._forkserver.ensure_running = lambda: None
+        multiprocessing.process.ORIGINAL_DIR = self.folder  # that of its processes
+        os.chdir(self.folder)
+        with warm():
+            self.command()
 
 
 @contextmanager
