@@ -16,7 +16,7 @@ from tests.integration.tiny_world import make_case, plan_and_preprocess, write_i
 
 CPU = torch.device("cpu")
 TRAINER, SCRATCH = "nnUNetTrainerGenesisClassifier", "nnUNetTrainerGenesisClassifierScratch"
-CASES = 12
+CASES = 10
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
                    "file_ending": ".nii.gz"}  # fmt: skip
     (raw / "dataset.json").write_text(json.dumps(description))
     plan_and_preprocess(nnunet_folders["nnUNet_preprocessed"], 821)
-    weights = pretrain("821", "3d_fullres", fold="all", device=CPU, epochs=1, iterations=4)
+    weights = pretrain("821", "3d_fullres", fold="all", device=CPU, epochs=1, iterations=1)
     return nnunet_folders | {"weights": weights}
 
 
@@ -45,7 +45,7 @@ def environment(world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None
     """What a user exports before nnUNetv2_train."""
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
     monkeypatch.setenv("nnUNet_genesis_weights", str(world["weights"]))
-    for name, value in {"epochs": "2", "iterations": "5", "seed": "1"}.items():
+    for name, value in {"epochs": "2", "iterations": "2", "seed": "1"}.items():
         monkeypatch.setenv(f"nnUNet_genesis_{name}", value)
 
 
@@ -86,7 +86,7 @@ def test_train_resume_and_validate_from_pretrained_weights(world, monkeypatch):
 
 def test_scratch_learns_what_is_easy(world, monkeypatch):
     monkeypatch.setenv("nnUNet_genesis_weights", "/not/looked/at.pth")
-    for name, value in {"epochs": "6", "iterations": "25", "peak_lr": "1e-3"}.items():
+    for name, value in {"epochs": "4", "iterations": "20", "peak_lr": "2e-3"}.items():
         monkeypatch.setenv(f"nnUNet_genesis_{name}", value)
     train(SCRATCH)
     found = predictions(world, SCRATCH)
@@ -137,7 +137,7 @@ def test_candidates_in_mm(world, monkeypatch):
     finally:
         file.unlink()
     found = pd.read_csv(folder(world, SCRATCH, "all") / "validation" / "classification.csv")
-    assert len(found) == 18
+    assert len(found) == 15
     assert list(found.columns[:7]) == ["case", "group", "x", "y", "z", "label", "rank"]
 
 

@@ -68,14 +68,14 @@ def world(nnunet_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFact
             PrepareOptions(inputs, 832, "Places", candidates=folder / "candidates.csv"), preprocessed
         ),
     }
-    settings = {"nnUNet_genesis_epochs": "2", "nnUNet_genesis_iterations": "4", "nnUNet_genesis_seed": "1",
+    settings = {"nnUNet_genesis_epochs": "1", "nnUNet_genesis_iterations": "2", "nnUNet_genesis_seed": "1",
                 "nnUNet_extTrainer": str(trainers_folder())}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
         for dataset in ("831", "832"):
             run_training(dataset, "3d_fullres", 0, SCRATCH, device=CPU)
-    weights = pretrain("831", "3d_fullres", device=CPU, epochs=1, iterations=2)
+    weights = pretrain("831", "3d_fullres", device=CPU, epochs=1, iterations=1)
     return nnunet_folders | {"folder": folder, "weights": weights, "left": left}
 
 

@@ -14,6 +14,7 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.cli import trainers_folder
 from pretraining.masking import nnUNetTrainerMasking
 from pretraining.options import RestorationOptions
+from pretraining.restoration import CORRUPTIONS
 from pretraining.run import pretrain
 from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
 
@@ -37,14 +38,21 @@ def world(nnunet_folders: dict[str, Path]) -> Iterator[dict[str, Path]]:
         yield nnunet_folders
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_trains_and_fine_tuning_takes_its_weights(world, variant):
+@pytest.mark.parametrize("variant", ["shuffling", "zscored"])  # one of those with other chances, and the other target
+def test_a_variant_trains(world, variant):
     trainer = make_trainer(world, variant)
     trainer.run_training()
     final = Path(trainer.output_folder) / "checkpoint_final.pth"
     assert final.parents[1].name == f"{named('nnUNetTrainerRestoration', variant)}__nnUNetPlans__3d_fullres"
-    weights = checkpoint.load_weights(final)
-    assert weights.record.options["iterations"] == 2
+    assert checkpoint.load_weights(final).record.options["iterations"] == 2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_has_a_trainer_of_its_own_and_fine_tuning_too(world, variant):
+    corrupt = make_trainer(world, variant).corruption()
+    if variant in CORRUPTIONS:
+        draws = [corrupt.get_parameters(image=torch.zeros(1, 8, 8, 8))["corruptions"] for _ in range(20)]
+        assert {name for draw in draws for name, _ in draw} == {variant}
     for arm in ("genesis", "full"):
         found = recursive_find_trainer_class_by_name(named(ARMS[arm], variant))
         assert found.__name__ == named(ARMS[arm], variant)

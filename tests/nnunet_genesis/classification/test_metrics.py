@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nnunet_genesis.classification import metrics
 from nnunet_genesis.classification.metrics import (
     FALSE_POSITIVES,
     METRICS,
@@ -13,6 +14,12 @@ from nnunet_genesis.classification.metrics import (
     paired_p,
     volume_alone,
 )
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For speed; enough for a p below 0.01."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 150)
 
 
 def binary(seed: int, n: int = 200, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

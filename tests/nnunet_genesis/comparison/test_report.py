@@ -22,14 +22,28 @@ EVIL = "<script>alert(1)</script>"
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """nnU-Net folders with runs of two trainers, five cases, no images."""
+    return make_results(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of those, not to be written to."""
+    root = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        make_results(root, patch)
+        write_report([NAME], root / "one", export=root / "export")
+    return root / "export"
+
+
+def make_results(root: Path, patch: pytest.MonkeyPatch) -> Path:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    folder = tmp_path / "nnUNet_results" / NAME
+        patch.setenv(variable, str(root / variable))
+    folder = root / "nnUNet_results" / NAME
     dice = np.random.default_rng(0).uniform(0.5, 0.8, (5, 2))
     for trainer, gain in ((SCRATCH, 0.0), (GENESIS, 0.1)):
         cases = {f"case{i}": (float(a + gain), float(b + gain)) for i, (a, b) in enumerate(dice)}
         write_run(folder, trainer, 0, cases, (0.1, 0.5))
-    return tmp_path / "nnUNet_results"
+    return root / "nnUNet_results"
 
 
 def add_images(results: Path) -> None:
@@ -68,24 +82,11 @@ def test_an_export_gives_the_same_table_without_images_and_paths(results, tmp_pa
 
 @pytest.mark.parametrize("name", ["cases.csv", "curves.csv", "protocol.json"])
 @pytest.mark.parametrize("content", ["", "{", "[1]", "a,b\n1,2\n", '{"runs": 1}', "run,case,class,Dice,NSD\nx,y,z,1,1"])
-def test_a_damaged_export_is_named(results, tmp_path, name, content):
-    write_report([NAME], tmp_path / "one", export=tmp_path / "export")
+def test_a_damaged_export_is_named(exported, tmp_path, name, content):
+    shutil.copytree(exported, tmp_path / "export")
     (tmp_path / "export" / NAME / name).write_text(content)
     with pytest.raises(GenesisError, match=f"{name}.*(Restore|Check the path)"):
         write_report([], tmp_path / "two", results=tmp_path / "export")
-
-
-def test_the_page_can_be_had_alone(results, tmp_path):
-    assert write_report([NAME], tmp_path / "one" / "page.html") == tmp_path / "one" / "page.html"
-    assert [file.name for file in (tmp_path / "one").iterdir()] == ["page.html"]
-
-
-def test_the_page_is_self_contained_and_always_the_same(results, tmp_path):
-    page = write_report([NAME], tmp_path / "report").read_text()
-    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
-    assert "http://" not in page
-    assert "https://" not in page
-    assert page == write_report([NAME], tmp_path / "again").read_text()
 
 
 def test_names_are_text_in_the_page(results, tmp_path):
@@ -195,9 +196,13 @@ class Structure(HTMLParser):
             self.wrong.append(f"</{tag}> too early")
 
 
-def test_the_page_is_sound(results, tmp_path):
+def test_the_page_is_sound_self_contained_and_always_the_same(results, tmp_path):
     add_images(results)
-    page = write_report([NAME], tmp_path).read_text()
+    page = write_report([NAME], tmp_path / "one").read_text()
+    assert page == write_report([NAME], tmp_path / "again").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert "http://" not in page
+    assert "https://" not in page
     structure = Structure()
     structure.feed(page)
     assert structure.wrong == []
@@ -222,9 +227,11 @@ def test_text_and_figures_have_contrast_on_light_and_dark_pages():
             assert (light + 0.05) / (dark + 0.05) >= least, colour
 
 
-def test_the_page_alone_has_no_image_of_a_scan(results, tmp_path):
+def test_the_page_can_be_had_alone_and_then_has_no_image_of_a_scan(results, tmp_path):
     add_images(results)
-    page = write_report([NAME], tmp_path / "page.html").read_text()
+    file = write_report([NAME], tmp_path / "alone" / "page.html")
+    assert list((tmp_path / "alone").iterdir()) == [file]
+    page = file.read_text()
     assert "<image" not in page
     assert "No overlay figure" in page
 

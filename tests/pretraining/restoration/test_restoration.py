@@ -27,7 +27,7 @@ TRANSFORMS = {
     "inpainting": InPainting,
     "outpainting": OutPainting,
 }
-SHAPES = [(1, 24, 20, 32), (3, 20, 32), (2, 4, 4, 4), (2, 5, 40, 7)]
+SHAPES = [(1, 20, 21, 30), (3, 20, 32), (2, 4, 4, 4), (2, 5, 40, 7)]
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -58,9 +58,9 @@ def parameters(transform: Any, shape: tuple[int, ...], draws: int) -> list[dict[
 
 @pytest.fixture(scope="module")
 def chosen() -> list[tuple[str, ...]]:
-    """The names of the corruptions in 6,000 draws."""
+    """The names of the corruptions in 3,000 draws."""
     transform, image = RestorationTransform(seed=0), noise(1, 4, 4)
-    draws = [transform.get_parameters(image=image)["corruptions"] for _ in range(6000)]
+    draws = [transform.get_parameters(image=image)["corruptions"] for _ in range(3000)]
     return [tuple(name for name, _ in draw) for draw in draws]
 
 
@@ -103,17 +103,17 @@ def test_all_together_are_the_corruptions_one_after_the_other(shape: tuple[int, 
 
 
 def test_a_permutation_puts_every_voxel_anywhere_alike() -> None:
-    """One window over the whole patch, 4,000 times: chi-square of where the voxels come from."""
+    """One window over the whole patch, 1,500 times: chi-square of where the voxels come from."""
     image = torch.arange(12.0).reshape(1, 2, 2, 3) / 12
     starts, edges = np.zeros((1, 3), np.int64), np.array([[2, 2, 3]])
     counts = np.zeros((12, 12))
-    for seed in range(4000):
+    for seed in range(1500):
         params = {"starts": starts, "edges": edges, "seed": seed}
         found = LocalShuffling().apply({"image": image}, **params)["image"]
         sources = (found * 12).round().int().ravel().tolist()
         assert sorted(sources) == list(range(12))
         counts[range(12), sources] += 1
-    expected = 4000 / 12
+    expected = 1500 / 12
     assert ((counts - expected) ** 2 / expected).sum() < 180  # 121 degrees of freedom: 99.96 %
 
 
@@ -261,12 +261,12 @@ def test_reference_crop_gets_ten_thousand_windows() -> None:
 @pytest.mark.parametrize(
     ("shape", "draws"),
     [
-        ((64, 64, 32), 1000),
-        ((40, 56, 40), 20),
-        ((128, 128, 128), 2),
-        ((14, 256, 224), 2),
-        ((4, 4, 4), 1000),
-        ((20, 32), 1000),
+        ((64, 64, 32), 20),
+        ((40, 56, 40), 10),
+        ((128, 128, 128), 1),
+        ((14, 256, 224), 1),
+        ((4, 4, 4), 300),
+        ((20, 32), 300),
     ],
 )
 def test_windows_cover_82_percent(shape: tuple[int, ...], draws: int) -> None:
