@@ -18,6 +18,7 @@ from nnunet_genesis.files import regular_file
 
 FILE = "genesis_labels.csv"  # in a preprocessed data set's folder, with nnU-Net's names of cases
 RAW_FILE = "labelsTr.csv"  # beside imagesTr of a raw data set
+PREDICTIONS, SCORE = "classification.csv", "p:"  # of a fold's validation; its columns of classes begin with it
 XYZ = ["x", "y", "z"]
 LUNA = {"seriesuid": "case", "coordX": "x", "coordY": "y", "coordZ": "z", "class": "label"}
 _CONTINUOUS = 10  # more different fractions than this are measurements, not classes
@@ -32,24 +33,27 @@ def read_labels(file: Path, candidates: bool | None = None, labelled: bool = Tru
         labelled: whether it must have a label in every row.
 
     Returns:
-        Text columns case, label, group ("" where the file has none) and, of candidates, x, y, z in mm (float).
+        Text columns case, label, group ("" where the file has none); of candidates x, y, z in mm (float); line.
 
     Raises:
         GenesisError: what is wrong with it, and in which lines.
     """
-    header, rows, lines = _cells(file)
+    (_, header), *rows = _cells(file)
+    header = [LUNA.get(name, name) for name in header]
     _check_header(file, header, candidates, labelled)
-    for row, line in zip(rows, lines, strict=True):
+    for line, row in rows:
         if len(row) != len(header):
             raise _error(file, f"line {line}: expected {len(header)} values, as the header has, found {len(row)}")
-    table = pd.DataFrame(rows, columns=header, dtype=object).assign(line=lines)
+    table = pd.DataFrame([row for _, row in rows], columns=header, dtype=object)
     table = table.assign(**{name: "" for name in ("label", "group", "task") if name not in header})
-    table = table[["case", *(XYZ if "x" in header else []), "label", "group", "line", "task"]]
+    table["line"] = [line for line, _ in rows]
     _check_rows(file, table, labelled, "group" in header)
     if "x" in header:
-        table[XYZ] = _numbers(file, table)
+        table[XYZ] = table[XYZ].apply(pd.to_numeric, errors="coerce").astype(float)
+        if (bad := table[~np.isfinite(table[XYZ]).all(axis=1)]).size:
+            raise _error(file, f"coordinates that aren't finite numbers in line {_lines(bad)}")
     _check_doubled(file, table)
-    return table.drop(columns="task")
+    return table[["case", *(XYZ if "x" in header else []), "label", "group", "line"]]
 
 
 def classes_of(table: pd.DataFrame, file: Path) -> list[str]:
@@ -61,28 +65,20 @@ def classes_of(table: pd.DataFrame, file: Path) -> list[str]:
     unit = table["group"].where(table["group"] != "", table["case"])
     groups = unit[table["label"] != ""].groupby(table["label"]).nunique()
     names = [str(name) for name in groups.index]
+    plain = {name: _plain(name) for name in names}
     if len(names) < 2:
         raise _error(file, f"expected two classes or more, found {', '.join(map(repr, names)) or 'none'}")
-    alike = [name for name in names if sum(_plain(name) == _plain(other) for other in names) > 1]
-    if alike:
+    if alike := [name for name in names if list(plain.values()).count(plain[name]) > 1]:
         raise _error(file, f"classes {', '.join(map(repr, alike))} differ in nothing but their spelling")
-    if len(names) > _CONTINUOUS and all(isinstance(_plain(name), float) for name in names):
+    if len(names) > _CONTINUOUS and all(isinstance(value, float) for value in plain.values()):
         raise _error(file, f"{len(names)} different numbers as labels: regression isn't supported, classes are")
-    if rare := [name for name in names if groups[name] < 2]:
-        raise _error(
-            file,
-            f"class {', '.join(map(repr, rare))} has a single case or patient: it can't be trained on and validated",
-        )
-    return sorted(names, key=lambda name: (isinstance(_plain(name), str), _plain(name)))
+    if rare := ", ".join(repr(name) for name in names if groups[name] < 2):
+        raise _error(file, f"class {rare} has a single case or patient: it can't be trained on and validated")
+    return sorted(names, key=lambda name: (isinstance(plain[name], str), plain[name]))
 
 
 def match(table: pd.DataFrame, names: Mapping[str, Iterable[str]], file: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Name the cases of a label file as nnU-Net does.
-
-    Args:
-        table: of :func:`read_labels`.
-        names: by case, everything that a label file may call it.
-        file: for messages.
+    """Name the cases of a label file as nnU-Net does; ``names`` has, by case, everything that the file may call it.
 
     Returns:
         The rows whose scan is there, and the names in the file whose scan isn't.
@@ -117,8 +113,8 @@ def _error(file: Path, problem: str) -> GenesisError:
     return GenesisError(f"{file}: {problem}. Correct the file.")
 
 
-def _cells(file: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows, and the rows' lines; empty lines are left out."""
+def _cells(file: Path) -> list[tuple[int, list[str]]]:
+    """The header and the rows, with their lines; empty lines are left out."""
     try:
         with open(regular_file(file, "a label file (.csv)"), newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, strict=True)
@@ -131,8 +127,7 @@ def _cells(file: Path) -> tuple[list[str], list[list[str]], list[int]]:
     found = [(line, row) for line, row in found if any(row)]
     if len(found) < 2:
         raise _error(file, f"expected a header and rows, found {'a header only' if found else 'an empty file'}")
-    lines, rows = zip(*found, strict=True)
-    return [LUNA.get(name, name) for name in rows[0]], list(rows[1:]), list(lines[1:])
+    return found
 
 
 def _check_header(file: Path, header: Sequence[str], candidates: bool | None, labelled: bool) -> None:
@@ -167,13 +162,6 @@ def _check_rows(file: Path, table: pd.DataFrame, labelled: bool, grouped: bool) 
         of_case = table.groupby("case")["group"].nunique()
         if (divided := of_case[of_case > 1]).size:
             raise _error(file, f"case {some(list(divided.index))} is in several groups; expected one")
-
-
-def _numbers(file: Path, table: pd.DataFrame) -> np.ndarray:
-    numbers = table[XYZ].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if (bad := table[~np.isfinite(numbers).all(1)]).size:
-        raise _error(file, f"coordinates that aren't finite numbers in line {_lines(bad)}")
-    return numbers
 
 
 def _check_doubled(file: Path, table: pd.DataFrame) -> None:

@@ -15,13 +15,10 @@ def _one_against_the_rest(score: Callable[..., float]) -> Metric:
     def metric(ranks: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
         """Mean over the classes; of two, of the last. NaN where one is missing."""
         number = probabilities.shape[1]
-        present = np.bincount(ranks, weights, number) > 0
-        if not present.all():
+        if not np.bincount(ranks, weights, number).all():
             return float("nan")
-        values = [
-            score(ranks == k, probabilities[:, k], sample_weight=weights) for k in range(number == 2, number)
-        ]  # fmt: skip
-        return float(np.mean(values))
+        classes = range(number == 2, number)
+        return float(np.mean([score(ranks == k, probabilities[:, k], sample_weight=weights) for k in classes]))
 
     return metric
 
@@ -42,9 +39,9 @@ METRICS: dict[str, Metric] = {
 
 def froc(positive: np.ndarray, scores: np.ndarray, scans: float, weights: np.ndarray | None = None) -> np.ndarray:
     """Share of the positive candidates found at each number of :data:`FALSE_POSITIVES` a scan."""
-    weights = np.ones(len(scores)) if weights is None else weights
     false, found, _ = roc_curve(positive, scores, sample_weight=weights)
-    return np.interp(FALSE_POSITIVES, false * weights[~positive].sum() / scans, found)
+    negatives = (~positive).sum() if weights is None else weights[~positive].sum()
+    return np.interp(FALSE_POSITIVES, false * negatives / scans, found)
 
 
 def cpm_of(cases: np.ndarray) -> Metric:
@@ -64,11 +61,11 @@ def cpm_of(cases: np.ndarray) -> Metric:
 def interval(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap interval; patients are drawn, with all that is theirs."""
     unit, patient = np.unique(groups, return_inverse=True)
-    rng = np.random.default_rng(SEED)
-    drawn = (rng.integers(len(unit), size=len(unit)) for _ in range(_number(ranks)))
-    draws = (np.bincount(units, minlength=len(unit)) for units in drawn)
-    values = [metric(ranks, probabilities, draw[patient].astype(float)) for draw in draws]
-    low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (float("nan"),) * 2
+    rng, values = np.random.default_rng(SEED), []
+    for _ in range(_number(ranks)):
+        times = np.bincount(rng.integers(len(unit), size=len(unit)), minlength=len(unit))
+        values.append(metric(ranks, probabilities, times[patient].astype(float)))
+    low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (np.nan, np.nan)
     return float(low), float(high)
 
 

@@ -18,10 +18,9 @@ _RAS = np.array([-1.0, -1.0, 1.0])
 def to_voxels(
     points: np.ndarray, properties: Mapping[str, Any], transpose: Sequence[int], shape: Sequence[int]
 ) -> np.ndarray:
-    """Carry points through what nnU-Net's preprocessing did: transposition, crop, resampling.
+    """Carry points, (n, 3) in mm, through what nnU-Net's preprocessing did: transposition, crop, resampling.
 
     Args:
-        points: (n, 3), mm.
         properties: nnU-Net's, of the preprocessed case.
         transpose: the plans' ``transpose_forward``.
         shape: of the preprocessed image, three axes.
@@ -69,6 +68,19 @@ def region(properties: Mapping[str, Any], shape: Sequence[int]) -> np.ndarray:
         return np.stack([np.zeros(3, int), np.asarray(shape)], 1)
     voxels = np.concatenate(found)
     return np.stack([voxels.min(0), voxels.max(0) + 1], 1).astype(int)
+
+
+def starts_of(
+    points: np.ndarray | None,
+    shape: Sequence[int],
+    properties: Mapping[str, Any],
+    patch: Sequence[int],
+    transpose: Sequence[int],
+) -> list[Sequence[int]]:
+    """Where a preprocessed case's patches begin: one on each of its candidates (n, 3), in mm, or windows over it."""
+    if points is None:
+        return list(windows(region(properties, shape), patch))
+    return centred(to_voxels(points, properties, transpose, shape), patch).tolist()
 
 
 def window_range(box: np.ndarray, patch: Any) -> tuple[np.ndarray, np.ndarray]:

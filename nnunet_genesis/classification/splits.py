@@ -13,48 +13,34 @@ _LUNA_SUBSET = re.compile(r"(?:^|/)subset(\d)/")
 
 
 def make_folds(table: pd.DataFrame, classes: Sequence[str], earlier: Sequence[Split] = ()) -> list[Split]:
-    """Divide the labelled cases into folds.
+    """Divide the labelled cases into nnU-Net's five folds, fewer where a class has fewer patients.
 
     Args:
         table: columns case, label, group; of a case with candidates, the highest class counts.
         classes: in order.
         earlier: folds that are there; their patients stay where they are.
-
-    Returns:
-        nnU-Net's ``splits_final.json``: five folds, fewer where a class has fewer patients.
     """
-    rank = {name: index for index, name in enumerate(classes)}
-    ranked = table.assign(rank=table["label"].map(rank))
+    ranked = table.assign(rank=table["label"].map(list(classes).index))
     of_case = ranked.groupby("case").agg(rank=("rank", "max"), group=("group", "first"))
     group_of = of_case["group"].to_dict()
     fold_of = {group_of[case]: k for k, fold in enumerate(earlier) for case in fold["val"] if case in group_of}
+    number = len(earlier) or min(FOLDS, int(table.groupby("label")["group"].nunique().min()))
     if not earlier:
-        number = min(FOLDS, int(table.groupby("label")["group"].nunique().min()))
         folds = StratifiedGroupKFold(number, shuffle=True, random_state=SEED)
         for k, (_, val) in enumerate(folds.split(of_case, of_case["rank"], of_case["group"])):
             fold_of |= dict.fromkeys(of_case["group"].iloc[val], k)
-    else:
-        number = len(earlier)
-        _place_new(of_case, fold_of, number)
-    return _as_splits({case: fold_of[group] for case, group in group_of.items()}, number)
-
-
-def _place_new(of_case: pd.DataFrame, fold_of: dict[str, int], number: int) -> None:
-    """Give each new patient to the fold with the fewest of its class."""
+    # Each new patient goes to the fold with the fewest of its class.
     of_group = of_case.groupby("group")["rank"].max()
     counts = Counter((fold_of[group], rank) for group, rank in of_group.items() if group in fold_of)
     for group, rank in of_group.items():
         if group not in fold_of:
             fold_of[group] = min((counts[k, rank], k) for k in range(number))[1]
             counts[fold_of[group], rank] += 1
+    return _as_splits({case: fold_of[group] for case, group in group_of.items()}, number)
 
 
 def luna_folds(sources: Mapping[str, str]) -> list[Split] | None:
-    """LUNA16's own ten folds, where every scan lies in one of its folders ``subset0`` … ``subset9``.
-
-    Args:
-        sources: each case's path.
-    """
+    """LUNA16's own ten folds, where every scan's path (``sources``, by case) lies in ``subset0`` … ``subset9``."""
     found = {case: _LUNA_SUBSET.search(source) for case, source in sources.items()}
     if not found or not all(found.values()):
         return None
@@ -64,11 +50,9 @@ def luna_folds(sources: Mapping[str, str]) -> list[Split] | None:
 
 
 def with_unlabelled(splits: Sequence[Split], groups: Mapping[str, str]) -> list[Split]:
-    """The folds, with all other cases, which have no label, to be trained on by pretraining.
+    """The folds of the labelled cases, with all others to be trained on by pretraining.
 
-    Args:
-        splits: of the labelled cases.
-        groups: the patient of every case; whose labelled scans are held out isn't trained on.
+    ``groups`` has the patient of every case; whose labelled scans are held out isn't trained on.
     """
     labelled = {case for fold in splits for case in (*fold["train"], *fold["val"])}
     more = set(groups) - labelled

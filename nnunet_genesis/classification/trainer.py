@@ -15,11 +15,20 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_genesis.classification.data import ItemLoader, Items
-from nnunet_genesis.classification.inference import mean_outputs, starts_of
-from nnunet_genesis.classification.labels import FILE, RAW_FILE, XYZ, classes_of, match, read_labels, some
+from nnunet_genesis.classification.labels import (
+    FILE,
+    PREDICTIONS,
+    RAW_FILE,
+    SCORE,
+    XYZ,
+    classes_of,
+    match,
+    read_labels,
+    some,
+)
 from nnunet_genesis.classification.metrics import auc
-from nnunet_genesis.classification.network import Classifier
-from nnunet_genesis.classification.report import PREDICTIONS, SCORE
+from nnunet_genesis.classification.network import Classifier, mean_outputs
+from nnunet_genesis.classification.places import starts_of
 from nnunet_genesis.classification.splits import make_folds
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, write_json
@@ -63,9 +72,8 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings, self.enable_deep_supervision = self.settings, False
-        self.num_epochs = settings.epochs or EPOCHS
-        self.num_iterations_per_epoch = settings.iterations or ITERATIONS
-        self.num_val_iterations_per_epoch = max(1, (settings.iterations or ITERATIONS) // 5)
+        self.num_epochs, self.num_iterations_per_epoch = settings.epochs or EPOCHS, settings.iterations or ITERATIONS
+        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)
         self.weight_decay = WEIGHT_DECAY
         self.use(self.early_schedule())
         self.table, self.classes = self._or_stop(self._read_labels)
@@ -86,25 +94,24 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
     def _read_labels(self) -> tuple[pd.DataFrame, list[str]]:
         if self.is_cascaded:
             raise GenesisError(f"{self.configuration_name}: a cascade can't classify. Use 3d_fullres or 3d_lowres.")
-        base = Path(self.preprocessed_dataset_folder_base)
-        files = [base / FILE]
-        if not files[0].is_file():
-            files = [nnunet_folder("nnUNet_raw") / base.name / RAW_FILE, *files]
-        if not files[0].is_file():
+        base, folder = Path(self.preprocessed_dataset_folder_base), Path(self.preprocessed_dataset_folder)
+        file = prepared = base / FILE
+        if not file.is_file():
+            file = nnunet_folder("nnUNet_raw") / base.name / RAW_FILE
+        if not file.is_file():
             raise GenesisError(
-                f"{type(self).__name__} has no labels: expected {files[1]} (nnUNetv2_genesis_prepare --labels or "
-                f"--candidates) or {files[0]}, found neither."
+                f"{type(self).__name__} has no labels: expected {prepared} (nnUNetv2_genesis_prepare --labels or "
+                f"--candidates) or {file}, found neither."
             )
-        folder = Path(self.preprocessed_dataset_folder)
-        cases = [file.stem for file in folder.glob("*.pkl")]
+        cases: dict[str, tuple[str, ...]] = {path.stem: () for path in folder.glob("*.pkl")}
         if not cases:
             raise GenesisError(f"{folder}: holds no preprocessed case. Prepare {self.configuration_name} first (-c).")
-        table, missing = match(read_labels(files[0]), {case: () for case in cases}, files[0])
+        table, missing = match(read_labels(file), cases, file)
         if missing:
-            self.print_to_log_file(f"WARNING: {files[0]}: not preprocessed, left out: {some(missing)}")
+            self.print_to_log_file(f"WARNING: {file}: not preprocessed, left out: {some(missing)}")
         table["group"] = table["group"].where(table["group"] != "", table["case"])
-        classes = classes_of(table, files[0])
-        return table.assign(rank=table["label"].map({name: k for k, name in enumerate(classes)})), classes
+        classes = classes_of(table, file)
+        return table.assign(rank=table["label"].map(classes.index)), classes
 
     def build_network_architecture(self, plans_manager: Any, *args: Any, **kwargs: Any) -> nn.Module:
         """The plan's encoder with a classifier on it."""
@@ -186,18 +193,14 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         patch = self.configuration_manager.patch_size
         rotation, dummy_2d, initial, axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         masked = self.configuration_manager.use_mask_for_norm
-        transforms = (
-            self.get_training_transforms(patch, rotation, None, axes, dummy_2d, use_mask_for_norm=masked),
-            self.get_validation_transforms(None),
-        )
-        datasets, sizes = self.get_tr_and_val_datasets(), (initial, patch)
+        training = self.get_training_transforms(patch, rotation, None, axes, dummy_2d, use_mask_for_norm=masked)
+        how = {TRAINING: (initial, training), VALIDATION: (patch, self.get_validation_transforms(None))}
         batches: list[Callable[[int], dict]] = []
-        for stream, dataset, size, transform in zip((TRAINING, VALIDATION), datasets, sizes, transforms, strict=True):
+        for dataset, (stream, (size, transforms)) in zip(self.get_tr_and_val_datasets(), how.items(), strict=True):
             table = self.table[self.table["case"].isin(dataset.identifiers)]
             items = Items(dataset, table, self.plans_manager.transpose_forward)
-            loader = ItemLoader(
-                items, self.batch_size, size, patch, self.label_manager, transforms=transform, jitter=stream == TRAINING
-            )
+            common = (items, self.batch_size, size, patch, self.label_manager)
+            loader = ItemLoader(*common, transforms=transforms, jitter=stream == TRAINING)
             batches.append(KeyedBatches(loader, seed, stream, self.local_rank).batch)
         return batches
 
@@ -214,8 +217,8 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             logits = self.network(data)
             loss = self.loss(logits, target)
-        found = {"probabilities": logits.float().softmax(1), "ranks": target}
-        return {"loss": float(loss)} | {name: value.cpu().numpy() for name, value in found.items()}
+        probabilities = logits.float().softmax(1).cpu().numpy()
+        return {"loss": float(loss), "probabilities": probabilities, "ranks": target.cpu().numpy()}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Log the loss, and the AUC where nnU-Net logs its pseudo Dice."""
@@ -229,8 +232,7 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
 
     def print_to_log_file(self, *args: Any, **kwargs: Any) -> None:
         """nnU-Net's; its name of the figure that chooses the best epoch is replaced by ours."""
-        words = {"Pseudo dice": self.judged_by, "EMA pseudo Dice": "moving average of AUC"}
-        for old, new in words.items():
+        for old, new in {"Pseudo dice": self.judged_by, "EMA pseudo Dice": "moving average of AUC"}.items():
             args = tuple(arg.replace(old, new) if isinstance(arg, str) else arg for arg in args)
         super().print_to_log_file(*args, **kwargs)
 
@@ -265,21 +267,19 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         return [SCORE + name for name in self.classes]
 
     def _predictions(self, cases: list[str]) -> Iterator[pd.DataFrame]:
-        network, patch = self.bare_network(), self.configuration_manager.patch_size
-        network.eval()
+        network, planned = self.bare_network().eval(), self.configuration_manager
+        axes, transpose = self.inference_allowed_mirroring_axes or (), self.plans_manager.transpose_forward
         dataset = infer_dataset_class(self.preprocessed_dataset_folder)(self.preprocessed_dataset_folder, cases)
         for case in cases:
             rows = self.table[self.table["case"] == case]
             data, seg, _, properties = dataset.load_case(case)
             points = rows[XYZ].to_numpy(float) if "x" in rows else None
-            starts = starts_of(points, data.shape[1:], properties, patch, self.plans_manager.transpose_forward)
-            logits = mean_outputs(
-                network, data, starts, patch, self.device, self.inference_allowed_mirroring_axes or ()
-            )
+            starts = starts_of(points, data.shape[1:], properties, planned.patch_size, transpose)
+            logits = mean_outputs(network, data, starts, planned.patch_size, self.device, axes)
             volume = np.nan
             if points is None:
                 logits = logits.mean(0, keepdim=True)
-                volume = float((seg[:] > 0).sum() * np.prod(self.configuration_manager.spacing))
+                volume = float((seg[:] > 0).sum() * np.prod(planned.spacing))
             columns = ["case", "group", *(XYZ if "x" in rows else []), "label", "rank"]
             kept = rows[columns].assign(volume=volume, fold=self.fold)
             yield kept.assign(**dict(zip(self._columns(), logits.softmax(1).numpy().T, strict=True)))

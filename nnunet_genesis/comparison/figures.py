@@ -4,7 +4,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -40,32 +40,44 @@ def short(trainer: str) -> str:
     return rest if rest[:1].isalnum() else name
 
 
-def to_svg(figure: Figure) -> bytes:
-    """Give an SVG file, the same for the same figure; coordinates are rounded to hundredths of a point."""
-    buffer = io.StringIO()
+def look(order: Sequence[str], trainer: str) -> tuple[str, str]:
+    """Give a trainer's colour and marker, by its place in the order."""
+    number = list(order).index(trainer) % len(COLOURS)
+    return COLOURS[number], MARKERS[number]
+
+
+def panel(height: float = 3.4) -> Axes:
+    """Make the axes of a figure, as high as said, in inches."""
+    return Figure(figsize=(4.8, height), layout="constrained").subplots()
+
+
+def picture(name: str, caption: str, alt: str, axes: Axes, legend: bool = True) -> Picture:
+    """Make the picture of a panel: the same SVG for the same panel, with coordinates of hundredths of a point."""
+    if legend:
+        axes.legend(frameon=False, fontsize="small", loc="lower right")
+    figure, buffer = cast(Figure, axes.figure), io.StringIO()
     with matplotlib.rc_context(SAVED):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", buffer.getvalue()).replace("#000000", "currentColor")
-    return text.replace("<defs>", THEME + "<defs>", 1).encode()
+    return Picture(name, caption, alt, text.replace("<defs>", THEME + "<defs>", 1).encode())
 
 
-def forest(questions: pd.DataFrame, order: Sequence[str], level: float) -> Picture | None:
+def forest(questions: pd.DataFrame, order: Sequence[str], level: float) -> list[Picture]:
     """Draw the differences of mean Dice to the baseline in points, one line a size and trainer."""
     if questions.empty:
-        return None
-    figure = Figure(figsize=(4.8, 0.9 + 0.27 * len(questions)), layout="constrained")
-    axes = figure.subplots()
+        return []
+    axes = panel(0.9 + 0.27 * len(questions))
     axes.axvline(0, color="black", linewidth=0.8)
     several = len(questions.groupby(KEYS[:2])) > 1
     labels = []
     for line, row in enumerate(questions.to_dict("records")):
-        colour, marker = _look(order, row["trainer"])
+        colour, marker = look(order, row["trainer"])
         low, middle, high = (100 * row[name] for name in ("difference_low", "difference", "difference_high"))
         covered = row["difference_interval"] == "cases and training"
         axes.plot([low, high], [line, line], color=colour, linewidth=1.8, linestyle="-" if covered else ":")
         axes.plot(middle, line, marker, color=colour, markerfacecolor=colour if row["p_holm"] < 1 - level else "none")
         where = f"{row['cases']} cases" + (f", {row['plans']}, {row['configuration']}" if several else "")
-        labels.append(_plain(f"{short(row['trainer'])}, {where}"))
+        labels.append(plain(f"{short(row['trainer'])}, {where}"))
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
     axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="difference in points of Dice (0.01)")
     caption = (
@@ -74,7 +86,7 @@ def forest(questions: pd.DataFrame, order: Sequence[str], level: float) -> Pictu
         "training."
     )
     alt = f"Forest plot of {len(questions)} differences to {short(order[0])}; the table below has the same figures."
-    return Picture("forest", caption, alt, to_svg(figure))
+    return [picture("forest", caption, alt, axes, legend=False)]
 
 
 def label_efficiency(rows: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
@@ -84,49 +96,45 @@ def label_efficiency(rows: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
     for key, part in rows.groupby(KEYS[:2], sort=False):
         if part["train"].nunique() < 2:
             continue
-        axes = _panel()
+        axes = panel()
         for trainer, line in part.groupby("trainer", sort=False):
-            colour, marker = _look(order, trainer)
+            colour, marker = look(order, trainer)
             errors = np.abs(line[["low", "high"]].to_numpy().T - line["mean"].to_numpy())
-            style: dict[str, Any] = {"color": colour, "marker": marker, "capsize": 3, "label": _plain(short(trainer))}
+            style: dict[str, Any] = {"color": colour, "marker": marker, "capsize": 3, "label": plain(short(trainer))}
             axes.errorbar(line["train"], line["mean"], errors, **style)
         axes.set_xscale("log", base=2)
-        ticks = sorted(part["train"].unique())
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks(ticks := sorted(part["train"].unique()), [f"{tick:g}" for tick in ticks])
         axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)")
         caption = f"Dice over labelled training images, with 95 % intervals ({', '.join(key)})"
         alt = f"{_extremes(part, 'train', 'mean')} labelled training images."
-        pictures.append(_picture("label_efficiency", len(pictures), caption, alt, axes))
+        pictures.append(picture(_numbered("label_efficiency", pictures), caption, alt, axes))
     return pictures
 
 
 def training_curves(curves: pd.DataFrame, order: Sequence[str], phases: Mapping[str, Sequence[Any]]) -> list[Picture]:
     """Draw smoothed pseudo-Dice over iterations, the mean of the runs that have the epoch; one picture a size.
 
-    Args:
-        curves: of :func:`statistics.training_curves`.
-        order: the trainers, the baseline first.
-        phases: by run, the first epoch and the name of each phase of its schedule.
+    ``order`` has the baseline first; ``phases``, by run, the first epoch and the name of each phase of its schedule.
     """
     pictures: list[Picture] = []
     for key, part in curves.sort_values("train", kind="stable").groupby(KEYS, sort=False):
-        axes = _panel()
+        axes = panel()
         for trainer in order:
             mine = part[part["trainer"] == trainer]
             runs = mine.pivot_table(index="iteration", columns=RUN, values="pseudo_dice")
             if runs.empty:
                 continue
-            colour, mean = _look(order, trainer)[0], runs.mean(axis=1)
+            colour, mean = look(order, trainer)[0], runs.mean(axis=1)
             if runs.shape[1] > 1:
                 axes.plot(runs.index, runs, color=colour, alpha=0.3, linewidth=0.8)
-            axes.plot(runs.index, mean, color=colour, label=_plain(short(trainer)))
+            axes.plot(runs.index, mean, color=colour, label=plain(short(trainer)))
             if trainer == order[0]:
                 axes.axhline(mean.iloc[-1], color=colour, linestyle=":", linewidth=0.8)
         _mark_phases(axes, part, phases)
         axes.set(xlabel="training iterations", ylabel="pseudo-Dice (smoothed)")
         caption = f"Training with {key[2]} cases ({key[0]}): smoothed pseudo-Dice; thin: runs, thick: their mean"
         alt = f"{_extremes(part, 'iteration', 'pseudo_dice')} iterations."
-        pictures.append(_picture("training_curves", len(pictures), caption, alt, axes))
+        pictures.append(picture(_numbered("training_curves", pictures), caption, alt, axes))
     return pictures
 
 
@@ -137,23 +145,11 @@ def _mark_phases(axes: Axes, curves: pd.DataFrame, phases: Mapping[str, Sequence
     for start, name in sorted(begun):
         axes.axvline(start, color="black", linestyle="--", linewidth=0.6)
         at: dict[str, Any] = {"xy": (start, 0.02), "xycoords": ("data", "axes fraction"), "xytext": (2, 0)}
-        axes.annotate(_plain(name), **at, textcoords="offset points", rotation=90, fontsize="x-small")
+        axes.annotate(plain(name), **at, textcoords="offset points", rotation=90, fontsize="x-small")
 
 
-def _panel() -> Axes:
-    return Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
-
-
-def _picture(name: str, number: int, caption: str, alt: str, axes: Axes) -> Picture:
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    return Picture(f"{name}{f'_{number + 1}' if number else ''}", caption, alt, to_svg(figure))
-
-
-def _look(order: Sequence[str], trainer: str) -> tuple[str, str]:
-    number = list(order).index(trainer) % len(COLOURS)
-    return COLOURS[number], MARKERS[number]
+def _numbered(name: str, earlier: Sequence[Picture]) -> str:
+    return f"{name}_{len(earlier) + 1}" if earlier else name
 
 
 def _extremes(part: pd.DataFrame, over: str, value: str) -> str:
@@ -165,6 +161,6 @@ def _extremes(part: pd.DataFrame, over: str, value: str) -> str:
     return f"{'; '.join(words)}; from {part[over].min():g} to {part[over].max():g}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape control characters, which are no XML, and dollars, between which matplotlib would read a formula."""
     return printable(text).replace("$", r"\$")

@@ -53,15 +53,20 @@ def nsd_of_run(run: Run, tolerance: float, references: Sequence[Path]) -> dict[s
     Returns:
         ``None`` where neither a stored file of this tolerance nor all images are there.
     """
-    file, summary = run.validation / FILE, run.validation / "summary.json"
+    file, summary, ending = run.validation / FILE, run.validation / "summary.json", run.dataset_json["file_ending"]
     if file.exists() and (stored := read_json(file))["tolerance_mm"] == tolerance:
-        predictions = any(run.validation.glob(f"*{run.dataset_json['file_ending']}"))
+        predictions = any(run.validation.glob(f"*{ending}"))
         if not predictions or file.stat().st_mtime >= summary.stat().st_mtime:
             return stored["cases"]
-    found = _compute(run, tolerance, references)
-    if found is not None and os.access(run.validation, os.W_OK):
+    found = {}
+    for case, recorded, dice in run.metrics():
+        prediction, reference = run.validation / (case + ending), find_reference(case + ending, recorded, references)
+        if reference is None or not prediction.is_file():
+            return None
+        found[case] = _of_case(run, reference, prediction, list(dice), tolerance)
+    if found and os.access(run.validation, os.W_OK):
         write_json({"tolerance_mm": tolerance, "cases": found}, file)
-    return found
+    return found or None
 
 
 def find_reference(name: str, recorded: str, folders: Sequence[Path]) -> Path | None:
@@ -70,23 +75,12 @@ def find_reference(name: str, recorded: str, folders: Sequence[Path]) -> Path | 
     return next((file for file in candidates if file.is_absolute() and file.is_file()), None)
 
 
-def _compute(run: Run, tolerance: float, references: Sequence[Path]) -> dict[str, dict[str, float]] | None:
-    ending, found = run.dataset_json["file_ending"], {}
-    for case, recorded, dice in run.metrics():
-        prediction, reference = run.validation / (case + ending), find_reference(case + ending, recorded, references)
-        if reference is None or not prediction.is_file():
-            return None
-        found[case] = _case(run, reference, prediction, list(dice), tolerance)
-    return found or None
-
-
-def _case(run: Run, reference: Path, prediction: Path, labels: Sequence[str], tolerance: float) -> dict[str, float]:
+def _of_case(run: Run, reference: Path, prediction: Path, labels: Sequence[str], tolerance: float) -> dict[str, float]:
     reader = determine_reader_writer_from_dataset_json(run.dataset_json, str(reference), verbose=False)()
     (truth, properties), (guess, _) = reader.read_seg(str(reference)), reader.read_seg(str(prediction))
-    known = truth[0] != run.dataset_json["labels"].get("ignore", -1)
-    found = {}
+    known, found = truth[0] != run.dataset_json["labels"].get("ignore", -1), {}
     for label in labels:
         key = key_to_label_or_region(label)
-        masks = [region_or_label_to_mask(volume[0], key) & known for volume in (truth, guess)]
-        found[label] = round(nsd(masks[0], masks[1], properties["spacing"], tolerance), 6)
+        one, other = (region_or_label_to_mask(volume[0], key) & known for volume in (truth, guess))
+        found[label] = round(nsd(one, other, properties["spacing"], tolerance), 6)
     return found

@@ -2,14 +2,15 @@
 
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from PIL import Image
+from scipy.ndimage import find_objects
+from skimage.exposure import rescale_intensity
 from skimage.measure import approximate_polygon, find_contours
 
 from nnunet_genesis.comparison.figures import short
@@ -17,27 +18,22 @@ from nnunet_genesis.comparison.nsd import find_reference
 from nnunet_genesis.comparison.results import KEYS, MEAN, RUN
 from nnunet_genesis.comparison.runs import Run
 
-SLICES, MARGIN, LARGEST = 16, 16, 320  # of a case; voxels around what is outlined; pixels of a side
-
-
-@dataclasses.dataclass
-class Slice:
-    """A slice: its number, a JPEG of the image, and one SVG path a segmentation, in pixels of the image."""
-
-    number: int
-    jpeg: bytes
-    paths: list[str]
+SLICES, LARGEST = 16, 320  # of a case; pixels of a side
+MARGINS = (0, 16, 16)  # voxels around what is outlined, z, y, x
 
 
 @dataclasses.dataclass
 class Overlay:
-    """A case: what it is, its segmentations' names, the size of its slices (width, height) in mm and pixels, those."""
+    """A case: what it is, its segmentations' names, the size of its slices (width, height) in mm and pixels, those.
+
+    A slice is its number, a JPEG of the image, and one SVG path a segmentation, in pixels of the image.
+    """
 
     title: str
     names: list[str]
     size_mm: tuple[float, float]
     pixels: tuple[int, int]
-    slices: list[Slice]
+    slices: list[tuple[int, bytes, list[str]]]
 
 
 def overlays(
@@ -79,28 +75,18 @@ def _of_case(runs: pd.Series, case: str, title: str, images: Path, references: S
     reader = determine_reader_writer_from_dataset_json(description, str(reference), verbose=False)()
     volumes = np.stack([reader.read_seg(str(file))[0][0] for file in (reference, *predictions)])
     pixels, properties = reader.read_images([str(image)])
-    z, *inside = (_extent(volumes > 0, axis, margin) for axis, margin in ((1, 0), (2, MARGIN), (3, MARGIN)))
-    step = max(1, *(-(-(at.stop - at.start) // LARGEST) for at in inside))
-    box = [slice(at.start, at.stop, step) for at in inside]
+    boxes = find_objects((volumes > 0).any(0).astype(np.uint8)) or [tuple(slice(0, n) for n in volumes.shape[1:])]
+    z, y, x = (slice(max(0, at.start - margin), at.stop + margin) for at, margin in zip(boxes[0], MARGINS, strict=True))
+    step = max(-(-(at.stop - at.start) // LARGEST) for at in (y, x))
+    inside = np.s_[:, y.start : y.stop : step, x.start : x.stop : step]
+    grey = pixels[0][inside]
+    grey = rescale_intensity(grey, tuple(np.percentile(grey, (0.5, 99.5))), (0, 255)).astype(np.uint8)
     numbers = np.unique(np.linspace(z.start, z.stop - 1, SLICES).round().astype(int))
-    grey = _grey(pixels[0][:, box[0], box[1]])
-    slices = [Slice(int(n), _jpeg(grey[n]), list(_paths(volumes[:, n, box[0], box[1]]))) for n in numbers]
+    slices = [(int(n), _jpeg(grey[n]), [_path(volume[inside][n]) for volume in volumes]) for n in numbers]
     height, width = grey.shape[1:]
     spacing = properties["spacing"]
     size = (width * step * spacing[2], height * step * spacing[1])
     return Overlay(title, ["reference", *map(short, runs.index)], size, (width, height), slices)
-
-
-def _extent(mask: np.ndarray, axis: int, margin: int) -> slice:
-    """Find where along an axis anything is (all, where nothing is), with a margin."""
-    found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-    ends = (found[0], found[-1]) if len(found) else (0, mask.shape[axis] - 1)
-    return slice(max(0, int(ends[0]) - margin), min(mask.shape[axis], int(ends[1]) + 1 + margin))
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(image, (0.5, 99.5))
-    return (np.clip((image - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
 
 
 def _jpeg(image: np.ndarray) -> bytes:
@@ -109,11 +95,10 @@ def _jpeg(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _paths(segmentations: np.ndarray) -> Iterator[str]:
-    """Outline every class of each segmentation (y, x)."""
-    for labels in segmentations:
-        outlines: list[Any] = []
-        for label in np.unique(labels[labels > 0]):
-            outlines += find_contours(np.pad(labels == label, 1).astype(float), 0.5)
-        lines = [approximate_polygon(line - 0.5, 0.25).round(1) for line in outlines]  # pad −1, centre of a pixel +0.5
-        yield "".join("M" + "L".join(f"{x:g} {y:g}" for y, x in line) + "Z" for line in lines)
+def _path(labels: np.ndarray) -> str:
+    """Outline every class of a segmentation (y, x)."""
+    lines = []
+    for label in np.unique(labels[labels > 0]):
+        for outline in find_contours(np.pad(labels == label, 1).astype(float), 0.5):
+            lines.append(approximate_polygon(outline - 0.5, 0.25).round(1))  # pad −1, centre of a pixel +0.5
+    return "".join("M" + "L".join(f"{x:g} {y:g}" for y, x in line) + "Z" for line in lines)

@@ -5,16 +5,15 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib import style
 
-from nnunet_genesis.classification.report import Section, section
 from nnunet_genesis.comparison import figures, statistics
+from nnunet_genesis.comparison.classification import Section, section
 from nnunet_genesis.comparison.overlays import Overlay, overlays
 from nnunet_genesis.comparison.results import KEYS, MEAN, Results, read_results, together, write_export
-from nnunet_genesis.comparison.verdict import verdict, verdict_of_classification
+from nnunet_genesis.comparison.verdict import verdict
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
 from nnunet_genesis.folders import dataset_name, nnunet_folder
@@ -26,17 +25,7 @@ OUTLINES = ("#ffd700", "#ff7f0e", "#2ee6a6", "#b39dff", "#ff5fa8", "#9be22d")  #
 
 @dataclasses.dataclass
 class DatasetReport:
-    """What the page shows of a data set.
-
-    Attributes:
-        results: the data set's.
-        baseline: the trainer that the others are compared with.
-        rows: of :func:`statistics.compare`, with ``class_name``.
-        reached: of :func:`statistics.reached`.
-        verdict: one sentence.
-        figures: of the page, and files beside it.
-        overlays: cases with their images, where the page may show them.
-    """
+    """What the page shows of a data set; ``rows`` and ``reached`` are :mod:`statistics`' tables."""
 
     results: Results
     baseline: str
@@ -90,38 +79,31 @@ def write_report(
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise GenesisError(f"--nsd_tolerance {tolerance:g}: expected 0 or more, in mm. Correct the command.")
     bases = [results] if isinstance(results, Path) else list(results or [nnunet_folder("nnUNet_results")])
-    for base in bases:
-        if not any(base.glob("Dataset[0-9]*")):
-            raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results, or give -d.")
-    if len({base.resolve() for base in bases}) < len(bases):
-        raise GenesisError("--results: a folder is given twice. Its runs would count as further ones: give it once.")
-    names = [_name(dataset, bases[0]) for dataset in datasets]
-    names = names or sorted({f.name for base in bases for f in base.glob("Dataset[0-9]*")})
+    places = _places(datasets, bases)
     if export and any(export.resolve() == base.resolve() for base in bases):
         raise GenesisError(f"--export {export}: expected another folder than the results'. Choose one.")
     alone = out.suffix == ".html"
-    places = {name: [base / name for base in bases if (base / name).exists()] or [bases[0] / name] for name in names}
-    classified = {name: found for name, folders in places.items() if (found := _section(folders))}
+    classified = {name: found for name, folders in places.items() if (found := _classified(folders))}
     reports = [
         _report(folders, baseline, tolerance, with_images=not alone)
         for name, folders in places.items()
         if name not in classified or any(folders[0].glob("*/fold_*/validation/summary.json"))
     ]
-    if export:
-        for report in reports:
-            write_export(report.results, export / report.results.dataset)
     page = out if alone else out / "report.html"
     files = {page: _html(reports, classified).encode()}
-    if not alone:
-        tables = {"report.csv": [report.table() for report in reports]}
-        tables["classification.csv"] = [pd.DataFrame(s.rows).assign(dataset=name) for name, s in classified.items()]
-        for name, parts in tables.items():
-            if parts:
-                table = pd.concat(parts, ignore_index=True)
-                files[out / name] = table.to_csv(index=False, float_format="%.6g").encode()
-        files |= {
-            out / f"{r.results.dataset}_{picture.name}.svg": picture.svg for r in reports for picture in r.figures
-        }
+    for report in reports:
+        if export:
+            write_export(report.results, export / report.results.dataset)
+        if not alone:
+            files |= {out / f"{report.results.dataset}_{drawn.name}.svg": drawn.svg for drawn in report.figures}
+    tables = {
+        "report.csv": [report.table() for report in reports],
+        "classification.csv": [pd.DataFrame(s.rows).assign(dataset=name) for name, s in classified.items()],
+    }
+    for name, parts in tables.items():
+        if parts and not alone:
+            text = pd.concat(parts, ignore_index=True).to_csv(index=False, float_format="%.6g")
+            files[out / name] = text.encode()
     page.parent.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
         with atomic_path(file) as temporary:
@@ -129,40 +111,48 @@ def write_report(
     return page
 
 
-def _name(dataset: str, base: Path) -> str:
-    if dataset.isdecimal() and len(found := list(base.glob(f"Dataset{int(dataset):03d}_*"))) == 1:
-        return found[0].name
-    return dataset_name(dataset)
+def _places(datasets: Sequence[str], bases: Sequence[Path]) -> dict[str, list[Path]]:
+    """Find the data sets' folders, by name: those there are, or the first one that there should be."""
+    for base in bases:
+        if not any(base.glob("Dataset[0-9]*")):
+            raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results, or give -d.")
+    if len({base.resolve() for base in bases}) < len(bases):
+        raise GenesisError("--results: a folder is given twice. Its runs would count as further ones: give it once.")
+    names = []
+    for dataset in datasets:
+        found = list(bases[0].glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdecimal() else []
+        names.append(found[0].name if len(found) == 1 else dataset_name(dataset))
+    names = names or sorted({folder.name for base in bases for folder in base.glob("Dataset[0-9]*")})
+    return {name: [base / name for base in bases if (base / name).exists()] or [bases[0] / name] for name in names}
 
 
-def _section(folders: Sequence[Path]) -> Section | None:
-    found = section(folders[0])
-    if found:
-        adjusted = statistics.holm([row["p"] for row in found.rows])
-        found.rows = [row | {"p_holm": p} for row, p in zip(found.rows, adjusted, strict=True)]
+def _classified(folders: Sequence[Path]) -> Section | None:
+    if found := section(folders[0]):
         found.remarks += [f"{folder} is left out: classification is shown of one folder." for folder in folders[1:]]
     return found
 
 
 def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, with_images: bool) -> DatasetReport:
     variables = ("nnUNet_raw", "nnUNet_preprocessed")  # either may be unset: then nothing is found there
-    paths = (Path(os.environ.get(name) or "/nonexistent").absolute() / folders[0].name for name in variables)
-    raw, preprocessed = paths
+    raw, preprocessed = (
+        Path(os.environ.get(name) or "/nonexistent").absolute() / folders[0].name for name in variables
+    )
     references = [raw / "labelsTr", preprocessed / "gt_segmentations"]
     results = together([read_results(folder, tolerance, preprocessed, references) for folder in folders])
     measured, curves = results.measured(), statistics.training_curves(results)
     rows, reached = statistics.compare(measured, baseline, results.group_by), statistics.reached(curves, baseline)
     names, rises = results.labels | {MEAN: "mean of classes"}, statistics.rises(curves, baseline)
     rows["class_name"] = rows["label"].map(lambda label: names.get(label, label))
-    rows["baseline_rise"] = [rises.get(key, float("nan")) for key in rows[KEYS].itertuples(index=False, name=None)]
+    rows["baseline_rise"] = [rises.get(key, math.nan) for key in rows[KEYS].itertuples(index=False, name=None)]
     order = sorted(rows["trainer"].unique(), key=lambda trainer: (trainer != baseline, trainer))
     if baseline not in order:
         results.remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
     questions = rows[statistics.is_question(rows)]
-    forest = figures.forest(questions, order, statistics.LEVEL)
-    drawn = [forest] if forest else []
-    drawn += figures.label_efficiency(rows, order)
-    drawn += figures.training_curves(curves, order, results.phases())
+    drawn = [
+        *figures.forest(questions, order, statistics.LEVEL),
+        *figures.label_efficiency(rows, order),
+        *figures.training_curves(curves, order, results.phases()),
+    ]
     shown = overlays(results.sources, measured, baseline, raw / "imagesTr", references) if with_images else []
     if not shown:
         results.remarks.append(
@@ -173,17 +163,8 @@ def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, wit
 
 def _html(reports: Sequence[DatasetReport], classified: Mapping[str, Section]) -> str:
     page = template("nnunet_genesis", "comparison", "report.html.jinja", short=figures.short, number=_number, p=_p)
-    pages = {name: _classified(found) for name, found in classified.items()}
     known = {"keys": KEYS, "statistics": statistics, "isnan": pd.isna, "outlines": OUTLINES}
-    return page.render(reports=reports, classified=pages, **known)
-
-
-def _classified(found: Section) -> dict[str, Any]:
-    pictures = [
-        figures.Picture(title, title, f"{title} of each trainer; the table has its figures.", figures.to_svg(figure))
-        for title, figure in found.figures.items()
-    ]
-    return vars(found) | {"verdict": verdict_of_classification(found.rows), "pictures": pictures}
+    return page.render(reports=reports, classified=classified, **known)
 
 
 def _number(value: float, signed: bool = False) -> str:

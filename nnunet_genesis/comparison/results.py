@@ -13,6 +13,7 @@ from nnunet_genesis.comparison.runs import Run, find_runs
 from nnunet_genesis.comparison.subsets import read_map
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path, read_json, regular_file, write_json
+from nnunet_genesis.folders import SUBSETS
 
 CASES, CURVES, PROTOCOL = "cases.csv", "curves.csv", "protocol.json"  # of an export
 MEAN = "mean"  # of a case's classes
@@ -23,19 +24,16 @@ RECORD = ("labels", "group_by", "nsd_tolerance_mm", "configurations", "runs")  #
 
 @dataclasses.dataclass
 class Results:
-    """What is known of a data set's runs.
+    """What is known of the runs of ``DatasetXXX_NAME``.
 
     Attributes:
-        dataset: ``DatasetXXX_NAME``.
         labels: names of nnU-Net's keys of classes and regions, ``"1"`` or ``"(1, 2)"``.
         group_by: pattern of the patient in a case's name.
-        nsd_tolerance_mm: what NSD was calculated with.
         configurations: by ``PLANS__CONFIG``, as planned.
-        runs: by ``TRAINER__PLANS__CONFIG/fold_N``, what :class:`Subset` and ``debug.json`` say.
+        runs: by ``TRAINER__PLANS__CONFIG/fold_N``, what :class:`Subset`, ``debug.json`` and the logs say.
         cases: one row a run, case and class: run, case, label, Dice, NSD (NaN: the class is in neither, or not known).
         curves: one row a run and epoch: run, epoch, pseudo_dice.
         sources: nnU-Net's folders, where the tables come from those.
-        remarks: on what was left out.
     """
 
     dataset: str
@@ -54,13 +52,13 @@ class Results:
         frame = pd.DataFrame.from_dict(self.runs, orient="index")
         names = [name.split("/")[0].split("__") for name in frame.index]
         frame[["trainer", "plans", "configuration"]] = pd.DataFrame(names, frame.index).iloc[:, :3]
-        columns = {name: frame.get(name, pd.Series(np.nan, frame.index)) for name in ("iterations", "repetition")}
+        frame = frame.reindex(columns=[*KEYS, "train", *RUN, "trainer", "iterations"])
         return frame.assign(
             cases=frame["cases"].map(str),
             seed=pd.to_numeric(frame["seed"]).fillna(-1).astype(int),
-            repetition=columns["repetition"].fillna(0).astype(int),
-            iterations=pd.to_numeric(columns["iterations"], errors="coerce"),
-        )[[*KEYS, "train", *RUN, "trainer", "iterations"]]
+            repetition=pd.to_numeric(frame["repetition"]).fillna(0).astype(int),
+            iterations=pd.to_numeric(frame["iterations"], errors="coerce"),
+        )
 
     def phases(self) -> dict[str, list[tuple[int, str]]]:
         """Give each run's phases of the schedule, first epoch and name, where they are known."""
@@ -78,10 +76,9 @@ def read_results(folder: Path, tolerance: float | None, preprocessed: Path, refe
     """Read a data set's results, of either form.
 
     Args:
-        folder: the data set's folder, in nnUNet_results or in an export.
+        folder: the data set's, in nnUNet_results or in an export.
         tolerance: of NSD in mm; ``None``: as exported, or the median edge of the planned voxels.
-        preprocessed: the data set's folder in nnUNet_preprocessed, which says what fold numbers stand for, unless
-            the results do.
+        preprocessed: its folder in nnUNet_preprocessed, which says what fold numbers stand for, unless the results do.
         references: further folders to look for reference segmentations in.
 
     Raises:
@@ -98,18 +95,6 @@ def read_results(folder: Path, tolerance: float | None, preprocessed: Path, refe
         f"{name}: not among the training curves; its debug.json isn't there." for name in steps.index[steps.isna()]
     ]
     return results
-
-
-def _nsd_for_all_or_none(results: Results) -> None:
-    """Forget NSD where runs lack it: means over other runs than Dice's would be compared with those."""
-    lack = results.cases["NSD"].isna() & results.cases["Dice"].notna()
-    if names := sorted(results.cases.loc[lack, "run"].unique()):
-        missing = f"{len(names)} of {results.cases['run'].nunique()} runs ({names[0]}{', …' if len(names) > 1 else ''})"
-        results.remarks.append(
-            f"No NSD: of {missing} predictions or references aren't there, and none is stored for a tolerance of "
-            f"{results.nsd_tolerance_mm:g} mm."
-        )
-        results.cases["NSD"] = np.nan
 
 
 def together(parts: Sequence[Results]) -> Results:
@@ -136,46 +121,54 @@ def together(parts: Sequence[Results]) -> Results:
             setattr(first, table, pd.concat([getattr(first, table), renamed], ignore_index=True))
         first.configurations = part.configurations | first.configurations
         first.remarks += part.remarks
-    _nsd_for_all_or_none(first)
+    lack = first.cases["NSD"].isna() & first.cases["Dice"].notna()
+    if without := sorted(first.cases.loc[lack, "run"].unique()):  # means over other runs than Dice's would be compared
+        missing = (
+            f"{len(without)} of {first.cases['run'].nunique()} runs ({without[0]}{', …' if len(without) > 1 else ''})"
+        )
+        first.remarks.append(
+            f"No NSD: of {missing} predictions or references aren't there, and none is stored for a tolerance of "
+            f"{first.nsd_tolerance_mm:g} mm."
+        )
+        first.cases["NSD"] = np.nan
     return first
 
 
 def _read_nnunet(folder: Path, tolerance: float | None, preprocessed: Path, references: Sequence[Path]) -> Results:
-    copy = folder / "genesis_splits.json"
-    subsets = read_map(copy if copy.exists() else preprocessed / copy.name)
-    runs, remarks = find_runs(folder, subsets)
-    if not runs:
+    copy = folder / SUBSETS
+    subsets = read_map(copy if copy.exists() else preprocessed / SUBSETS)
+    found, remarks = find_runs(folder, subsets)
+    if not found:
         raise GenesisError(
             f"{folder}: expected TRAINER__PLANS__CONFIG/fold_N/validation/summary.json, found none. Train first "
             "(nnUNetv2_train … -tr nnUNetTrainerGenesis), or correct -d, nnUNet_results or --results."
         )
-    configurations = {run.folder.parent.name.partition("__")[2]: run.configuration() for run in runs}
+    configurations = {run.folder.parent.name.partition("__")[2]: run.configuration() for run in found}
     if tolerance is None:
         tolerance = float(np.median(next(iter(configurations.values()))["spacing"]))
-    cases, curves = [], []
-    for run in runs:
-        surface = nsd_of_run(run, tolerance, references) or {}
+    runs, cases, curves = {}, [], []
+    for run in found:
+        surface, (pseudo_dice, phases) = nsd_of_run(run, tolerance, references) or {}, run.logged()
+        runs[run.name] = dataclasses.asdict(run.subset) | run.recorded()
+        if phases:
+            runs[run.name]["phases"] = [*phases.items()]
         for case, _, dice in run.metrics():
             known = surface.get(case, {})
             cases += [(run.name, case, label, value, known.get(label, np.nan)) for label, value in dice.items()]
-        curves += [(run.name, epoch, value) for epoch, value in run.pseudo_dice().items()]
+        curves += [(run.name, epoch, value) for epoch, value in pseudo_dice.items()]
+    labels = found[0].dataset_json.get("labels", {})
     return Results(
         folder.name,
-        _class_names(runs[0].dataset_json),
+        {str(tuple(key)) if isinstance(key, list) else str(key): name for name, key in labels.items()},
         subsets.group_by,
         tolerance,
         configurations,
-        {run.name: dataclasses.asdict(run.subset) | run.recorded() | run.phases() for run in runs},
+        runs,
         pd.DataFrame(cases, columns=["run", "case", "label", "Dice", "NSD"]),
         pd.DataFrame(curves, columns=["run", "epoch", "pseudo_dice"]),
-        runs,
+        found,
         remarks,
     )
-
-
-def _class_names(dataset_json: dict[str, Any]) -> dict[str, str]:
-    labels = dataset_json.get("labels", {})
-    return {str(tuple(value)) if isinstance(value, list) else str(value): name for name, value in labels.items()}
 
 
 def write_export(results: Results, folder: Path) -> None:

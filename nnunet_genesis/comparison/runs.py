@@ -19,20 +19,13 @@ RECORDED = {"epochs": "num_epochs", "iterations": "num_iterations_per_epoch", "i
             "batch_size": "batch_size"}  # fmt: skip
 EPOCH = re.compile(r": Epoch (\d+)\s*$")
 PSEUDO_DICE = re.compile(r": Pseudo dice \[(.*)\]")
-PHASE = re.compile(
-    r": Phase \d+ of \d+, epochs (\d+) to \d+: (.+)$"
-)  # the fine-tuning trainers' (training/schedule.py)
+PHASE = re.compile(r": Phase \d+ of \d+, epochs (\d+) to \d+: (.+)$")  # ours, of training/schedule.py
 NUMBER = re.compile(r"(?<![\w.])(?:nan|\d+\.?\d*(?:e[-+]?\d+)?)")  # not the 32 of np.float32(0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained fold with its validation.
-
-    Attributes:
-        folder: ``…/TRAINER__PLANS__CONFIG/fold_N``.
-        subset: what the fold number stands for.
-    """
+    """A trained fold with its validation: ``…/TRAINER__PLANS__CONFIG/fold_N``, and what its number stands for."""
 
     folder: Path
     subset: Subset
@@ -87,28 +80,24 @@ class Run:
                 "anew: nnUNetv2_train … --val."
             ) from error
 
-    def _logs(self) -> Iterator[list[str]]:
-        logs = self.folder.glob("training_log_*.txt")
-        for file in sorted(logs, key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)]):
-            yield file.read_text(encoding="utf-8", errors="replace").splitlines()
+    def logged(self) -> tuple[dict[int, float], dict[int, str]]:
+        """Read all logs: each epoch's mean pseudo-Dice, and the schedule's phases, their first epoch and name.
 
-    def phases(self) -> dict[str, list[tuple[int, str]]]:
-        """Read the phases of the learning rate's schedule that the logs name: first epoch and name; none, no entry."""
-        found = {int(phase[1]): phase[2] for log in self._logs() for line in log if (phase := PHASE.search(line))}
-        return {"phases": sorted(found.items())} if found else {}
-
-    def pseudo_dice(self) -> dict[int, float]:
-        """Read each epoch's mean pseudo-Dice from all logs; an epoch that was repeated counts as it was last."""
-        found: dict[int, float] = {}
-        for log in self._logs():
-            epoch = 0
-            for line in log:
-                if start := EPOCH.search(line):
-                    epoch = int(start[1])
-                elif values := PSEUDO_DICE.search(line):
-                    numbers = np.array(NUMBER.findall(values[1]), float)
-                    found[epoch] = float(np.nanmean(numbers)) if np.isfinite(numbers).any() else float("nan")
-        return dict(sorted(found.items()))
+        An epoch that was repeated counts as it was last.
+        """
+        logs = sorted(
+            self.folder.glob("training_log_*.txt"), key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)]
+        )
+        dice, phases, epoch = {}, {}, 0
+        for line in "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs).splitlines():
+            if start := EPOCH.search(line):
+                epoch = int(start[1])
+            elif values := PSEUDO_DICE.search(line):
+                numbers = np.array(NUMBER.findall(values[1]), float)
+                dice[epoch] = float(np.nanmean(numbers)) if np.isfinite(numbers).any() else float("nan")
+            elif phase := PHASE.search(line):
+                phases[int(phase[1])] = phase[2]
+        return dict(sorted(dice.items())), dict(sorted(phases.items()))
 
 
 def find_runs(folder: Path, subsets: SubsetMap) -> tuple[list[Run], list[str]]:
@@ -120,15 +109,15 @@ def find_runs(folder: Path, subsets: SubsetMap) -> tuple[list[Run], list[str]]:
     """
     runs, remarks = [], []
     for file in sorted(folder.glob("*__*__*/fold_*/validation/summary.json")):
-        run = Run(file.parents[1], Subset(0, ALL, None, 0))
-        number = run.folder.name.removeprefix("fold_")
-        if not number.isdecimal() or run.name.count("__") != 2:
-            remarks.append(f"{run.name}: left out, it was validated on training cases.")
+        fold = file.parents[1]
+        name, number = f"{fold.parent.name}/{fold.name}", fold.name.removeprefix("fold_")
+        if not number.isdecimal() or name.count("__") != 2:
+            remarks.append(f"{name}: left out, it was validated on training cases.")
             continue
         if int(number) not in subsets.folds and int(number) >= NNUNET_FOLDS:
             remarks.append(
-                f"{run.name}: genesis_splits.json doesn't know this fold; taken as a fold of its own with all of its "
+                f"{name}: genesis_splits.json doesn't know this fold; taken as a fold of its own with all of its "
                 "training cases."
             )
-        runs.append(Run(run.folder, subsets.folds.get(int(number), Subset(int(number), ALL, None, 0))))
+        runs.append(Run(fold, subsets.folds.get(int(number), Subset(int(number), ALL, None, 0))))
     return runs, remarks

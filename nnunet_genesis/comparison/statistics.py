@@ -39,12 +39,8 @@ def estimate(values: pd.Series, group_by: str | None = None) -> dict[str, Any]:
     sums, counts = (np.bincount(patient * k + run, weights, n * k) for weights in (values.to_numpy(), None))
     table = np.divide(sums, counts, out=np.full(n * k, np.nan), where=counts > 0).reshape(n, k)
     covers = "none" if n < 2 else {1: "cases only", 2: "cases and two runs"}.get(k, "cases and training")
-    nothing = float("nan")
-    found = {"n": n, "n_runs": k, "mean": nothing, "low": nothing, "high": nothing, "p": nothing, "interval": covers}
-    if not n:
-        return found
-    of_patients = np.nanmean(table, 1)
-    mean = found["mean"] = float(of_patients.mean())
+    mean = float((of_patients := np.nanmean(table, 1)).mean()) if n else math.nan
+    found = {"n": n, "n_runs": k, "mean": mean, "low": math.nan, "high": math.nan, "p": math.nan, "interval": covers}
     if n < 2:
         return found
     choice, chance = float(of_patients.var(ddof=1)) / n, _chance(table, runs.get_level_values(0).to_numpy())
@@ -59,9 +55,7 @@ def estimate(values: pd.Series, group_by: str | None = None) -> dict[str, Any]:
 def _chance(table: np.ndarray, folds: np.ndarray) -> float:
     """Estimate the variance that the runs add to the mean, from what their means differ by more than patients do.
 
-    Args:
-        table: values (patients, runs); NaN where the run hasn't the patient.
-        folds: of the runs (runs,).
+    ``table`` has values (patients, runs), NaN where the run hasn't the patient; ``folds`` those of the runs (runs,).
     """
     k, rest, shape = len(folds), 0.0, []
     for fold in np.unique(folds):
@@ -92,10 +86,7 @@ def compare(measured: pd.DataFrame, baseline: str, group_by: str | None = None) 
     The tests were decided beforehand: one an arm and size, of the Dice that is the mean of the classes, where the arm
     has at least three runs to pair. Nothing else has a p; Holm's correction is over those.
 
-    Args:
-        measured: as :meth:`Results.measured` gives it.
-        baseline: the trainer to compare with, at the same plans, configuration, run, training cases and case.
-        group_by: pattern of the patient.
+    ``measured`` is :meth:`Results.measured`'s; pairs have the same plans, configuration, run, training cases and case.
 
     Returns:
         One row a plans, configuration, size, class, metric and trainer, in the order of the sizes.
@@ -145,33 +136,34 @@ def training_curves(results: Results) -> pd.DataFrame:
     Runs of which the iterations of an epoch aren't known are left out.
     """
     curves = results.curves.join(results.of_runs(), on="run").dropna(subset="iterations")
-    curves["raw"] = curves["pseudo_dice"]
-    curves["pseudo_dice"] = curves.groupby("run", sort=False)["pseudo_dice"].transform(smooth)
-    return curves.assign(iteration=(curves["epoch"] + 1) * curves["iterations"])
+    smoothed = curves.groupby("run", sort=False)["pseudo_dice"].transform(smooth)
+    iteration = (curves["epoch"] + 1) * curves["iterations"]
+    return curves.assign(raw=curves["pseudo_dice"], pseudo_dice=smoothed, iteration=iteration)
 
 
 def reached(curves: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Find the iteration at which each trainer's curve first reaches the baseline's last value, fold by fold.
+    """Find the iteration at which each trainer's curve first reaches the baseline's last value, run by run.
 
     The baseline's own curve is one of them: where it was there long before its end, others are no quicker for it.
 
     Returns:
-        One row a plans, configuration, size and trainer: in how many of how many folds, the median iteration of
+        One row a plans, configuration, size and trainer: in how many of how many runs, the median iteration of
         those, and the baseline's length.
     """
     rows = []
-    for key, part in curves.groupby([*KEYS, *RUN], sort=False):
-        by_trainer = {name: run.sort_values("iteration") for name, run in part.groupby("trainer")}
-        if baseline not in by_trainer:
-            continue
-        goal = by_trainer[baseline].iloc[-1]
-        for name, run in by_trainer.items():
-            there = run.loc[run["pseudo_dice"] >= goal["pseudo_dice"], "iteration"]
-            rows.append([*key[:3], name, there.iloc[0] if len(there) else np.nan, goal["iteration"]])
+    for key, part in curves.sort_values("iteration", kind="stable").groupby([*KEYS, *RUN], sort=False):
+        if (part["trainer"] == baseline).any():
+            goal = part[part["trainer"] == baseline].iloc[-1]
+            for name, run in part.groupby("trainer"):
+                there = run.loc[run["pseudo_dice"] >= goal["pseudo_dice"], "iteration"].min()
+                rows.append([*key[:3], name, there, goal["iteration"]])
     frame = pd.DataFrame(rows, columns=[*KEYS, "trainer", "iteration", "baseline_iterations"])
-    summary = {"runs": ("iteration", "size"), "reached": ("iteration", "count"), "iteration": ("iteration", "median"),
-               "baseline_iterations": ("baseline_iterations", "median")}  # fmt: skip
-    return frame.groupby([*KEYS, "trainer"], sort=False, as_index=False).agg(**summary)
+    return frame.groupby([*KEYS, "trainer"], sort=False, as_index=False).agg(
+        runs=("iteration", "size"),
+        reached=("iteration", "count"),
+        iteration=("iteration", "median"),
+        baseline_iterations=("baseline_iterations", "median"),
+    )
 
 
 def rises(curves: pd.DataFrame, baseline: str) -> pd.Series:
@@ -181,16 +173,11 @@ def rises(curves: pd.DataFrame, baseline: str) -> pd.Series:
     epochs aren't judged.
     """
 
-    def rise(run: pd.DataFrame) -> float:
-        last = run.sort_values("iteration").tail(max(2, len(run) // 5)).dropna(subset="raw")
-        if len(run) < 10 or len(last) < 2:
+    def rise(values: pd.Series) -> float:
+        last = values.tail(max(2, len(values) // 5)).dropna()
+        if len(values) < 10 or len(last) < 2:
             return float("nan")
-        return float(np.polyfit(np.arange(len(last)), last["raw"], 1)[0] * (len(last) - 1))
+        return float(np.polyfit(np.arange(len(last)), last, 1)[0] * (len(last) - 1))
 
-    runs = {key: rise(run) for key, run in curves[curves["trainer"] == baseline].groupby([*KEYS, *RUN], sort=False)}
-    index = (
-        pd.MultiIndex.from_tuples(list(runs), names=[*KEYS, *RUN])
-        if runs
-        else pd.MultiIndex.from_arrays([[]] * 6, names=[*KEYS, *RUN])
-    )
-    return pd.Series(list(runs.values()), index, dtype=float).groupby(level=[0, 1, 2]).mean()
+    mine = curves[curves["trainer"] == baseline].sort_values("iteration")
+    return mine.groupby([*KEYS, *RUN])["raw"].agg(rise).groupby(level=KEYS).mean()

@@ -23,11 +23,8 @@ Split = dict[str, list[str]]
 class Subset:
     """What a fold number stands for.
 
-    Attributes:
-        fold: the fold whose validation cases it keeps.
-        cases: training cases asked for (patients, where folds are grouped), or ``"all"``: the fold itself.
-        seed: of the subset; ``None`` for all cases.
-        train: training cases it has.
+    It keeps the validation cases of ``fold``, and has ``train`` training cases; ``cases`` were asked for (patients,
+    where folds are grouped) and drawn with ``seed``. Of ``"all"`` cases, without a seed, it is the fold itself.
     """
 
     fold: int
@@ -87,10 +84,9 @@ def add_subsets(
     """Append nested subsets of the first ``folds`` folds to ``splits_final.json``; what is there already is reused.
 
     Args:
-        folder: the data set's folder in nnUNet_preprocessed. Without splits, nnU-Net's own five are made, fewer
-            of fewer cases.
+        folder: the data set's, in nnUNet_preprocessed. Without splits, nnU-Net's own five are made, fewer of few cases.
         sizes: training cases (patients, with ``group_by``) of each fold; ``"all"`` is the fold itself.
-        folds: how many folds.
+        folds: how many.
         seed: fixes the order in which cases enter: smaller subsets are part of larger ones.
         group_by: regular expression whose match at the start of a case's name is its patient.
 
@@ -106,7 +102,7 @@ def add_subsets(
     known = read_map(folder / SUBSETS)
     splits = _read_splits(folder / SPLITS) if (folder / SPLITS).exists() else _cross_validation(folder, group_by)
     _check(folder, splits, known, folds, group_by)
-    found, splits = dict(known.folds), list(splits)
+    found = dict(known.folds)
     for fold in range(folds):
         found[fold] = Subset(fold, ALL, None, len(splits[fold]["train"]))
         for size in sorted({int(size) for size in sizes if size != ALL}):
@@ -115,7 +111,7 @@ def add_subsets(
             if number == len(splits):
                 splits.append(split)
             if splits[number] != split:
-                raise GenesisError(_contradiction(folder, number))
+                raise _contradiction(folder, number)
             found[number] = Subset(fold, size, seed, len(split["train"]))
     result = SubsetMap(dict(sorted(found.items())), group_by)
     write_json(splits, folder / SPLITS)
@@ -125,11 +121,10 @@ def add_subsets(
 
 def _number(splits: list[Split], split: Split, known: dict[int, Subset], key: tuple[int, int, int]) -> int:
     """Find the subset's fold number in the map or by its content; the next free one where it is new."""
-    for number, subset in known.items():
-        if (subset.fold, subset.cases, subset.seed) == key:
-            return number
+    same = [number for number, subset in known.items() if (subset.fold, subset.cases, subset.seed) == key]
     # A run that was killed between writing the two files left the split without its entry.
-    return next((n for n, old in enumerate(splits) if n not in known and old == split), len(splits))
+    same += [number for number, old in enumerate(splits) if number not in known and old == split]
+    return same[0] if same else len(splits)
 
 
 def _subset(split: Split, fold: int, size: int, seed: int, group_by: str | None) -> Split:
@@ -178,7 +173,7 @@ def _check(folder: Path, splits: list[Split], known: SubsetMap, folds: int, grou
         raise GenesisError(f"--folds {folds}: {file} has {len(parents)} folds that aren't subsets. Choose from those.")
     for number, subset in known.folds.items():
         if number >= len(splits) or splits[number]["val"] != splits[subset.fold]["val"]:
-            raise GenesisError(_contradiction(folder, number))
+            raise _contradiction(folder, number)
     for number, split in enumerate(splits[:folds]):
         sides = ({group_of(case, group_by) for case in split[side]} for side in ("train", "val"))
         if both := set.intersection(*sides):
@@ -188,8 +183,8 @@ def _check(folder: Path, splits: list[Split], known: SubsetMap, folds: int, grou
             )
 
 
-def _contradiction(folder: Path, number: int) -> str:
-    return (
+def _contradiction(folder: Path, number: int) -> GenesisError:
+    return GenesisError(
         f"{folder / SPLITS}: fold {number} isn't what {folder / SUBSETS} says; one of the two was replaced. Restore "
         "it, or move both (and the results filed under these numbers) away."
     )

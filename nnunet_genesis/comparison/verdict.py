@@ -1,8 +1,5 @@
 """What a data set's results show, in one sentence."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import pandas as pd
 
 from nnunet_genesis.comparison.figures import short
@@ -22,35 +19,23 @@ def verdict(questions: pd.DataFrame, baseline: str) -> str:
         return f"Nothing is compared: there are no runs of {short(baseline)} and of another trainer on the same cases."
     led = questions.assign(converged=questions["baseline_rise"] < CONVERGED, size=questions["difference"].abs())
     led = led.sort_values(["converged", "size"], ascending=False, kind="stable")
-    shown, tested = led[led["p_holm"] < 1 - LEVEL], int(led["p"].notna().sum())
-    first = (led[led["p"].notna()] if tested else led).iloc[0]
+    shown, tested = led[led["p_holm"] < 1 - LEVEL], led[led["p"].notna()]
+    first = (tested if len(tested) else led).iloc[0]
     largest = f"the largest difference{' in converged runs' if first['converged'] else ''}: "
+    largest += _difference(first, baseline, questions)
     if len(shown):
-        words = f"{_difference(shown.iloc[0], baseline, questions)}; {_count(shown, tested)}"
-    elif tested:
-        words = f"No difference to {short(baseline)} is shown in {_number(tested, 'comparison')}; {largest}"
-        words += _difference(first, baseline, questions)
+        ahead = int((shown["difference"] > 0).sum())
+        words = f"{_difference(shown.iloc[0], baseline, questions)}; of {_number(len(tested), 'comparison')}, {ahead} "
+        words += f"show a gain, {len(shown) - ahead} a loss"
+    elif len(tested):
+        words = f"No difference to {short(baseline)} is shown in {_number(len(tested), 'comparison')}; {largest}"
     else:
-        words = (
+        return (
             f"Nothing is shown: no arm was trained {FEWEST_RUNS} times at a size, so that a method can't be told from "
-            f"the chance of training; {largest}{_difference(first, baseline, questions)}"
+            f"the chance of training; {largest}."
         )
-    untested = len(led) - tested if tested else 0
+    untested = len(led) - len(tested)
     return words + (f"; {_number(untested, 'further one')} had too few runs to be tested." if untested else ".")
-
-
-def verdict_of_classification(rows: Sequence[dict[str, Any]]) -> str:
-    """Say what the AUCs show; ``rows`` as the section's, with ``p_holm``."""
-    tested = sorted((row for row in rows if not pd.isna(row["p_holm"])), key=lambda row: row["p_holm"])
-    if not tested:
-        return "Nothing is compared: there are no two arms on the same items."
-    first = tested[0]
-    shown = "is shown to differ from scratch" if first["p_holm"] < 1 - LEVEL else "isn't shown to differ from scratch"
-    return (
-        f"{short(first['trainer'])} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against the "
-        f"baseline ({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over the "
-        "patients of these runs; another training may differ more)."
-    )
 
 
 def _difference(row: pd.Series, baseline: str, several: pd.DataFrame) -> str:
@@ -69,11 +54,6 @@ def _difference(row: pd.Series, baseline: str, several: pd.DataFrame) -> str:
         f"{short(row['trainer'])} is {is_ahead} {short(baseline)} by {abs(points):.1f} points of Dice with {where} "
         f"({limits}{covered})"
     )
-
-
-def _count(shown: pd.DataFrame, tested: int) -> str:
-    ahead = int((shown["difference"] > 0).sum())
-    return f"of {_number(tested, 'comparison')}, {ahead} show a gain, {len(shown) - ahead} a loss"
 
 
 def _number(count: int, what: str) -> str:

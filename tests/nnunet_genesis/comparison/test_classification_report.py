@@ -8,7 +8,7 @@ import pytest
 import seaborn
 
 from nnunet_genesis.classification import metrics
-from nnunet_genesis.classification.report import BASELINE, section
+from nnunet_genesis.comparison.classification import BASELINE, section
 from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.errors import GenesisError
 
@@ -17,8 +17,8 @@ GENESIS = "nnUNetTrainerGenesisClassifier"
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For speed."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 100)
+    """For speed; enough for a p below 0.05."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 40)
 
 
 def write_arm(folder: Path, trainer: str, signal: float, places: bool = False, classes: int = 2) -> None:
@@ -55,7 +55,7 @@ def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
     assert {name: sum(map(sum, matrix)) for name, _, matrix in found.confusions} == {GENESIS: 120, BASELINE: 120}
     assert best["difference_low"] < best["difference"] < best["difference_high"]
     assert np.isnan(value(found, GENESIS, "balanced accuracy")["p"])  # one test an arm
-    assert list(found.figures) == ["ROC", "Calibration"]
+    assert [picture.name for picture in found.pictures] == ["ROC", "Calibration"]
 
 
 def test_the_page_has_the_section(tmp_path):
