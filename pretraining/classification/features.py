@@ -3,20 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
-from nnunet_genesis.folders import channel_names
-from pretraining.classification.classify import short_names
-from pretraining.classification.labelling import read_for
+from pretraining.classification.labelling import read_for, short_names
 from pretraining.classification.models import Model, Preprocessor, pretrained_model, trained_model
-from pretraining.scans.find import find_scans
 from pretraining.scans.scan import LeftOut
 
 
@@ -33,45 +29,37 @@ def extract(
 ) -> list[LeftOut]:  # fmt: skip
     """Write the scans' vectors, means over windows that cover the body, as CSV or, by its ending, npz.
 
-    Beside it, as PNG, their first two principal components, coloured by the column ``label`` of ``labels``.
-
-    Args:
-        inputs: folders or files of raw scans.
-        out: ``NAME.csv`` or ``NAME.npz``.
-        model: whose encoder is asked.
-        device: of the network.
-        stages: of the encoder, from 0; ``None``: the last.
-        labels: a label file.
+    Beside it, as PNG, their first two principal components, coloured by the column ``label`` of the file ``labels``.
+    ``stages`` of the encoder are numbered from 0; ``None``: the last. Returns what is left out.
 
     Raises:
         GenesisError: there is no such stage, no usable scan, or the label file is wrong.
     """
-    network = model.network
-    known = range(len(network.encoder.stages))
+    network, known = model.network, range(len(model.network.encoder.stages))
     chosen = [known[-1]] if stages is None else list(stages)
     if wrong := [stage for stage in chosen if stage not in known]:
         raise GenesisError(f"--stages {wrong[0]}: this encoder has stages 0 to {known[-1]}. Correct the command.")
     if out.suffix not in (".csv", ".npz"):
         raise GenesisError(f"-o {out}: expected NAME.csv or NAME.npz. Correct the command.")
-    scans, left_out = find_scans(inputs, len(channel_names(model.dataset_json)))
-    sources, names = {scan.case: scan.source for scan in scans}, short_names(scans)
-    table = read_for(labels, sources, candidates=False)[0] if labels and scans else None
-    preprocess = Preprocessor(model)
+    scans, left_out = model.find_scans(inputs)
+    label_of = {}
+    if labels:
+        table, _ = read_for(labels, {scan.case: scan.source for scan in scans}, candidates=False)
+        label_of = dict(zip(table["case"], table["label"], strict=True))
 
     def pooled(x: torch.Tensor) -> torch.Tensor:
         outputs = network.encoder(network.input_map(x))
         return torch.cat([outputs[stage].mean((2, 3, 4)) for stage in chosen], 1)
 
-    found = preprocess.outputs(scans, [(pooled, ())], device, left_out)
+    found = Preprocessor(model).outputs(scans, [(pooled, ())], device, left_out)
     vectors = {scan.case: outputs.mean(0).numpy() for scan, _, (outputs,) in found}
     if not vectors:
         raise GenesisError(f"{', '.join(map(str, inputs))}: no usable scan; {len(left_out)} can't be used.")
     columns = [f"stage{stage}_{k}" for stage in chosen for k in range(network.encoder.output_channels[stage])]
     frame = pd.DataFrame.from_dict(vectors, orient="index", columns=columns)
-    _write(out, frame.rename(index=names))
+    _write(out, frame.rename(index=short_names(scans)))
     if len(frame) > 2:
-        known_labels = {} if table is None else table.set_index("case")["label"].to_dict()
-        _draw(out.with_suffix(".png"), frame.to_numpy(), [known_labels.get(case, "no label") for case in frame.index])
+        _draw(out.with_suffix(".png"), frame.to_numpy(), [label_of.get(case, "no label") for case in frame.index])
     return left_out
 
 
@@ -86,12 +74,11 @@ def _write(out: Path, frame: pd.DataFrame) -> None:
 
 
 def _draw(file: Path, values: np.ndarray, labels: Sequence[str]) -> None:
-    matplotlib.use("agg")
     places = PCA(2).fit_transform((values - values.mean(0)) / (values.std(0) + 1e-8))
-    figure, axis = plt.subplots(figsize=(6, 5))
+    figure = Figure(figsize=(6, 5))
+    axes = figure.subplots()
     for label in sorted(set(labels)):
-        axis.plot(*places[np.array(labels) == label].T, "o", ms=4, label=label)
-    axis.set(xlabel="first principal component", ylabel="second")
-    axis.legend()
+        axes.plot(*places[np.array(labels) == label].T, "o", ms=4, label=label)
+    axes.set(xlabel="first principal component", ylabel="second")
+    axes.legend()
     figure.savefig(file, dpi=120)
-    plt.close(figure)

@@ -1,5 +1,6 @@
 """Labels and candidates of a data set that is being prepared: matched with its scans, written beside its plans."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def names_of(case: str, source: str) -> set[str]:
     for ending in (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd"):
         found |= {name[: -len(ending)] for name in found if name.lower().endswith(ending)}
     return found | {name[:-5] for name in found if name.endswith("_0000")}
+
+
+def short_names(scans: Sequence[Scan]) -> dict[str, str]:
+    """By case: an image's file name without ending and channel, where no other scan has the same; else the case."""
+    images = [scan for scan in scans if scan.kind != "dicom"]
+    short = {scan.case: min(names_of(scan.case, scan.source) - {scan.case}, key=len) for scan in images}
+    times = Counter(short.values())
+    return {scan.case: name if times[name := short.get(scan.case, "")] == 1 else scan.case for scan in scans}
 
 
 def read_for(
@@ -66,12 +75,7 @@ def read_asked(options: PrepareOptions, base: Path, scans: Sequence[Scan], rows:
 
 
 def write_labels(dataset: PreparedDataset, labels: Asked, rows: Iterable[Row]) -> tuple[int, int, list[LeftOut]]:
-    """Write the labels of the prepared cases, and their folds.
-
-    Args:
-        dataset: the data set, prepared.
-        labels: of :func:`read_asked`.
-        rows: the manifest's, of the prepared cases.
+    """Write the labels of the prepared cases, and their folds; ``rows`` are the manifest's, of those cases.
 
     Returns:
         Cases of the first fold to train on, and held out; labels without a scan, and candidates outside theirs.
@@ -83,10 +87,14 @@ def write_labels(dataset: PreparedDataset, labels: Asked, rows: Iterable[Row]) -
     prepared = {row.case: row for row in rows}
     table = table[table["case"].isin(prepared)]
     if "x" in table:
-        table, outside = _within(
-            table, file, next(iter(dataset.case_folders.values())), dataset.plans["transpose_forward"]
-        )
-        left_out = left_out + outside
+        folder, transpose = next(iter(dataset.case_folders.values())), dataset.plans["transpose_forward"]
+        within = pd.Series(True, table.index)
+        for case, rows_of in table.groupby("case"):  # each scan's are carried over at once
+            properties = load_pickle(str(folder / f"{case}.pkl"))
+            within[rows_of.index] = inside(rows_of[XYZ].to_numpy(float), properties, transpose)
+        reason = "a candidate outside its scan (LPS, in mm; --ras for NIfTI's axes)"
+        left_out = left_out + [LeftOut(f"{file.name}, line {line}", reason) for line in table["line"][~within]]
+        table = table[within]
     groups = {case: row.group or case for case, row in prepared.items()}
     groups |= dict(zip(table["case"], table["group"], strict=True))
     classes = classes_of(table, file)
@@ -100,21 +108,6 @@ def write_labels(dataset: PreparedDataset, labels: Asked, rows: Iterable[Row]) -
     write_json(splits, base / SPLITS)
     _say(table, classes, len(splits), set(prepared) - set(table["case"]))
     return len(splits[0]["train"]), len(splits[0]["val"]), left_out
-
-
-def _within(
-    table: pd.DataFrame, file: Path, folder: Path, transpose: Sequence[int]
-) -> tuple[pd.DataFrame, list[LeftOut]]:
-    """Split off the candidates that lie outside their scan; each scan's are carried over at once."""
-    kept = []
-    for case, rows in table.groupby("case"):
-        kept.append(rows[inside(rows[XYZ].to_numpy(float), load_pickle(str(folder / f"{case}.pkl")), transpose)])
-    within = pd.concat(kept)
-    outside = table.drop(within.index)
-    return within, [
-        LeftOut(f"{file.name}, line {row.line}", "a candidate outside its scan (LPS, in mm; --ras for NIfTI's axes)")
-        for row in outside.itertuples()
-    ]
 
 
 def _say(table: pd.DataFrame, classes: Sequence[str], folds: int, unlabelled: Iterable[str]) -> None:

@@ -13,15 +13,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.architecture import own_words
-from nnunet_genesis.classification.inference import mean_outputs, starts_of
 from nnunet_genesis.classification.labels import XYZ
-from nnunet_genesis.classification.network import Classifier
-from nnunet_genesis.classification.places import inside
+from nnunet_genesis.classification.network import Classifier, mean_outputs
+from nnunet_genesis.classification.places import inside, starts_of
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json
 from nnunet_genesis.folders import channel_names
 from pretraining.classification.labelling import names_of
 from pretraining.preparation.preprocess import ScanPlans
+from pretraining.scans.find import find_scans
 from pretraining.scans.image_files import read_image_file
 from pretraining.scans.reading import ScanReader, reoriented
 from pretraining.scans.scan import LeftOut, Scan, ScanError
@@ -35,8 +35,7 @@ class Model:
     """A network in evaluation mode, and what its input must be.
 
     Attributes:
-        network: its linear layer is trained where ``classes`` has names.
-        record: of a classifier: classes, candidates, regions (see the trainer's ``init_args``).
+        record: of a classifier: classes, candidates, regions (see the trainer's ``init_args``); else empty.
         mirror_axes: that training mirrored, 0 to 2.
     """
 
@@ -47,6 +46,17 @@ class Model:
     record: dict[str, Any]
     mirror_axes: tuple[int, ...] = ()
 
+    def find_scans(self, inputs: Sequence[Path]) -> tuple[list[Scan], list[LeftOut]]:
+        """Find scans with the model's number of channels, at least one, and what is left out.
+
+        Raises:
+            GenesisError: there is none.
+        """
+        scans, left_out = find_scans(inputs, len(channel_names(self.dataset_json)))
+        if not scans:
+            raise GenesisError(f"{', '.join(map(str, inputs))}: no usable scan; {len(left_out)} files can't be used.")
+        return scans, left_out
+
 
 def trained_model(fold: Path, device: torch.device) -> Model:
     """The model of ``…/TRAINER__PLANS__CONFIG/fold_X``: a classifier, or a segmentation's encoder.
@@ -56,10 +66,9 @@ def trained_model(fold: Path, device: torch.device) -> Model:
     """
     content = checkpoint.load(fold / "checkpoint_final.pth")
     plans, dataset_json = read_json(fold.parent / "plans.json"), read_json(fold.parent / "dataset.json")
-    init = content.get("init_args", {})
+    init, axes = content.get("init_args", {}), tuple(content.get("inference_allowed_mirroring_axes") or ())
     record, configuration = init.get("classification", {}), str(init.get("configuration"))
     network = _network(plans, configuration, dataset_json, record, content["network_weights"], fold)
-    axes = tuple(content.get("inference_allowed_mirroring_axes") or ())
     return Model(network.to(device).eval(), plans, configuration, dataset_json, record, axes)
 
 
@@ -102,16 +111,14 @@ def _network(
 
 
 class MaskReader(ScanReader):
-    """Reads scans with a region's mask in the place of the body's, where ``masks`` has one by the scan's case."""
+    """Reads scans with a region's mask, by the scan's case, in the place of the body's."""
 
-    def __init__(self, channels: int, masks: Mapping[str, Path] | None):
+    def __init__(self, channels: int, masks: Mapping[str, Path]):
         super().__init__(channels=channels)
         self.masks = masks
 
     def read_seg(self, seg_fname: Scan) -> tuple[np.ndarray, dict]:
-        """The mask, int8 (1, Z, Y, X): of the region, or of the body."""
-        if self.masks is None:
-            return super().read_seg(seg_fname)
+        """The region's mask, int8 (1, Z, Y, X)."""
         if seg_fname.case not in self.masks:
             raise ScanError("no mask of its region is there (--masks)")
         mask, properties = read_image_file(self.masks[seg_fname.case])
@@ -125,7 +132,8 @@ class Preprocessor:
     """Makes of a scan what a model sees; ``masks`` of the scans' regions, by case, or ``None``: the body."""
 
     def __init__(self, model: Model, masks: Mapping[str, Path] | None = None):
-        reader = MaskReader(len(channel_names(model.dataset_json)), masks)
+        channels = len(channel_names(model.dataset_json))
+        reader = ScanReader(channels=channels) if masks is None else MaskReader(channels, masks)
         self.manager = ScanPlans(model.plans, reader)
         self.configuration = self.manager.get_configuration(model.configuration)
         self.patch: Sequence[int] = self.configuration.patch_size
@@ -142,15 +150,13 @@ class Preprocessor:
         """Give each scan, its candidates, and what each of ``forwards`` says of windows over it, or of each candidate.
 
         Args:
-            scans: to be read, one after the other.
             forwards: (B, C, Z, Y, X) → (B, F), with the axes to mirror.
-            device: of the networks.
             left_out: gets the scans that can't be used, and candidates outside their scan.
             candidates: columns case, x, y, z, line; ``None``: windows.
         """
         for scan in scans:
-            rows = None if candidates is None else candidates[candidates["case"] == scan.case]
-            if rows is not None and not len(rows):
+            rows = points = None
+            if candidates is not None and (rows := candidates[candidates["case"] == scan.case]).empty:
                 continue
             try:
                 image, properties = self(scan)
@@ -162,9 +168,8 @@ class Preprocessor:
                 outside = rows["line"][~within]
                 left_out += [LeftOut(f"{scan.source}, line {n}", "a candidate outside its scan") for n in outside]
                 rows = rows[within]
-            points = None if rows is None else rows[XYZ].to_numpy(float)
-            starts = starts_of(points, image.shape[1:], properties, self.patch, self.transpose)
-            if starts:
+                points = rows[XYZ].to_numpy(float)
+            if starts := starts_of(points, image.shape[1:], properties, self.patch, self.transpose):
                 found = [mean_outputs(forward, image, starts, self.patch, device, axes) for forward, axes in forwards]
                 yield scan, rows, found
 
