@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -72,13 +73,10 @@ class RestorationDataLoader(nnUNetDataLoader):
         A patch that nnU-Net centres on foreground may stick out at the far end: half of it would be padding to
         restore.
         """
-        lower, _ = super().get_bbox(data_shape, *args, **kwargs)
-        furthest = [
-            size - patch if size >= patch else -((patch - size) // 2)
-            for size, patch in zip(data_shape, self.patch_size, strict=True)
-        ]
-        lower = [int(min(start, last)) for start, last in zip(lower, furthest, strict=True)]
-        return lower, [start + int(patch) for start, patch in zip(lower, self.patch_size, strict=True)]
+        patch = np.asarray(self.patch_size)
+        room = np.asarray(data_shape) - patch
+        lower = np.minimum(super().get_bbox(data_shape, *args, **kwargs)[0], np.where(room >= 0, room, -(-room // 2)))
+        return lower.tolist(), (lower + patch).tolist()
 
     def _patch(self, position: int, case: str) -> torch.Tensor:
         # The segmentation is only opened, never decompressed: restoration needs no label.

@@ -5,7 +5,6 @@ case's range ``(lowest, highest)`` per channel, in normalised units, is mapped t
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,12 +66,10 @@ def load_ranges(
     Raises:
         GenesisError: a case's file is missing.
     """
-    planned = planned_range(plans, configuration)
-    if planned is not None:
+    if (planned := planned_range(plans, configuration)) is not None:
         return dict.fromkeys(cases, planned)
     known = stored_ranges(folder)
-    missing = [case for case in cases if case not in known]
-    if missing:
+    if missing := [case for case in cases if case not in known]:
         known |= _measure(folder, missing)
         save_ranges(folder, known)
     return {case: known[case] for case in cases}
@@ -83,14 +80,9 @@ def stored_ranges(folder: Path) -> dict[str, Range]:
     file = _file(folder)
     if not file.is_file():
         return {}
-    written = file.stat().st_mtime
-    known: dict[str, Range] = json.loads(file.read_text())
-    return {case: known[case] for case in known if _written(folder, case) <= written}
-
-
-def _written(folder: Path, case: str) -> float:
-    file = _image(folder, case)
-    return file.stat().st_mtime if file.is_file() else math.inf
+    written, known = file.stat().st_mtime, json.loads(file.read_text())
+    images = {case: _image(folder, case) for case in known}
+    return {case: known[case] for case, at in images.items() if at.is_file() and at.stat().st_mtime <= written}
 
 
 def _image(folder: Path, case: str) -> Path:
@@ -122,18 +114,16 @@ def from_unit(image: torch.Tensor, case_range: Range, out: torch.Tensor | None =
 
 
 def _lowest_and_width(image: torch.Tensor, case_range: Range) -> tuple[torch.Tensor, torch.Tensor]:
-    lowest, highest = (
-        torch.tensor(case_range, dtype=image.dtype).reshape(len(case_range), 2, *[1] * (image.ndim - 1)).unbind(1)
-    )
-    return lowest, highest - lowest
+    limits = torch.tensor(case_range, dtype=image.dtype).reshape(len(case_range), 2, *[1] * (image.ndim - 1))
+    return limits[:, 0], limits[:, 1] - limits[:, 0]
 
 
 def _measure(folder: Path, cases: Sequence[str]) -> dict[str, Range]:
-    for case in cases:
-        if not (file := _image(folder, case)).is_file():
-            raise GenesisError(
-                f"{file}: no such file. Expected the preprocessed case {case!r}, which splits_final.json names. "
-                "Prepare the data set again (nnUNetv2_genesis_prepare, or nnUNetv2_preprocess for a labelled one)."
-            )
+    if missing := next((case for case in cases if not _image(folder, case).is_file()), None):
+        raise GenesisError(
+            f"{_image(folder, missing)}: no such file. Expected the preprocessed case {missing!r}, which "
+            "splits_final.json names. Prepare the data set again (nnUNetv2_genesis_prepare, or nnUNetv2_preprocess for "
+            "a labelled one)."
+        )
     dataset = infer_dataset_class(str(folder))(str(folder), cases)
     return {case: measured_range(np.asarray(dataset.load_case(case)[0][:])) for case in cases}

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 
 from nnunet_genesis.checkpoint import CITATIONS
 from nnunet_genesis.errors import GenesisError
 from pretraining.options import RestorationOptions
 from pretraining.restoration import RandomFlip
-from pretraining.restoration.corruption import Randomness, Seed, as_float32, check_image
+from pretraining.restoration.corruption import Sampled, Seed, as_float32
 from pretraining.trainer import nnUNetTrainerRestoration
 
 RATIO = 0.75  # He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022
@@ -23,7 +22,7 @@ CITATION = (
 )
 
 
-class BlockMasking(BasicTransform):
+class BlockMasking(Sampled):
     """Hide blocks of ``image``, a float tensor (C, X, Y[, Z]) in [0, 1], and keep the clean patch as ``target``.
 
     Flips first, as in restoration. The grid of blocks begins at the first voxel; its last blocks may be cut. Of all
@@ -33,23 +32,21 @@ class BlockMasking(BasicTransform):
     Args:
         p_masked: share of the blocks to hide.
         block: edges in voxels.
-        seed: see :class:`pretraining.restoration.corruption.Randomness`.
+        seed: see :class:`pretraining.restoration.corruption.Sampled`.
         p_flip: probability of each further flip.
     """
 
     def __init__(self, p_masked: float, block: Sequence[int], seed: Seed = None, p_flip: float = 0.4) -> None:
-        super().__init__()
-        self.p_masked, self.block = p_masked, tuple(block)
-        self.flip, self.randomness = RandomFlip(p_flip), Randomness(seed)
+        super().__init__(seed)
+        self.p_masked, self.block, self.flip = p_masked, tuple(block), RandomFlip(p_flip)
 
-    def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
-        """Check ``image`` and sample: ``axes`` to flip and ``masked``, bool, one a block."""
-        shape = check_image(data_dict.get("image")).shape[1:]
-        rng, grid = self.randomness.generator(), [-(-n // edge) for n, edge in zip(shape, self.block, strict=True)]
+    def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """``axes`` to flip and ``masked``, bool, one a block."""
+        grid = [-(-n // edge) for n, edge in zip(shape, self.block, strict=True)]
         blocks = int(np.prod(grid))
         number = min(max(1, round(self.p_masked * blocks)), blocks - 1)
         masked = (rng.permutation(blocks) < number).reshape(grid)
-        return {"axes": self.flip.sample(rng, len(shape))["axes"], "masked": masked}
+        return {"axes": self.flip.sample(rng, channels, shape)["axes"], "masked": masked}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Make a new dict with ``image``, ``target``, ``hidden`` and what else was in ``data_dict``."""

@@ -37,11 +37,7 @@ def means(sums: np.ndarray) -> np.ndarray:
 def r_squared(sums: np.ndarray) -> float:
     """Compute R² = 1 − MSE / Var(target), pooled over batches; 0 is what the best constant image reaches.
 
-    Args:
-        sums: (batches, 4) as :func:`batch_sums` gives them.
-
-    Returns:
-        NaN where nothing was counted.
+    ``sums`` are (batches, 4), as :func:`batch_sums` gives them; NaN where nothing was counted.
     """
     mse, mean, square = means(sums)
     return float(1 - mse / max(square - mean**2, 1e-12))
@@ -65,8 +61,7 @@ def ssim(restored: np.ndarray, target: np.ndarray) -> float:
     """
     values = []
     for ours, clean in zip(middle_slices(restored), middle_slices(target), strict=True):
-        window = min(7, *clean.shape)
-        window -= 1 - window % 2
+        window = (min(7, *clean.shape) - 1) // 2 * 2 + 1  # odd
         values.append(structural_similarity(ours, clean, win_size=window, data_range=1.0))
     return float(np.mean(values))
 
@@ -80,17 +75,14 @@ def is_collapsed(r2: float, steps: int, all_steps: int) -> bool:
 
 
 def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
-    """Plot loss, R² and learning rate over epochs.
+    """Plot loss, R² and learning rate over epochs, as PNG.
 
-    Args:
-        log: the logger's lists: ``train_losses``, ``val_losses``, ``lrs``, ``r2``, ``r2_hidden`` and ``r2_CORRUPTION``.
-        file: PNG to write.
+    ``log`` has the logger's lists: ``train_losses``, ``val_losses``, ``lrs``, ``r2``, ``r2_hidden``, ``r2_CORRUPTION``.
     """
-    alone = {name: values for name, values in log.items() if name.startswith("r2_")}
+    alone = {name.removeprefix("r2_"): values for name, values in log.items() if name.startswith("r2_")}
     rows = {
         "mean squared error": {"training": log["train_losses"], "validation": log["val_losses"]},
-        "R² (validation)": {"of what the loss counts": log["r2"]}
-        | {n.removeprefix("r2_"): v for n, v in alone.items()},
+        "R² (validation)": {"of what the loss counts": log["r2"]} | alone,
         "learning rate": {"": log["lrs"]},
     }
     figure, (loss, r2, _) = progress_figure(rows)
@@ -103,15 +95,7 @@ def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
 
 
 def plot_panel(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarray, file: Path, title: str) -> None:
-    """Show clean, corrupted and restored (rows), three orthogonal middle slices each (columns).
-
-    Args:
-        clean: (Z, Y, X) in [0, 1], like the two others.
-        corrupted: the network's input, mapped to [0, 1].
-        restored: the network's output.
-        file: PNG to write.
-        title: heading.
-    """
+    """Show three (Z, Y, X) volumes in [0, 1] as rows of a PNG, three orthogonal middle slices each as columns."""
     figure = Figure(figsize=(9, 9.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(3, 3)

@@ -1,11 +1,11 @@
 """What the corruptions share: where their randomness comes from, which images they accept, boxes, compiled loops."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from numba import njit
 
 from nnunet_genesis.errors import GenesisError
@@ -19,8 +19,8 @@ Boxes: TypeAlias = tuple[np.ndarray, np.ndarray]  # starts and edges, int64 (box
 U = np.uint64  # of the innermost indices in compiled loops: numba checks signed ones for negative values
 
 
-class Randomness:
-    """Give generators: one that goes on from call to call, or a fresh one for every call.
+class Sampled(BasicTransform):
+    """Base of the transforms: `sample` holds all randomness and returns plain data, which `apply` takes.
 
     Args:
         seed: an integer or a (shared) `numpy.random.Generator` gives one stream that all calls continue. None: every
@@ -29,38 +29,26 @@ class Randomness:
     """
 
     def __init__(self, seed: Seed = None) -> None:
-        self._generator = None if seed is None else np.random.default_rng(seed)
-
-    def generator(self) -> np.random.Generator:
-        """Give the generator for one call."""
-        if self._generator is not None:
-            return self._generator
-        return np.random.default_rng(np.random.randint(2**31 - 1))
-
-
-class Corruption(ImageOnlyTransform):
-    """Base of the corruptions, which are always applied when called on their own.
-
-    `sample` holds all randomness and returns plain data (noise and permutations as a seed); `_apply_to_image` is a
-    pure function of the image and these parameters. It returns a new float32 tensor that shares no memory with its
-    input, which it leaves untouched.
-
-    Args:
-        seed: see `Randomness`.
-    """
-
-    def __init__(self, seed: Seed = None) -> None:
         super().__init__()
-        self.randomness = Randomness(seed)
+        self._generator = None if seed is None else np.random.default_rng(seed)
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """Check ``image`` (C, X, Y[, Z]) and sample parameters for it."""
         image = check_image(data_dict.get("image"))
-        return self.sample(self.randomness.generator(), image.shape[0], tuple(image.shape[1:]))
+        rng = self._generator or np.random.default_rng(np.random.randint(2**31 - 1))
+        return self.sample(rng, image.shape[0], tuple(image.shape[1:]))
 
     def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Sample parameters, as `_apply_to_image` takes, for an image of ``channels`` and the spatial ``shape``."""
+        """Sample parameters for an image of ``channels`` and the spatial ``shape``."""
         raise NotImplementedError
+
+
+class Corruption(Sampled, ImageOnlyTransform):
+    """Base of the corruptions, which are always applied when called on their own; noise is a seed in the parameters.
+
+    `_apply_to_image` is a pure function of the image and the parameters. It returns a new float32 tensor that shares no
+    memory with its input, which it leaves untouched.
+    """
 
 
 def check_image(image: Any) -> torch.Tensor:
@@ -113,14 +101,15 @@ def slices(boxes: Boxes) -> list[tuple[slice, ...]]:
 
 def in_three_axes(vectors: np.ndarray, fill: int) -> np.ndarray:
     """Bring (N, 2) or (N, 3) to int64 (N, 3): a 2D patch is one plane."""
-    missing = 3 - vectors.shape[1]
-    return np.pad(vectors, [(0, 0), (missing, 0)], constant_values=fill) if missing else vectors
+    return np.pad(vectors, [(0, 0), (3 - vectors.shape[1], 0)], constant_values=fill)
 
 
-def for_loops(boxes: Boxes | None, shape: Sequence[int]) -> np.ndarray:
-    """Give the boxes, or the whole patch of this ``shape``, as compiled loops take them: int64 (boxes, 2, 3)."""
-    starts, edges = boxes or (np.zeros((1, len(shape)), np.int64), np.array([shape]))
-    return np.stack([in_three_axes(starts, fill=0), in_three_axes(edges, fill=1)], axis=1)
+def for_loops(image: torch.Tensor, boxes: Boxes | None) -> tuple[np.ndarray, np.ndarray]:
+    """Give what compiled loops take: the image, float32 (C, X, Y, Z), and boxes (the whole patch), int64 (N, 2, 3)."""
+    shape = np.array([image.shape[1:]])
+    starts, edges = boxes or (np.zeros_like(shape), shape)
+    channels = as_float32(image).reshape(len(image), *in_three_axes(shape, fill=1)[0].tolist()).numpy()
+    return channels, np.stack([in_three_axes(starts, fill=0), in_three_axes(edges, fill=1)], axis=1)
 
 
 def compiled(function: Callable[..., Any]) -> Any:

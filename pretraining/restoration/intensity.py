@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretraining.restoration.corruption import Boxes, Corruption, U, as_float32, compiled, for_loops
+from pretraining.restoration.corruption import Boxes, Corruption, U, compiled, for_loops
 
 CURVE_POINTS = 1000
 TABLE_CELLS = 2**14
@@ -28,13 +28,11 @@ class NonLinearIntensity(Corruption):
     def _apply_to_image(
         self, img: torch.Tensor, *, points: np.ndarray, decreasing: np.ndarray, inside: Boxes | None = None
     ) -> torch.Tensor:
-        image = as_float32(img).numpy()
-        shape, loops = (1,) * (4 - image.ndim) + image.shape[1:], for_loops(inside, image.shape[1:])
+        image, loops = for_loops(img, inside)
         out = np.empty_like(image)
         for channel in range(len(image)):
-            table = lookup_table(points[channel], bool(decreasing[channel]))
-            look_up(image[channel].reshape(shape), out[channel].reshape(shape), table, loops)
-        return torch.from_numpy(out)
+            look_up(image[channel], out[channel], lookup_table(points[channel], bool(decreasing[channel])), loops)
+        return torch.from_numpy(out).reshape(img.shape)
 
 
 def bezier(points: np.ndarray, decreasing: bool) -> tuple[np.ndarray, np.ndarray]:

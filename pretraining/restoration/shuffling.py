@@ -4,22 +4,14 @@ The loops are compiled by numba: a 128³ patch has four million voxels in fiftee
 random keys within each window) that took four to five times as long; docs/pretraining.md has the figures.
 """
 
+from bisect import bisect_left
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from pretraining.restoration.corruption import (
-    Boxes,
-    Corruption,
-    U,
-    as_float32,
-    compiled,
-    draw_seed,
-    for_loops,
-    in_three_axes,
-)
+from pretraining.restoration.corruption import Boxes, Corruption, U, compiled, draw_seed, for_loops, in_three_axes
 
 REFERENCE_SHAPE = (64, 64, 32)
 REFERENCE_WINDOWS = 10_000
@@ -48,17 +40,13 @@ class LocalShuffling(Corruption):
     def _apply_to_image(
         self, img: torch.Tensor, *, starts: np.ndarray, edges: np.ndarray, seed: int, inside: Boxes | None = None
     ) -> torch.Tensor:
-        image = as_float32(img).numpy()
-        shape, loops = (1,) * (4 - image.ndim) + image.shape[1:], for_loops(inside, image.shape[1:])
-        steps = np.zeros(image[0].size, np.int32)
-        permute_windows(
-            steps, shape[1] * shape[2], shape[2], in_three_axes(starts, fill=0), in_three_axes(edges, fill=1),
-            window_seeds(seed, len(starts)), loops,
-        )  # fmt: skip
+        image, loops = for_loops(img, inside)
+        windows = np.stack([in_three_axes(starts, fill=0), in_three_axes(edges, fill=1)], axis=1)
+        steps = permute_windows(image.shape[1:], windows, window_seeds(seed, len(starts)), loops)
         out = np.empty_like(image)
         for channel, shuffled in zip(image, out, strict=True):
-            gather(channel.reshape(shape), shuffled.reshape(shape), steps, loops)
-        return torch.from_numpy(out)
+            gather(channel, shuffled, steps, loops)
+        return torch.from_numpy(out).reshape(img.shape)
 
 
 def window_seeds(seed: int, windows: int) -> np.ndarray:
@@ -84,13 +72,7 @@ def expected_coverage(shape: tuple[int, ...], windows: int) -> float:
 def window_count(shape: tuple[int, ...]) -> int:
     """Find the smallest number of windows with at least the reference crop's expected coverage, 81.9 %."""
     wanted = expected_coverage(REFERENCE_SHAPE, REFERENCE_WINDOWS)
-    low, high = 0, 1
-    while expected_coverage(shape, high) < wanted:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if expected_coverage(shape, middle) < wanted else (low, middle)
-    return high
+    return bisect_left(range(2**40), wanted, lo=1, key=lambda windows: expected_coverage(shape, windows))
 
 
 @lru_cache(maxsize=64)
@@ -114,14 +96,8 @@ def _hit_probability(size: int) -> np.ndarray:
 
 @compiled
 def permute_windows(
-    steps: np.ndarray,
-    plane: int,
-    line: int,
-    starts: np.ndarray,
-    edges: np.ndarray,
-    seeds: np.ndarray,
-    boxes: np.ndarray,
-) -> None:
+    shape: tuple[int, int, int], windows: np.ndarray, seeds: np.ndarray, boxes: np.ndarray
+) -> np.ndarray:
     """Find where each voxel's value comes from when the voxels inside windows are permuted, later windows on top.
 
     From the last window to the first, so that each voxel is written once, by the last window over it. A window's own
@@ -129,22 +105,25 @@ def permute_windows(
     they all have one).
 
     Args:
-        steps: the result, int32 (voxels,) of zeros: flat index of the source minus that of the voxel.
-        plane: voxels in a plane of the patch (the step along its first axis).
-        line: voxels in a line (the step along its second axis).
-        starts: int64 (windows, 3), their first voxels.
-        edges: int64 (windows, 3).
+        shape: of the patch.
+        windows: int64 (windows, 2, 3), first voxels and edges.
         seeds: uint64 (windows,), where each window's generator begins.
-        boxes: int64 (boxes, 2, 3), first voxels and edges: only voxels inside them need be right.
+        boxes: int64 (boxes, 2, 3), likewise: only voxels inside them need be right.
+
+    Returns:
+        Flat index of the source minus that of the voxel, int32 (voxels,).
     """
+    plane, line = shape[1] * shape[2], shape[2]
+    starts, edges = windows[:, 0], windows[:, 1]
     margin, largest = 0, 1
-    for window in range(len(starts)):
+    for window in range(len(windows)):
         margin = max(margin, edges[window, 0], edges[window, 1], edges[window, 2])
         largest = max(largest, edges[window, 0] * edges[window, 1] * edges[window, 2])
-    voxels, own, done = np.empty(largest, np.int32), np.empty(largest, np.int32), np.zeros(len(steps), np.uint8)
-    for window in range(len(starts) - 1, -1, -1):
+    steps, done = np.zeros(shape[0] * plane, np.int32), np.zeros(shape[0] * plane, np.uint8)
+    voxels, own = np.empty(largest, np.int32), np.empty(largest, np.int32)
+    for window in range(len(windows) - 1, -1, -1):
         # Windows that overlap one inside decide which voxels are its own.
-        if not meets(window, starts, edges, boxes, margin):
+        if not meets(windows[window], boxes, margin):
             continue
         corner = starts[window, 0] * plane + starts[window, 1] * line + starts[window, 2]
         count, owned = U(0), U(0)
@@ -157,7 +136,7 @@ def permute_windows(
                     own[owned] = row + z
                     owned += U(1) - U(done[row + z])
                     done[row + z] = 1
-        if not meets(window, starts, edges, boxes, 0):
+        if not meets(windows[window], boxes, 0):
             continue
         state = seeds[window]
         for k in range(owned):
@@ -167,17 +146,17 @@ def permute_windows(
             voxels[k], voxels[other] = voxels[other], voxels[k]
         for k in range(owned):
             steps[U(own[k])] = voxels[k] - own[k]
+    return steps
 
 
 @compiled
-def meets(window: int, starts: np.ndarray, edges: np.ndarray, boxes: np.ndarray, margin: int) -> bool:
+def meets(window: np.ndarray, boxes: np.ndarray, margin: int) -> bool:
     """Say whether a window has a voxel within ``margin`` voxels of one of the boxes."""
-    for box in range(len(boxes)):
+    for box in boxes:
         near = True
         for axis in range(3):
-            start, first = starts[window, axis], boxes[box, 0, axis]
-            near &= start < first + boxes[box, 1, axis] + margin
-            near &= start + edges[window, axis] > first - margin
+            near &= window[0, axis] < box[0, axis] + box[1, axis] + margin
+            near &= window[0, axis] + window[1, axis] > box[0, axis] - margin
         if near:
             return True
     return False

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 
 from nnunet_genesis.errors import GenesisError
-from pretraining.restoration.corruption import Corruption, Randomness, Seed, as_float32, check_image
+from pretraining.restoration.corruption import Corruption, Sampled, Seed, as_float32
 from pretraining.restoration.intensity import NonLinearIntensity
 from pretraining.restoration.painting import InPainting, OutPainting, painted
 from pretraining.restoration.shuffling import LocalShuffling
@@ -16,7 +15,7 @@ MAX_FLIPS = 3
 CORRUPTIONS = ("shuffling", "intensity", "inpainting", "outpainting")
 
 
-class RandomFlip(BasicTransform):
+class RandomFlip(Sampled):
     """Flip ``image``, ``target`` and ``segmentation`` (those present, each (C, X, Y[, Z])) alike.
 
     While U(0,1) < ``p``, at most 3 times, an axis is picked among the spatial ones; an axis picked twice is back where
@@ -24,25 +23,19 @@ class RandomFlip(BasicTransform):
 
     Args:
         p: probability of each further flip.
-        seed: see `Randomness`.
+        seed: see `Sampled`.
     """
 
     def __init__(self, p: float = 0.4, seed: Seed = None) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.p = p
-        self.randomness = Randomness(seed)
 
-    def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
-        """Sample ``axes``: the spatial axes (0 is X) to flip."""
-        image = check_image(data_dict.get("image"))
-        return self.sample(self.randomness.generator(), image.ndim - 1)
-
-    def sample(self, rng: np.random.Generator, dimensions: int) -> dict[str, Any]:
-        """Sample parameters for an image with this number of spatial ``dimensions``."""
+    def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """``axes``: the spatial axes (0 is X) to flip."""
         picked: list[int] = []
         while len(picked) < MAX_FLIPS and rng.random() < self.p:
-            picked.append(int(rng.integers(dimensions)))
-        return {"axes": tuple(axis for axis in range(dimensions) if picked.count(axis) % 2)}
+            picked.append(int(rng.integers(len(shape))))
+        return {"axes": tuple(axis for axis in range(len(shape)) if picked.count(axis) % 2)}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Make a new dict with the three entries flipped and all others as they were."""
@@ -54,18 +47,17 @@ class RandomFlip(BasicTransform):
         return {**data_dict, **flipped}
 
 
-class RestorationTransform(BasicTransform):
+class RestorationTransform(Sampled):
     """Corrupt ``image``, a float tensor (C, X, Y[, Z]) in [0, 1], and keep the clean patch as ``target``.
 
     In this order: flips of both (augmentation), then on ``image`` only local shuffling, the intensity map, and in- or
     out-painting, never both (Zhou et al. 2021, doi 10.1016/j.media.2020.101840). A ``segmentation`` is flipped alike;
     other entries pass through. ``hidden``, bool (1, X, Y[, Z]), says where noise took the image's place. ``image`` and
-    ``target`` are float32 and share memory neither with the input, which
-    stays untouched, nor with each other.
+    ``target`` are float32 and share memory neither with the input, which stays untouched, nor with each other.
 
     Args:
         seed: an integer or Generator makes the sequence of calls reproducible, bit by bit. With None every call takes
-            its seed from numpy's global random state (see `Randomness`).
+            its seed from numpy's global random state (see `Sampled`).
         p_shuffling: probability of local shuffling.
         p_intensity: probability of the non-linear intensity map.
         p_painting: probability of either painting.
@@ -87,13 +79,12 @@ class RestorationTransform(BasicTransform):
         p_inpainting: float = 0.2,
         p_flip: float = 0.4,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.p_shuffling = _probability("p_shuffling", p_shuffling)
         self.p_intensity = _probability("p_intensity", p_intensity)
         self.p_painting = _probability("p_painting", p_painting)
         self.p_inpainting = _probability("p_inpainting", p_inpainting)
         self.flip = RandomFlip(_probability("p_flip", p_flip))
-        self.randomness = Randomness(seed)
         self.corruptions: dict[str, Corruption] = {
             "shuffling": LocalShuffling(),
             "intensity": NonLinearIntensity(),
@@ -115,22 +106,15 @@ class RestorationTransform(BasicTransform):
             p_flip=0,
         )
 
-    def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
-        """Check ``image`` and sample: ``axes`` to flip, ``corruptions`` as (name, parameters) pairs in order."""
-        image = check_image(data_dict.get("image"))
-        rng = self.randomness.generator()
-        axes = self.flip.sample(rng, image.ndim - 1)["axes"]
-        shape = tuple(image.shape[1:])
-        chosen = [(name, self.corruptions[name].sample(rng, image.shape[0], shape)) for name in self._choose(rng)]
-        return {"axes": axes, "corruptions": chosen}
-
-    def _choose(self, rng: np.random.Generator) -> list[str]:
+    def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """``axes`` to flip, ``corruptions`` as (name, parameters) pairs in order."""
+        axes = self.flip.sample(rng, channels, shape)["axes"]
         chosen = ["shuffling"] if rng.random() < self.p_shuffling else []
         if rng.random() < self.p_intensity:
             chosen.append("intensity")
         if rng.random() < self.p_painting:
             chosen.append("inpainting" if rng.random() < self.p_inpainting else "outpainting")
-        return chosen
+        return {"axes": axes, "corruptions": [(n, self.corruptions[n].sample(rng, channels, shape)) for n in chosen]}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Make a new dict with ``image``, ``target``, ``hidden`` and what else was in ``data_dict``."""
