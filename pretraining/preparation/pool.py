@@ -71,7 +71,7 @@ def in_processes(
 
     def start(pool: ProcessPoolExecutor) -> None:
         if not waiting:
-            pool.shutdown(wait=False)
+            pool.shutdown()  # at once: it has nothing to do; at exit the standard library may trip over one that ends
             return
         item = waiting.pop()
         try:

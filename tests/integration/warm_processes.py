@@ -7,7 +7,6 @@ else: they inherit no state of the process that starts them, and have its enviro
 import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
@@ -87,11 +86,7 @@ class Within:
         multiprocessing.process.ORIGINAL_DIR = self.folder  # that of its processes
         os.chdir(self.folder)
         with warm():
-            try:
-                self.command()
-            finally:
-                # As at a program's end, pools are told first; a process' own end closes their queues before that.
-                threading._shutdown()  # type: ignore[attr-defined]
+            self.command()
 
 
 @contextmanager
