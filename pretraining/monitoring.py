@@ -90,7 +90,7 @@ def plot_progress(log: Mapping[str, Sequence[float]], file: Path) -> None:
     r2.lines[0].set_linewidth(3)
     r2.axhline(0, color="grey", linestyle=":", label="constant image")
     r2.set(ylim=(min(-0.1, *log["r2"]), 1))
-    r2.legend()
+    r2.legend(loc="lower right")  # "best" warns where it takes a second
     figure.savefig(file, dpi=80)
 
 

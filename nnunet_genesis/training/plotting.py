@@ -26,7 +26,7 @@ def progress_figure(
         for phase in phases[1:]:
             axes.axvline(phase.start - 0.5, color="grey", linestyle="--", linewidth=1)
         if len(curves) > 1:
-            axes.legend()
+            axes.legend(loc="upper right")
     all_axes[-1].set(xlabel="epoch")
     last = all_axes[-1]
     place = {"transform": last.get_xaxis_transform(), "rotation": 90, "va": "bottom", "fontsize": 9, "in_layout": False}
