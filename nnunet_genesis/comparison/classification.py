@@ -82,7 +82,8 @@ def section(folder: Path, baseline: str = BASELINE) -> Section | None:
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     confusions = [
-        (arm.trainer, arm.classes, confusion_matrix(arm.ranks, arm.probabilities.argmax(1)).tolist()) for arm in arms
+        (arm.trainer, arm.classes, confusion_matrix(arm.ranks, found, labels=range(len(arm.classes))).tolist())
+        for arm, found in ((arm, arm.probabilities.argmax(1)) for arm in arms)
     ]
     return Section(rows, confusions, _pictures(arms), remarks, _verdict(rows))
 

@@ -85,6 +85,14 @@ def test_three_classes(tmp_path):
     assert len(found.confusions[0][2]) == 3
 
 
+def test_a_class_that_no_item_has_or_gets_has_its_row_and_column(tmp_path):
+    write_arm(tmp_path, GENESIS, 1.5, classes=3)
+    for file in tmp_path.glob("*__*/fold_*/validation/classification.csv"):
+        table = pd.read_csv(file)
+        table[table["rank"] != 2].assign(**{"p:2": 0.0}).to_csv(file, index=False)
+    assert [len(row) for row in section(tmp_path).confusions[0][2]] == [3, 3, 3]
+
+
 def test_other_items_are_not_compared(tmp_path):
     write_arm(tmp_path, GENESIS, 2)
     write_arm(tmp_path, BASELINE, 2)
