@@ -120,11 +120,11 @@ def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.p
     raise GenesisError(f"{printable(path, 300)}: {found}; expected {expected}. Check the path.")
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder, and raise OSError if a megabyte can't be written there."""
+def check_writable(folder: Path, size: int = 0) -> None:
+    """Make a folder, and raise OSError if a file of ``size`` bytes can't be written there."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(1_000_000))
+        file.write(bytes(size))
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

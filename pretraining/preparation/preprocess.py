@@ -148,7 +148,7 @@ def _preprocess_case(
                 str(place / scan.case), scan, scan, manager, configuration, dataset.dataset_json
             )
         except RuntimeError:
-            check_writable(place)  # blosc2 doesn't say that the disk is full
+            check_writable(place, 1_000_000)  # blosc2 doesn't say that the disk is full
             raise
         _check_shape(blosc2.open(urlpath=str(place / f"{scan.case}.b2nd"), mode="r").shape[1:])
         _complete_properties(place / f"{scan.case}.pkl", manager.reader)
