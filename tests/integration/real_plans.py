@@ -45,7 +45,7 @@ def plan(data: Path, folders: dict[str, Path], name: str) -> Path:
     number = int(name[7:10])
     link_cases(data, folders["nnUNet_raw"], name, case_names(data, name)[: CASES[name][0]])
     extract_fingerprints([number], num_processes=2, show_progress_bar=False)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):  # it builds networks to count their maps
         patch.setenv("nnUNet_n_proc_DA", "1")  # the planner can't do with 0
         for planner in PLANNERS.values():
             plan_experiments([number], experiment_planner_class_name=planner)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprints,
     plan_experiments,
@@ -78,7 +79,7 @@ def shrink(configuration: dict[str, Any]) -> None:
 def plan_and_preprocess(preprocessed: Path, dataset_id: int, lowres: bool = False) -> Path:
     """nnU-Net's fingerprint, planner and preprocessor, with a shrunken network; returns the preprocessed folder."""
     extract_fingerprints([dataset_id], num_processes=2, show_progress_bar=False)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):  # it builds networks to count their maps
         patch.setenv("nnUNet_n_proc_DA", "1")  # the planner can't do with 0
         plan_experiments([dataset_id])
     folder = next(preprocessed.glob(f"Dataset{dataset_id:03d}_*"))
