@@ -1,6 +1,6 @@
 """The whole path in one go: raw scans, pretraining, fine-tuning, prediction, Dice; beside the same from scratch.
 
-Runs on two slow cores in about eight minutes, with the commands that a user types; each is printed, its output is in
+Runs on two slow cores in about nine minutes, with the commands that a user types; each is printed, its output is in
 ``demo_out/logs``. The scans are synthetic unless ``--data`` names a folder of CTs to pretrain on.
 """
 

@@ -80,5 +80,5 @@ def _draw(file: Path, values: np.ndarray, labels: Sequence[str]) -> None:
     for label in sorted(set(labels)):
         axes.plot(*places[np.array(labels) == label].T, "o", ms=4, label=label)
     axes.set(xlabel="first principal component", ylabel="second")
-    axes.legend()
+    axes.legend(loc="upper right")
     figure.savefig(file, dpi=120)

@@ -89,7 +89,7 @@ def _entries(path: Path) -> Iterator[list]:
                 entry = json.loads(line)
             except ValueError:
                 entry = ()
-            yield entry if len(entry) == 4 else ["", 0, 0, {}]
+            yield entry if isinstance(entry, list) and len(entry) == 4 else ["", 0, 0, {}]
 
 
 def _read(files: Sequence[File], key: bytes, processes: int) -> Iterator[tuple[File, str | LeftOut]]:

@@ -110,16 +110,19 @@ def keep_group_key(folder: Path, key: bytes) -> None:
 def write_split(folder: Path, rows: Sequence[Row], val_fraction: float) -> tuple[int, int]:
     """Write one fold to ``splits_final.json``; patients (groups) are never divided.
 
-    A held-out set that is there already keeps its cases, and what was added later is trained on. With a single
-    patient, or a fraction of 0, the training cases are also the validation cases.
+    Of a split that is there already each case stays where it is, even if its patient is only told now, and what was
+    added later goes with its patient, or is trained on. With a single patient, or a fraction of 0, the training cases
+    are also the validation cases.
 
     Returns:
         Number of training and of validation cases.
     """
     groups = {row.case: row.group or row.case for row in rows if row.status == PREPARED}
-    file = folder / "splits_final.json"
+    file, trained_on = folder / "splits_final.json", set[str]()
     if file.is_file():
-        held_out = {groups[case] for case in read_json(file)[0]["val"] if case in groups}
+        earlier = read_json(file)[0]
+        held_out = {groups[case] for case in earlier["val"] if case in groups}
+        trained_on = set(earlier["train"]) - set(earlier["val"])  # stays so, whoever the patient is taken for now
     else:
         # By hash: which patients are held out depends neither on the order of the scans nor on a random state; nor on
         # the groups' random key, so of a case's name.
@@ -127,8 +130,8 @@ def write_split(folder: Path, rows: Sequence[Row], val_fraction: float) -> tuple
         shuffled = sorted(first, key=lambda group: hashlib.sha256(first[group].encode()).hexdigest())
         held_out = set(shuffled[: min(len(shuffled) - 1, max(1, round(val_fraction * len(shuffled))))])
         held_out = held_out if val_fraction > 0 else set()
-    train = sorted(case for case, group in groups.items() if group not in held_out)
-    val = sorted(case for case, group in groups.items() if group in held_out)
+    val = sorted(case for case, group in groups.items() if group in held_out and case not in trained_on)
+    train = sorted(set(groups) - set(val))
     if not val or not train:
         train = val = sorted(groups)
     write_json([{"train": train, "val": val}], file)

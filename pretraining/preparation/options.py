@@ -39,7 +39,7 @@ class PrepareOptions:
     ras: bool = False  # the candidates' coordinates are NIfTI's, not ITK's
 
     def __post_init__(self) -> None:
-        several = self.num_parts == 1 and self.part_id is None
+        alone = self.num_parts == 1 and self.part_id is None
         part = self.part_id is not None and 0 <= self.part_id < self.num_parts
         count = 1 if self.channels is None or isinstance(self.channels, bool) else self.channels
         planned = self.planner or self.gpu_memory_target or self.hu_window
@@ -50,7 +50,7 @@ class PrepareOptions:
             (f"--val_fraction {self.val_fraction}: expected at least 0 and less than 1", 0 <= self.val_fraction < 1),
             (f"-np {self.processes}: expected at least 1", self.processes >= 1),
             (f"-num_parts {self.num_parts} -part_id {self.part_id}: expected both, and a part from 0 to num_parts - 1",
-             several or part),
+             alone or part),
             ("--no_pp: plans need the scans of all parts; it can't go with -part_id", not self.no_pp or not part),
             (f"--hu_window {self.hu_window}: expected LOW < HIGH",
              not self.hu_window or self.hu_window[0] < self.hu_window[1]),

@@ -1,6 +1,7 @@
 """The held-out set: patients stay together, and where they are."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -24,3 +25,17 @@ def test_single_patient_or_no_fraction_validates_on_the_training_cases(tmp_path,
     assert write_split(tmp_path, rows, fraction) == (cases, cases)
     (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
     assert fold["train"] == fold["val"] == sorted(row.case for row in rows)
+
+
+def test_a_patient_who_is_told_later_moves_no_case_that_was_trained_on(tmp_path):
+    rows = [Row(f"{n}.nii.gz", f"case{n}", "prepared", group=f"case{n}") for n in range(8)]
+    write_split(tmp_path, rows, 0.25)
+    before = json.loads((tmp_path / "splits_final.json").read_text())[0]
+    together = [replace(row, group=f"patient{n // 2}") for n, row in enumerate(rows)]
+    held_out = before["val"][0]
+    new = Row("new.nii.gz", "new", "prepared", group=next(row.group for row in together if row.case == held_out))
+    write_split(tmp_path, [*together, new], 0.25)
+    assert json.loads((tmp_path / "splits_final.json").read_text())[0] == {
+        "train": before["train"],
+        "val": sorted([*before["val"], "new"]),
+    }
