@@ -1,6 +1,6 @@
 """The whole path in one go: raw scans, pretraining, fine-tuning, prediction, Dice; beside the same from scratch.
 
-Runs on two slow cores in about nine minutes, with the commands that a user types; each is printed, its output is in
+Runs on two slow cores in about eight minutes, with the commands that a user types; each is printed, its output is in
 ``demo_out/logs``. The scans are synthetic unless ``--data`` names a folder of CTs to pretrain on.
 """
 
@@ -36,8 +36,8 @@ TRAINERS = {"scratch": "nnUNetTrainerGenesisScratch", "Genesis": "nnUNetTrainerG
 FEATURES, PATCH = [8, 16, 32, 64], [24, 40, 40]  # of the small plans
 LEFT_OUT_STATUS = 3  # of nnUNetv2_genesis_prepare
 # So short runs need higher learning rates than the default, 1e-3; SGD would find nothing in them.
-PRETRAINING = ("--epochs", "6", "--iterations", "90", "--lr", "2e-3")
-FINE_TUNING = {"epochs": "6", "iterations": "60", "optimizer": "adamw", "peak_lr": "2e-3"}
+PRETRAINING = ("--epochs", "5", "--iterations", "65", "--lr", "2e-3")
+FINE_TUNING = {"epochs": "5", "iterations": "40", "optimizer": "adamw", "peak_lr": "2e-3"}
 
 
 @dataclass
@@ -144,8 +144,8 @@ def _start_afresh(out: Path, scans: Path | None) -> None:
 
 def _make_scans(demo: Demo, unlabelled: bool) -> None:
     start = time.monotonic()
-    write_labelled(demo.out / "nnUNet_raw" / LABELLED, training=10, test=4)
-    print(f"Made {LABELLED}: 10 synthetic CTs with labels to train on, 4 to test")
+    write_labelled(demo.out / "nnUNet_raw" / LABELLED, training=10, test=3)
+    print(f"Made {LABELLED}: 10 synthetic CTs with labels to train on, 3 to test")
     if unlabelled:
         write_unlabelled(demo.out / "unlabelled" / "scans", count=12)
         print(f"Made 12 synthetic CTs without labels (.nii.gz, .mha, .nrrd), and {TRUNCATED}, cut short on purpose")
@@ -188,7 +188,7 @@ def _prepare(demo: Demo, scans: Path | None) -> None:
 def _pretrain(demo: Demo) -> Path:
     command = ["nnUNetv2_genesis_pretrain", "802", CONFIGURATION, "-p", PLANS, "-device", "cpu", *PRETRAINING]
     demo.run("pretrain", command, show="R²")
-    print("R²: 0 is a constant image, 1 a perfect one. By default a run has 250,000 iterations; this one had 540.")
+    print("R²: 0 is a constant image, 1 a perfect one. By default a run has 250,000 iterations; this one had 325.")
     results = demo.out / "nnUNet_results" / UNLABELLED
     folder = results / f"nnUNetTrainerRestoration__{PLANS}__{CONFIGURATION}" / "fold_0"
     shutil.copy(max(folder.glob("restoration_epoch*.png")), demo.out / "restoration.png")
@@ -243,7 +243,7 @@ def _draw_segmentation(out: Path) -> None:
 
 def _summarise(demo: Demo, dice: dict[str, dict[str, float]]) -> None:
     print("\n== 7  Result")
-    print("Dice, mean of 4 test cases    liver   lesion")
+    print("Dice, mean of 3 test cases    liver   lesion")
     for name, values in dice.items():
         print(f"  {name:<26}{values['liver']:>7.3f}  {values['lesion']:>7.3f}")
     print("\nSeconds")

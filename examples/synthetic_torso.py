@@ -135,14 +135,21 @@ def write_unlabelled(folder: Path, count: int) -> None:
     (folder / TRUNCATED).write_bytes(whole[: len(whole) * 6 // 10])
 
 
+def _upper_abdomen(torso: Torso) -> Torso:
+    """The slices of the liver, and three more on each side: what a scan of the liver covers."""
+    slices = np.flatnonzero(torso.labels.any((1, 2)))
+    kept = slice(max(0, slices[0] - 3), slices[-1] + 4)
+    return Torso(torso.image[kept], torso.labels[kept], torso.spacing)
+
+
 def write_labelled(folder: Path, training: int, test: int) -> None:
-    """A data set in nnU-Net's raw format: ``training`` cases for training and ``test`` for testing."""
+    """A data set in nnU-Net's raw format: ``training`` scans of the liver for training and ``test`` for testing."""
     for part, count, offset in (("Tr", training, 0), ("Ts", test, training)):
         images, labels = folder / f"images{part}", folder / f"labels{part}"
         images.mkdir(parents=True)
         labels.mkdir()
         for index in range(offset, offset + count):
-            torso = make_torso(2, index)
+            torso = _upper_abdomen(make_torso(2, index))
             _write(torso.image, torso.spacing, images / f"torso_{index:02d}_0000.nii.gz")
             _write(torso.labels, torso.spacing, labels / f"torso_{index:02d}.nii.gz")
     about = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": training, "file_ending": ".nii.gz"}
