@@ -1,6 +1,7 @@
 """Weights of every origin into the networks that nnU-Net plans for real scans, tensor by tensor; training starts."""
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ class RealPlans:
 
 
 @pytest.fixture(scope="module")
-def planned(data: Path, nnunet_folders: dict[str, Path]) -> RealPlans:
-    return RealPlans(data, nnunet_folders)
+def planned(data: Path, nnunet_folders: dict[str, Path]) -> Iterator[RealPlans]:
+    yield RealPlans(data, nnunet_folders)
+    content_of.cache_clear()
 
 
 @pytest.fixture(autouse=True)
