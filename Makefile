@@ -19,7 +19,7 @@ $(SETUP): pyproject.toml
 	@touch $@
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Long runs of faults, and repetitions of other tests; with atheris where there is a wheel of it for this Python.
 soak: $(SETUP)

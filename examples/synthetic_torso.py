@@ -136,7 +136,7 @@ def write_unlabelled(folder: Path, count: int) -> None:
 
 
 def _upper_abdomen(torso: Torso) -> Torso:
-    """The slices of the liver, and three more on each side: what a scan of the liver covers."""
+    """Keep the slices of the liver and three more on each side: what a scan of the liver covers."""
     slices = np.flatnonzero(torso.labels.any((1, 2)))
     kept = slice(max(0, slices[0] - 3), slices[-1] + 4)
     return Torso(torso.image[kept], torso.labels[kept], torso.spacing)

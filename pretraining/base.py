@@ -28,8 +28,8 @@ class PretrainingTrainer(ResumableTrainer):
     dataset_class: Any
     was_initialized: bool
     origin = Origin()  # of the weights that the run began with
-    method = checkpoint.record.RESTORATION
-    citations: Sequence[str] = checkpoint.CITATIONS
+    method: str
+    citations: Sequence[str]
     alone: Sequence[str] = ()  # what validation also shows each by itself
     train_loader: Any
     number_of_cases: dict[str, int]

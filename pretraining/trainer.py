@@ -13,6 +13,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.writing import BEST
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.settings import Settings
@@ -42,6 +43,8 @@ class nnUNetTrainerRestoration(PretrainingTrainer):
     the mean squared error to the clean patch in [0, 1]. Input: (B, C, Z, Y, X) in nnU-Net's normalised intensities.
     """
 
+    method = checkpoint.record.RESTORATION
+    citations: Sequence[str] = checkpoint.CITATIONS
     alone: Sequence[str] = CORRUPTIONS
     hidden_only = False  # whether loss, R² and pictures count nothing but what the corruption hid
     remedies = "a lower --lr, a longer --warmup or --precision fp32 in a new run, with this folder moved away"

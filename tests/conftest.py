@@ -1,7 +1,5 @@
 """Where the real scans are (never committed; tests that need them skip with a reason), and a tiny world."""
 
-import ctypes
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +21,6 @@ def warm_processes() -> Iterator[None]:
     """Forked processes in place of fresh ones; a module of tests of the processes themselves overrides it."""
     with warm():
         yield
-    gc.collect()
-    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
-        malloc_trim(0)  # forks of a large process take long
 
 
 @pytest.fixture(scope="session")

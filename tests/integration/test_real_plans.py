@@ -1,7 +1,6 @@
 """Weights of every origin into the networks that nnU-Net plans for real scans, tensor by tensor; training starts."""
 
 import json
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,7 @@ PATCH = [16, 64, 64]  # in place of the planned one, which takes a GPU; the netw
 SMALL = "Dataset004_Hippocampus"
 ORIGINS = [("nnunet_v1", PLAIN), ("nnunet_v2", PLAIN), ("nnssl", RESIDUAL)]
 TARGETS = [(name, plans) for name in CASES for plans in PLANNERS]
-PRETRAINED = {PLAIN: "Dataset027_ACDC", RESIDUAL: SMALL}  # what own weights are pretrained on
-STARTED = [("Dataset027_ACDC", PLAIN)]  # with flat kernels and without
+STARTED = [("Dataset027_ACDC", PLAIN), (SMALL, RESIDUAL)]  # one of each kind, with flat kernels and without
 
 
 def quick(every: list, few: list) -> list:
@@ -42,45 +40,36 @@ RELEASED = [(name, *origin) for name in CASES for origin in ORIGINS]
 ORIGINAL = [(name, origin) for name in CASES for origin in ("genesis_unet3d", "keras")]
 
 
-class RealPlans:
-    """nnU-Net's default plans and ResEncM's for real data sets, and what they pretrain; each made when asked for."""
-
-    def __init__(self, data: Path, folders: dict[str, Path]):
-        self.data, self.folders = data, folders
-        self.own = lru_cache(self._pretrained)
-        self.folder = lru_cache(self._planned)
-
-    def _planned(self, name: str) -> Path:
-        """The preprocessed folder, with one case, for both."""
-        folder = plan(self.data, self.folders, name)
+@pytest.fixture(scope="module")
+def planned(data: Path, nnunet_folders: dict[str, Path]) -> dict[str, Path]:
+    """nnU-Net's default plans and ResEncM's for all data sets; one case each preprocessed, for both."""
+    for name in CASES:
+        folder = plan(data, nnunet_folders, name)
         for plans_name in PLANNERS:
             plans, _ = read(folder, plans_name)
             if not (folder / plans["configurations"]["3d_fullres"]["data_identifier"]).is_dir():  # both share theirs
-                preprocess_few(self.data, self.folders, name, plans_name)
+                preprocess_few(data, nnunet_folders, name, plans_name)
             plans["configurations"]["3d_fullres"].update(patch_size=PATCH, batch_size=2)
             (folder / f"{plans_name}.json").write_text(json.dumps(plans))
-        return folder
-
-    def _pretrained(self, plans_name: str) -> Path:
-        """A checkpoint of nnUNetv2_genesis_pretrain, which goes into these plans."""
-        number = self.folder(PRETRAINED[plans_name]).name[7:10].lstrip("0")
-        return pretrain(number, "3d_fullres", plans_name, "all", device=CPU, epochs=1, iterations=1, precision="fp32")
+    return nnunet_folders
 
 
 @pytest.fixture(scope="module")
-def planned(data: Path, nnunet_folders: dict[str, Path]) -> Iterator[RealPlans]:
-    yield RealPlans(data, nnunet_folders)
-    content_of.cache_clear()
+def own(planned: dict[str, Path]) -> dict[str, Path]:
+    """Checkpoints of nnUNetv2_genesis_pretrain, by the plans that they can go into."""
+    return {
+        PLAIN: pretrain("3", "3d_fullres", PLAIN, "all", device=CPU, epochs=1, iterations=1, precision="fp32"),
+        RESIDUAL: pretrain("8", "3d_fullres", RESIDUAL, "all", device=CPU, epochs=1, iterations=1, precision="fp32"),
+    }
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(planned: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
 
 
-def trainer_for(planned: RealPlans, name: str, plans_name: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def trainer_for(name: str, plans_name: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """nnU-Net's trainer for a data set, other values in all its tensors, and these weights to load."""
-    planned.folder(name)
     for setting, value in {"weights": str(weights), "min_coverage": "0.1"}.items():
         monkeypatch.setenv(f"nnUNet_genesis_{setting}", value)
     number = str(int(name[7:10]))
@@ -123,7 +112,7 @@ def depth(names: Any) -> int:
 
 
 STEM = "encoder.stem.convs.0.conv."
-ALIKE = {PLAIN: ["Dataset027_ACDC", SMALL], RESIDUAL: [SMALL, "Dataset027_ACDC"]}
+ALIKE = {PLAIN: ["Dataset003_Liver"], RESIDUAL: ["Dataset008_BrainTumour", "Dataset004_Hippocampus"]}
 FIRST = "encoder.stages.0.0.convs.0.conv."
 
 
@@ -153,10 +142,10 @@ def at_the_input(value: np.ndarray, weight: np.ndarray, shape: tuple, record: di
     return scale * (value.sum(1, keepdims=True) if value.shape[1] > shape[1] else value)
 
 
-def check(trainer: Any, weights: Path, planned: RealPlans, name: str, plans_name: str) -> dict[str, Any]:
+def check(trainer: Any, weights: Path, planned: dict[str, Path], name: str, plans_name: str) -> dict[str, Any]:
     """Load them; every tensor of the network against :func:`expected`; the report."""
     source, record = content_of(weights)
-    plans, _ = read(planned.folder(name), plans_name)
+    plans, _ = read(planned["nnUNet_preprocessed"] / name, plans_name)
     parameters = dict(trainer.network.named_parameters())
     before = {key: value.detach().clone().numpy() for key, value in parameters.items()}
     trainer._load_genesis_weights()
@@ -175,19 +164,19 @@ def check(trainer: Any, weights: Path, planned: RealPlans, name: str, plans_name
     return report
 
 
-@pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, STARTED))
-def test_own_weights_fit_every_plan_of_their_kind(planned, monkeypatch, name, plans_name):
-    trainer = trainer_for(planned, name, plans_name, planned.own(plans_name), monkeypatch)
-    report = check(trainer, planned.own(plans_name), planned, name, plans_name)
+@pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, [*STARTED, ("Dataset003_Liver", PLAIN)]))
+def test_own_weights_fit_every_plan_of_their_kind(planned, own, monkeypatch, name, plans_name):
+    trainer = trainer_for(name, plans_name, own[plans_name], monkeypatch)
+    report = check(trainer, own[plans_name], planned, name, plans_name)
     assert report["coverage"] == {"encoder": 1, "decoder": 1}
     assert bool(report["warnings"]) == (name not in ALIKE[plans_name])
 
 
 @pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, STARTED))
-def test_training_starts_with_own_weights(planned, monkeypatch, name, plans_name):
-    trainer = trainer_for(planned, name, plans_name, planned.own(plans_name), monkeypatch)
+def test_training_starts_with_own_weights(own, monkeypatch, name, plans_name):
+    trainer = trainer_for(name, plans_name, own[plans_name], monkeypatch)
     start_training(trainer)
-    assert str(planned.own(plans_name)) in Path(trainer.log_file).read_text()
+    assert str(own[plans_name]) in Path(trainer.log_file).read_text()
 
 
 def start_training(trainer: Any) -> None:
@@ -197,11 +186,9 @@ def start_training(trainer: Any) -> None:
     assert np.isfinite(loss)
 
 
-@pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, [("Dataset027_ACDC", RESIDUAL)]))
-def test_the_other_kind_is_refused_and_nothing_is_changed(planned, monkeypatch, name, plans_name):
-    trainer = trainer_for(
-        planned, name, plans_name, planned.own(RESIDUAL if plans_name == PLAIN else PLAIN), monkeypatch
-    )
+@pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, [(SMALL, PLAIN), (SMALL, RESIDUAL)]))
+def test_the_other_kind_is_refused_and_nothing_is_changed(own, monkeypatch, name, plans_name):
+    trainer = trainer_for(name, plans_name, own[RESIDUAL if plans_name == PLAIN else PLAIN], monkeypatch)
     before = [value.clone() for value in trainer.network.parameters()]
     with pytest.raises(GenesisError, match=r"cover 0\.0% of this network's encoder.*the pretrained network is"):
         trainer._load_genesis_weights()
@@ -209,7 +196,7 @@ def test_the_other_kind_is_refused_and_nothing_is_changed(planned, monkeypatch, 
 
 
 @pytest.fixture(scope="module")
-def released(planned: RealPlans, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def released(planned: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A file of every foreign format, imported."""
     folder = tmp_path_factory.mktemp("released")
     torch.save({"state_dict": random_state(v1_shapes())}, folder / "nnunet_v1.model")
@@ -220,7 +207,6 @@ def released(planned: RealPlans, tmp_path_factory: pytest.TempPathFactory) -> di
             layer, kind = key.split("/")
             file[f"model_weights/{layer}/{layer}/{kind}:0"] = value.numpy()
     torch.save(nnssl_checkpoint(), folder / "nnssl.pth")
-    planned.folder(SMALL)
     supervised = get_trainer_from_args("4", "3d_fullres", "all", "nnUNetTrainer", PLAIN, device=CPU)
     supervised.initialize()
     random_values(supervised.network, seed=3)
@@ -255,20 +241,21 @@ def nnssl_checkpoint() -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "origin", "plans_name"),
-    quick(RELEASED, [("Dataset027_ACDC", *ORIGINS[0]), (SMALL, *ORIGINS[1]), (SMALL, *ORIGINS[2])]),
+    quick(RELEASED, [("Dataset003_Liver", *ORIGINS[0]), (SMALL, *ORIGINS[1]), ("Dataset008_BrainTumour", *ORIGINS[2])]),
 )
 def test_released_weights_fit_every_plan_of_their_kind(planned, released, monkeypatch, name, origin, plans_name):
-    trainer = trainer_for(planned, name, plans_name, released[origin], monkeypatch)
+    trainer = trainer_for(name, plans_name, released[origin], monkeypatch)
     coverage = check(trainer, released[origin], planned, name, plans_name)["coverage"]
     shallow = origin == "nnunet_v2" and name != "Dataset004_Hippocampus"  # 4 stages into 6, whose last two are large
     assert (0.24 < coverage["encoder"] < 0.26) if shallow else coverage == {"encoder": 1, "decoder": 1}
 
 
-@pytest.mark.parametrize(("name", "origin"), quick(ORIGINAL, [(SMALL, "keras"), ("Dataset027_ACDC", "genesis_unet3d")]))
+@pytest.mark.parametrize(
+    ("name", "origin"), quick(ORIGINAL, [("Dataset003_Liver", "keras"), ("Dataset027_ACDC", "genesis_unet3d")])
+)
 def test_the_original_network_is_planned_and_filled(planned, released, monkeypatch, name, origin):
-    planned.folder(name)
     plan_network(str(int(name[7:10])), released[origin])
-    trainer = trainer_for(planned, name, PLANS_NAME, released[origin], monkeypatch)
+    trainer = trainer_for(name, PLANS_NAME, released[origin], monkeypatch)
     assert check(trainer, released[origin], planned, name, PLANS_NAME)["coverage"] == {"encoder": 1, "decoder": 1}
 
 
@@ -283,6 +270,6 @@ def test_the_original_network_starts_to_train_with_the_weights_of_its_plans(plan
     assert str(released["genesis_unet3d"]) in Path(trainer.log_file).read_text()
 
 
-def test_the_original_network_does_not_mix_with_nnunets(planned, released, monkeypatch):
+def test_the_original_network_does_not_mix_with_nnunets(released, monkeypatch):
     with pytest.raises(GenesisError, match="nnUNetv2_genesis_plan -d DATASET --for "):
-        trainer_for(planned, SMALL, PLAIN, released["genesis_unet3d"], monkeypatch)._load_genesis_weights()
+        trainer_for(SMALL, PLAIN, released["genesis_unet3d"], monkeypatch)._load_genesis_weights()
