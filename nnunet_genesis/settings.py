@@ -49,7 +49,8 @@ class Settings:
         seed: fixes initial weights and batches; without it nnU-Net's loaders draw as they do.
         freeze: encoder leaves the encoder as it was loaded.
         stage: of the classifiers: the encoder stage that is pooled, from 0; without it the last.
-        mirroring: of the classifiers: 1 mirrors patches, 0 doesn't; without it unless a class is a side.
+        mirroring: 1 mirrors patches, in training and prediction, 0 doesn't; without it as nnU-Net, of the classifiers
+            unless a class is a side.
         tensorboard: 1 writes TensorBoard's events to the run's folder; of pretraining too.
         panels: 1 gives W&B and TensorBoard the pictures of a pretraining, which are slices of patients.
         schedule: warmup (default), sawtooth or poly; see :mod:`nnunet_genesis.training.schedule`.

@@ -4,6 +4,7 @@ The network is nnU-Net's own, built from the plans, so that checkpoints are plai
 needs nothing from here but the class name.
 """
 
+import dataclasses
 import sys
 from collections.abc import Collection
 from typing import Any
@@ -51,9 +52,10 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     """
 
     parts: tuple[str, ...] = ("encoder",)
-    unused: tuple[str, ...] = ("stage", "mirroring")  # settings of other trainers
+    unused: tuple[str, ...] = ("stage",)  # settings of other trainers
     remedies = "a lower nnUNet_genesis_peak_lr, or nnUNet_genesis_precision=fp32 in a new run (CPU)"
     num_epochs: int
+    inference_allowed_mirroring_axes: tuple[int, ...] | None
     loaded: Collection[str] = ()
 
     def __init__(
@@ -99,11 +101,11 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         return Schedule("warmup", self.settings.peak_lr or EARLY_LR, (warmup,))
 
     def recorded(self) -> dict[str, Any]:
-        """Return the schedule, for the checkpoint."""
-        return {"schedule": self.schedule.to_plain()}
+        """Return the schedule, and whether patches are mirrored, for the checkpoint."""
+        return {"schedule": self.schedule.to_plain(), "mirroring": self.settings.mirroring}
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Follow the schedule of the checkpoint that was read.
+        """Follow the schedule of the checkpoint that was read, and mirror as it did.
 
         Raises:
             GenesisError: the run is to go on, and a variable asks for something else.
@@ -117,6 +119,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
                 "peak_lr": (settings.peak_lr, schedule.peak_lr),
                 "warmup_epochs": (settings.warmup_epochs, warmup),
                 "freeze": (settings.freeze, "encoder" if schedule.frozen else None),
+                "mirroring": (settings.mirroring, record.get("mirroring")),
             }
             for name, (now, then) in asked.items():
                 if now is not None and now != then:
@@ -124,7 +127,15 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
                         f"nnUNet_genesis_{name}={now}: the run in {self.output_folder} was started with {then}. "
                         "Unset it to go on, or move the folder away to start anew."
                     )
+        self.settings = dataclasses.replace(self.settings, mirroring=record.get("mirroring"))
         self.use(schedule)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
+        """Return nnU-Net's, without mirroring, in prediction too, where ``nnUNet_genesis_mirroring=0``."""
+        *others, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.settings.mirroring == 0:
+            axes = self.inference_allowed_mirroring_axes = None
+        return *others, axes
 
     def use(self, schedule: Schedule) -> None:
         """Follow this schedule."""

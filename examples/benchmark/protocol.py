@@ -128,6 +128,7 @@ class Protocol:
             "seed": self.args.seed,
         }
         variables |= {"peak_lr": b.lr} if b.lr else {}
+        variables |= {} if b.mirroring else {"mirroring": 0}
         if arm != "scratch":
             variables["weights"] = self.final(named("nnUNetTrainerRestoration", variant), fold)
             variables |= {"unit_variance": b.unit_variance} if b.unit_variance != "auto" else {}
@@ -157,7 +158,7 @@ class Protocol:
             minutes = b.pretraining_epochs * b.pretraining_iterations * step * 1.1 / 60
             pretrained = replace(self.pretraining(fold, variant), minutes=minutes)
             jobs += [pretrained] if set(self.args.arms) - {"scratch"} else []
-            validation = len(splits[fold]["val"]) * tiles * 8 * tile  # 8: mirroring
+            validation = len(splits[fold]["val"]) * tiles * (8 if b.mirroring else 1) * tile
             minutes = (b.epochs * b.iterations * step * 1.1 + validation) / 60
             for cases, arm in itertools.product(self.args.cases, self.args.arms):
                 if arm != "scratch" or variant == self.args.variants[0]:  # scratch needs no pretraining
@@ -188,8 +189,8 @@ class Protocol:
         names = ("budget", "seed", "group_by", "patch", "spacing")
         settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
         file = self.out / "protocol.json"
-        if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != settings:
-            other = {name: value for name, value in found.items() if settings.get(name) != value}
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+        if other := {name: found.get(name) for name in settings if found.get(name, settings[name]) != settings[name]}:
             sys.exit(f"ERROR: {file}: made with {other}. Use the same settings, or another folder with -o.")
         file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 

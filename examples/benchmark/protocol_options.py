@@ -32,6 +32,7 @@ class Budget:
     precision: str = _published("fp32", "number format of fine-tuning on a CPU")
     unit_variance: str = _published("auto", "loaded kernels scaled to unit variance (auto: with sgd; 0, 1)")
     schedule: str = _published("warmup", "schedule of fine-tuning: warmup, sawtooth or poly")
+    mirroring: int = _published(1, "mirroring in fine-tuning and prediction (0 tells left from right)")
     pretraining_batch_size: int = _published(0, "batch size of pretraining (0: as planned)")
 
 

@@ -103,6 +103,7 @@ def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(w
         ("schedule", "poly", "warmup"),
         ("peak_lr", "0.1", "0.01"),
         ("freeze", "encoder", "None"),
+        ("mirroring", "0", "None"),
     ):
         output = replace(run, environment=run.environment | {f"nnUNet_genesis_{name}": value}).fail()
         assert f"nnUNet_genesis_{name}={value}: the run in" in output
@@ -114,6 +115,15 @@ def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(w
     final = run.finish()
     assert final["init_args"]["genesis"]["schedule"]["peak_lr"] == 1e-3
     assert final["logging"]["lrs"][1] == pytest.approx(1e-3 * 0.75**0.9)
+
+
+def test_without_mirroring_left_stays_left_after_an_interruption_too(world, tmp_path):
+    run = make_run(world, tmp_path, mirroring="0")
+    run.kill(1)
+    del run.environment["nnUNet_genesis_mirroring"]
+    final = run.finish()
+    assert final["init_args"]["genesis"]["mirroring"] == 0
+    assert final["inference_allowed_mirroring_axes"] is None
 
 
 def _sawtooth_rank(rank: int, folder: str) -> None:
