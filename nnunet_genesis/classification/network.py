@@ -16,7 +16,7 @@ DROPOUT = 0.2
 
 
 class Classifier(nn.Module):
-    """Global average pooling of one encoder stage, dropout, and a linear layer.
+    """Global average pooling of one encoder stage, standardised or not, dropout, and a linear layer.
 
     The encoder keeps nnU-Net's names (``encoder.*``), so that pretrained weights are placed as in segmentation.
 
@@ -24,6 +24,9 @@ class Classifier(nn.Module):
         network: a U-Net of nnU-Net's, or ours; its decoder is left.
         classes: number of outputs.
         stage: that is pooled, from 0; ``None``: the last. Stages after it are left out.
+        standardised: each pooled feature to mean 0 and variance 1 over the batches, for an encoder that stays as it is
+            (He et al., Masked Autoencoders, CVPR 2022, appendix A.1). Behind instance norms a mean over a patch hardly
+            differs between scans (by 1 % on ACDC), and a linear layer on it hardly learns.
 
     Raises:
         GenesisError: the encoder has no such stage.
@@ -31,7 +34,7 @@ class Classifier(nn.Module):
 
     encoder: Any
 
-    def __init__(self, network: Any, classes: int, stage: int | None = None):
+    def __init__(self, network: Any, classes: int, stage: int | None = None, standardised: bool = False):
         super().__init__()
         self.input_map = getattr(network, "input_map", nn.Identity())
         self.encoder = network.encoder
@@ -41,8 +44,10 @@ class Classifier(nn.Module):
             raise GenesisError(f"nnUNet_genesis_stage={stage}: this encoder has stages 0 to {stages - 1}. Correct it.")
         self.stage = stages - 1 if stage is None else stage
         self.encoder.stages = self.encoder.stages[: self.stage + 1]
+        features = self.encoder.output_channels[self.stage]
+        self.norm = nn.BatchNorm1d(features, affine=False) if standardised else nn.Identity()
         self.dropout = nn.Dropout(DROPOUT)
-        self.head = nn.Linear(self.encoder.output_channels[self.stage], classes)
+        self.head = nn.Linear(features, classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Pooled vectors (B, F) of (B, C, Z, Y, X)."""
@@ -50,7 +55,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) of (B, C, Z, Y, X)."""
-        return self.head(self.dropout(self.features(x)))
+        return self.head(self.dropout(self.norm(self.features(x))))
 
 
 @torch.inference_mode()

@@ -100,7 +100,8 @@ def _network(
         network = get_network_from_plans(
             *known.values(), len(channel_names(dataset_json)), 2, allow_init=False, deep_supervision=False
         )
-        classifier = Classifier(network, len(record.get("classes", [])) or 1, record.get("stage"))
+        standardised = record.get("standardised", False)
+        classifier = Classifier(network, len(record.get("classes", [])) or 1, record.get("stage"), standardised)
         mine = classifier.state_dict()
         kept = {name: value for name, value in weights.items() if name in mine}
         head = {} if record else {name: value for name, value in mine.items() if name.startswith("head.")}
