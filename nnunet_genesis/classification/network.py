@@ -16,17 +16,17 @@ DROPOUT = 0.2
 
 
 class Classifier(nn.Module):
-    """Global average pooling of one encoder stage, standardised or not, dropout, and a linear layer.
+    """Global average pooling of one encoder stage, dropout, and a linear layer on standardised features.
 
     The encoder keeps nnU-Net's names (``encoder.*``), so that pretrained weights are placed as in segmentation.
+    Behind instance norms a channel's mean over a patch hardly differs between scans (by 1 % on ACDC), and a linear layer
+    on it hardly learns. So each feature is brought to mean 0 and variance 1 over the batches (He et al., Masked
+    Autoencoders, CVPR 2022, appendix A.1, for linear probes).
 
     Args:
         network: a U-Net of nnU-Net's, or ours; its decoder is left.
         classes: number of outputs.
         stage: that is pooled, from 0; ``None``: the last. Stages after it are left out.
-        standardised: each pooled feature to mean 0 and variance 1 over the batches, for an encoder that stays as it is
-            (He et al., Masked Autoencoders, CVPR 2022, appendix A.1). Behind instance norms a mean over a patch hardly
-            differs between scans (by 1 % on ACDC), and a linear layer on it hardly learns.
 
     Raises:
         GenesisError: the encoder has no such stage.
@@ -34,7 +34,7 @@ class Classifier(nn.Module):
 
     encoder: Any
 
-    def __init__(self, network: Any, classes: int, stage: int | None = None, standardised: bool = False):
+    def __init__(self, network: Any, classes: int, stage: int | None = None):
         super().__init__()
         self.input_map = getattr(network, "input_map", nn.Identity())
         self.encoder = network.encoder
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         self.stage = stages - 1 if stage is None else stage
         self.encoder.stages = self.encoder.stages[: self.stage + 1]
         features = self.encoder.output_channels[self.stage]
-        self.norm = nn.BatchNorm1d(features, affine=False) if standardised else nn.Identity()
+        self.norm = nn.BatchNorm1d(features, affine=False)
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(features, classes)
 

@@ -82,7 +82,6 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
             "candidates": "x" in self.table,
             "regions": "genesis" not in dataset_json,
             "stage": settings.stage,
-            **({"standardised": True} if settings.freeze else {}),
         }
 
     def early_schedule(self) -> Schedule:
@@ -119,8 +118,7 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         if not isinstance(self, nnUNetTrainerGenesisClassifier):  # nnUNetv2_predict asks the class
             sys.exit("ERROR: this model classifies and doesn't segment: predict with nnUNetv2_genesis_classify.")
         network = super().build_network_architecture(plans_manager, *args, **kwargs)
-        frozen = bool(self.settings.freeze)
-        return self._or_stop(lambda: Classifier(network, len(self.classes), self.settings.stage, frozen))
+        return self._or_stop(lambda: Classifier(network, len(self.classes), self.settings.stage))
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Do nothing: there is no decoder."""

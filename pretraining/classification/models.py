@@ -100,11 +100,10 @@ def _network(
         network = get_network_from_plans(
             *known.values(), len(channel_names(dataset_json)), 2, allow_init=False, deep_supervision=False
         )
-        standardised = record.get("standardised", False)
-        classifier = Classifier(network, len(record.get("classes", [])) or 1, record.get("stage"), standardised)
+        classifier = Classifier(network, len(record.get("classes", [])) or 1, record.get("stage"))
         mine = classifier.state_dict()
         kept = {name: value for name, value in weights.items() if name in mine}
-        head = {} if record else {name: value for name, value in mine.items() if name.startswith("head.")}
+        head = {} if record else {name: value for name, value in mine.items() if name.startswith(("head.", "norm."))}
         classifier.load_state_dict({**head, **kept})
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise GenesisError(f"{where}: its weights don't fit its plans ({error}). Train or fetch it anew.") from error
