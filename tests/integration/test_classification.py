@@ -10,7 +10,9 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, run_training
 
+from nnunet_genesis.architectures.genesis_unet3d import architecture
 from nnunet_genesis.cli import trainers_folder
+from pretraining.classification.models import trained_model
 from pretraining.run import pretrain
 from tests.integration.tiny_world import make_case, plan_and_preprocess, write_image
 
@@ -105,6 +107,37 @@ def test_a_linear_probe_leaves_the_encoder_and_learns_from_features_that_hardly_
     for name, value in trained.items():
         if name.startswith("encoder."):
             assert torch.equal(value, pretrained[name]), name
+
+
+def residual() -> dict:
+    keys = {"n_stages": 3, "features_per_stage": [4, 8, 12], "kernel_sizes": [[3] * 3] * 3,
+            "strides": [[1] * 3, [2] * 3, [2] * 3], "n_blocks_per_stage": [1, 2, 2], "n_conv_per_stage_decoder": [1, 1],
+            "conv_op": "torch.nn.modules.conv.Conv3d", "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"affine": True},
+            "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True}}  # fmt: skip
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+        "arch_kwargs": keys,
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+
+
+@pytest.mark.parametrize("network", [residual(), architecture([4, 8, 12, 16])], ids=["residual", "original"])
+def test_other_encoders_classify_from_their_own_pretraining(world, monkeypatch, network):
+    preprocessed = world["nnUNet_preprocessed"] / "Dataset821_Balls"
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    plans["plans_name"] = name = f"{network['network_class_name'].rpartition('.')[2]}Plans"
+    plans["configurations"] = {"3d_fullres": plans["configurations"]["3d_fullres"] | {"architecture": network}}
+    (preprocessed / f"{name}.json").write_text(json.dumps(plans))
+    weights = pretrain("821", "3d_fullres", name, fold="all", device=CPU, epochs=1, iterations=1)
+    monkeypatch.setenv("nnUNet_genesis_weights", str(weights))
+    run_training("821", "3d_fullres", 0, TRAINER, name, device=CPU)
+    fold = world["nnUNet_results"] / "Dataset821_Balls" / f"{TRAINER}__{name}__3d_fullres" / "fold_0"
+    report = json.loads((fold / "genesis_load_report.json").read_text())
+    assert report["coverage"]["encoder"] == 1
+    model = trained_model(fold, CPU)
+    assert model.network(torch.zeros(2, 1, 16, 24, 24)).shape == (2, 2)
+    assert model.network.norm.running_var.ne(1).all()
 
 
 def test_a_seed_and_an_interruption_change_nothing(world, monkeypatch):
