@@ -19,7 +19,7 @@ class Classifier(nn.Module):
     """Global average pooling of one encoder stage, dropout, and a linear layer on standardised features.
 
     The encoder keeps nnU-Net's names (``encoder.*``), so that pretrained weights are placed as in segmentation.
-    Behind instance norms a channel's mean over a patch hardly differs between scans (by 1 % on ACDC), and a linear layer
+    Behind instance norms a channel's mean over a patch hardly differs between scans (1 % on ACDC), and a linear layer
     on it hardly learns. So each feature is brought to mean 0 and variance 1 over the batches (He et al., Masked
     Autoencoders, CVPR 2022, appendix A.1, for linear probes).
 
