@@ -101,8 +101,8 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         return Schedule("warmup", self.settings.peak_lr or EARLY_LR, (warmup,))
 
     def recorded(self) -> dict[str, Any]:
-        """Return the schedule, and whether patches are mirrored, for the checkpoint."""
-        return {"schedule": self.schedule.to_plain(), "mirroring": self.settings.mirroring}
+        """Return the schedule, for the checkpoint."""
+        return {"schedule": self.schedule.to_plain()}
 
     def keep(self, record: dict[str, Any]) -> None:
         """Follow the schedule of the checkpoint that was read, and mirror as it did.
@@ -110,7 +110,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         Raises:
             GenesisError: the run is to go on, and a variable asks for something else.
         """
-        stored = record.get("schedule")
+        stored, mirrored = record.get("schedule"), int(bool(self.inference_allowed_mirroring_axes))  # as it was read
         schedule = Schedule.from_plain(stored) if stored else self.early_schedule()
         if self.logger.resume:
             settings, warmup = self.settings, schedule.lengths[0] if len(schedule.lengths) == 1 else None
@@ -119,7 +119,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
                 "peak_lr": (settings.peak_lr, schedule.peak_lr),
                 "warmup_epochs": (settings.warmup_epochs, warmup),
                 "freeze": (settings.freeze, "encoder" if schedule.frozen else None),
-                "mirroring": (settings.mirroring, record.get("mirroring")),
+                "mirroring": (settings.mirroring, mirrored),
             }
             for name, (now, then) in asked.items():
                 if now is not None and now != then:
@@ -127,7 +127,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
                         f"nnUNet_genesis_{name}={now}: the run in {self.output_folder} was started with {then}. "
                         "Unset it to go on, or move the folder away to start anew."
                     )
-        self.settings = dataclasses.replace(self.settings, mirroring=record.get("mirroring"))
+        self.settings = dataclasses.replace(self.settings, mirroring=mirrored)
         self.use(schedule)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name

@@ -189,8 +189,8 @@ class Protocol:
         names = ("budget", "seed", "group_by", "patch", "spacing")
         settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
         file = self.out / "protocol.json"
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
-        if other := {name: found.get(name) for name in settings if found.get(name, settings[name]) != settings[name]}:
+        found = asdict(Budget()) | json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+        if other := {name: found.get(name) for name, value in settings.items() if found.get(name) != value}:
             sys.exit(f"ERROR: {file}: made with {other}. Use the same settings, or another folder with -o.")
         file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 

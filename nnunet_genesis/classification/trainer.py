@@ -147,8 +147,7 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         if dummy_2d:
             initial[0] = patch[0]
         sided = any(side in name.casefold() for name in self.classes for side in _SIDES)
-        mirroring = self.settings.mirroring
-        axes = axes if (not sided if mirroring is None else mirroring) else ()
+        axes = () if self.settings.mirroring is None and sided else axes
         self.inference_allowed_mirroring_axes = axes
         return rotation, dummy_2d, initial, axes
 

@@ -103,7 +103,7 @@ def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(w
         ("schedule", "poly", "warmup"),
         ("peak_lr", "0.1", "0.01"),
         ("freeze", "encoder", "None"),
-        ("mirroring", "0", "None"),
+        ("mirroring", "0", "1"),
     ):
         output = replace(run, environment=run.environment | {f"nnUNet_genesis_{name}": value}).fail()
         assert f"nnUNet_genesis_{name}={value}: the run in" in output
@@ -120,9 +120,10 @@ def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(w
 def test_without_mirroring_left_stays_left_after_an_interruption_too(world, tmp_path):
     run = make_run(world, tmp_path, mirroring="0")
     run.kill(1)
+    other = replace(run, environment=run.environment | {"nnUNet_genesis_mirroring": "1"})
+    assert "nnUNet_genesis_mirroring=1: the run in" in other.fail()
     del run.environment["nnUNet_genesis_mirroring"]
     final = run.finish()
-    assert final["init_args"]["genesis"]["mirroring"] == 0
     assert final["inference_allowed_mirroring_axes"] is None
 
 
