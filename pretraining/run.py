@@ -17,6 +17,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint.reading import fitting
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, regular_file
@@ -153,7 +154,8 @@ def _run(asked: _Asked) -> Path:
     if found:
         content = together(lambda: checkpoint.load(found, trainer.device))
         trainer.use(together(lambda: RestorationOptions.continued(content["genesis"], asked.options)))
-        trainer.load_checkpoint(content)
+        with fitting(found):
+            trainer.load_checkpoint(content)
         if init := asked.init:
             together(lambda: check_same(init, trainer.origin, found))
         trainer.print_to_log_file(f"Going on from {found}, epoch {trainer.current_epoch} of {trainer.num_epochs}")

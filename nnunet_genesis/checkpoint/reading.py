@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 from zipfile import BadZipFile
 
@@ -142,6 +143,25 @@ def restricted(path: Path) -> Iterator[None]:
             yield
         except (UnpicklingError, EOFError) as error:
             raise GenesisError(_refusal(path, error)) from error
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Name the checkpoint that doesn't fit the network into which the block loads it.
+
+    Raises:
+        GenesisError: other tensors or shapes, as torch says; plans or package have changed since.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        found = shorten(str(error).split(":", 1)[1], 160, placeholder=" ...")
+        raise GenesisError(
+            f"{path}: it doesn't fit this run's network ({found}). Expected the plans and the version that it was "
+            "trained with: take these, or move its folder away to start anew."
+        ) from error
 
 
 def _check_file(path: Path) -> None:

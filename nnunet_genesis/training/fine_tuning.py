@@ -10,7 +10,7 @@ import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_genesis.checkpoint.lineage import Origin
-from nnunet_genesis.checkpoint.reading import restricted
+from nnunet_genesis.checkpoint.reading import fitting, restricted
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, regular_file
@@ -197,5 +197,5 @@ class FineTuningTrainer(ResumableTrainer):
 
 
 def _load_restricted(load: Callable[[str], None], file: Path) -> None:
-    with restricted(regular_file(file)):
+    with restricted(regular_file(file)), fitting(file):
         load(str(file))

@@ -14,6 +14,7 @@ from nnunetv2.run.run_training import run_training
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.cli import trainers_folder
+from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.inspection import inspect_weights
 from pretraining.run import pretrain
 from tests.integration.predicting import predict
@@ -60,9 +61,30 @@ def test_a_new_record_has_the_keys_of_an_old_one(world, tmp_path):
         assert new[key].keys() >= old[key].keys()
 
 
-def test_a_pretraining_goes_on(world):
+def pretraining(world: dict[str, Path]) -> Path:
     folder = world["nnUNet_results"] / "Dataset701_One" / "nnUNetTrainerRestoration__nnUNetPlans__3d_fullres" / "fold_0"
-    old = torch.load(unpacked("pretraining", folder / "checkpoint_latest.pth"), weights_only=True)
+    return unpacked("pretraining", folder / "checkpoint_latest.pth")
+
+
+def fine_tuning(world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, value in {"extTrainer": str(trainers_folder()), "genesis_epochs": "2", "genesis_iterations": "2"}.items():
+        monkeypatch.setenv(f"nnUNet_{name}", value)
+    model = world["nnUNet_results"] / "Dataset702_Old" / f"{TRAINER}__nnUNetPlans__3d_fullres"
+    return unpacked("fine_tuned", model / "fold_0" / "checkpoint_latest.pth")
+
+
+def test_nothing_goes_on_where_the_plans_have_changed(world, monkeypatch):
+    message = r"_latest\.pth: it doesn't fit this run's network \(Missing key\(s\) in state_dict: .* \.\.\.\)"
+    pretraining(world)
+    with pytest.raises(GenesisError, match=message):
+        pretrain("701", "3d_fullres", device=CPU, continue_training=True)
+    fine_tuning(world, monkeypatch)
+    with pytest.raises(SystemExit, match=message):
+        run_training("702", "3d_fullres", 0, TRAINER, device=CPU, continue_training=True)
+
+
+def test_a_pretraining_goes_on(world):
+    old = torch.load(pretraining(world), weights_only=True)
     use_its_plans(old, world["nnUNet_preprocessed"])
     final = pretrain("701", "3d_fullres", device=CPU, continue_training=True)
     new = torch.load(final, weights_only=True)
@@ -72,13 +94,9 @@ def test_a_pretraining_goes_on(world):
 
 
 def test_a_fine_tuning_goes_on_and_predicts(world, tmp_path, monkeypatch):
-    model = world["nnUNet_results"] / "Dataset702_Old" / f"{TRAINER}__nnUNetPlans__3d_fullres"
-    file = unpacked("fine_tuned", model / "fold_0" / "checkpoint_latest.pth")
-    old = checkpoint.load(file)
+    file = fine_tuning(world, monkeypatch)
+    old, model = checkpoint.load(file), file.parent.parent
     use_its_plans(old, world["nnUNet_preprocessed"])
-    monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
-    monkeypatch.setenv("nnUNet_genesis_epochs", "2")
-    monkeypatch.setenv("nnUNet_genesis_iterations", "2")
     run_training("702", "3d_fullres", 0, TRAINER, device=CPU, continue_training=True)
     new = checkpoint.load(model / "fold_0" / "checkpoint_final.pth")
     assert new["current_epoch"] == 2
