@@ -150,7 +150,7 @@ def fitting(path: Path) -> Iterator[None]:
     """Name the checkpoint that doesn't fit the network into which the block loads it.
 
     Raises:
-        GenesisError: other tensors or shapes, as torch says; plans or package have changed since.
+        GenesisError: other tensors or shapes, as torch says: plans, labels, settings or package have changed since.
     """
     try:
         yield
@@ -159,8 +159,8 @@ def fitting(path: Path) -> Iterator[None]:
             raise
         found = shorten(str(error).split(":", 1)[1], 160, placeholder=" ...")
         raise GenesisError(
-            f"{path}: it doesn't fit this run's network ({found}). Expected the plans and the version that it was "
-            "trained with: take these, or move its folder away to start anew."
+            f"{path}: it doesn't fit this run's network ({found}). Expected the plans, labels, settings and version "
+            "that it was trained with: restore them, or move its folder away to start anew."
         ) from error
 
 
