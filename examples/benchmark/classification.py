@@ -156,7 +156,7 @@ def _cpu() -> Any:
 
 
 def main() -> None:
-    """All arms of the folds asked for, for each seed, and each seed's report."""
+    """All arms of the folds asked for, for each seed, and the report of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=[*TASKS, "candidates"])
     parser.add_argument("--data", type=Path, required=True, help="folder of Dataset044_LIDCNodule or Dataset027_ACDC")
@@ -197,7 +197,8 @@ def main() -> None:
             )  # fmt: skip
             run(dataset, CLASSIFIER, fold, weights=weights, **common)
             _probe(out, seed, dataset, fold, weights, length)
-        print(write_report([dataset], out / f"report_seed_{seed}", out / f"results_seed_{seed}", SCRATCH))
+    results = [out / f"results_seed_{seed}" for seed in args.seeds]
+    print(write_report([dataset], out / "report", results, SCRATCH))
 
 
 def _probe(out: Path, seed: int, dataset: str, fold: int, weights: Path, length: dict[str, int]) -> None:

@@ -58,13 +58,26 @@ def cpm_of(cases: np.ndarray) -> Metric:
     return metric
 
 
+def mean_of_runs(metric: Metric) -> Metric:
+    """Make the mean of a metric over several runs, of their probabilities (n, runs, k)."""
+
+    def mean(ranks: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
+        return float(np.mean([metric(ranks, run, weights) for run in np.moveaxis(probabilities, 1, 0)]))
+
+    return mean
+
+
 def interval(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval; patients are drawn, with all that is theirs."""
+    """95 % percentile bootstrap interval of the mean over runs, from their probabilities (n, runs, k).
+
+    Patients are drawn, with all that is theirs, and of several runs the runs too.
+    """
     unit, patient = np.unique(groups, return_inverse=True)
-    rng, values = np.random.default_rng(SEED), []
+    rng, values, runs = np.random.default_rng(SEED), [], probabilities.shape[1]
     for _ in range(_number(ranks)):
         times = np.bincount(rng.integers(len(unit), size=len(unit)), minlength=len(unit))
-        values.append(metric(ranks, probabilities, times[patient].astype(float)))
+        drawn = probabilities[:, rng.integers(runs, size=runs)] if runs > 1 else probabilities
+        values.append(mean_of_runs(metric)(ranks, drawn, times[patient].astype(float)))
     low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (np.nan, np.nan)
     return float(low), float(high)
 
@@ -81,19 +94,20 @@ def difference_of(metric: Metric) -> Metric:
 def paired_p(
     metric: Metric, ranks: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float]:
-    """Difference of a metric between two models, and its two-sided p.
+    """Difference of a metric's mean over runs between two models, and its two-sided p.
 
-    A permutation test: the two models' probabilities are exchanged, patient by patient.
+    A permutation test: the two models' probabilities (n, runs, k) are exchanged, patient by patient.
     """
     unit, patient = np.unique(groups, return_inverse=True)
     rng, weights = np.random.default_rng(SEED), np.ones(len(ranks))
 
     def difference(swapped: np.ndarray) -> float:
         first, second = np.where(swapped, other, one), np.where(swapped, one, other)
-        return metric(ranks, first, weights) - metric(ranks, second, weights)
+        mean = mean_of_runs(metric)
+        return mean(ranks, first, weights) - mean(ranks, second, weights)
 
-    found = difference(np.zeros((len(ranks), 1), bool))
-    swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None] for _ in range(_number(ranks)))
+    found = difference(np.zeros((len(ranks), 1, 1), bool))
+    swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None, None] for _ in range(_number(ranks)))
     extreme = [abs(difference(swap)) >= abs(found) - 1e-12 for swap in swaps]
     return found, (1 + sum(extreme)) / (1 + len(extreme))
 

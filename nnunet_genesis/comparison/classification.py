@@ -1,7 +1,7 @@
 """The classification part of a data set's report: one row an arm and metric, with intervals, and the curves."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,25 @@ BASELINE = "nnUNetTrainerGenesisClassifierScratch"
 
 @dataclasses.dataclass
 class Arm:
-    """A trainer's out-of-fold predictions: ``table`` has a row an item; the classes are in order."""
+    """A trainer's out-of-fold predictions: ``tables``, by run, have a row an item, the same in all runs."""
 
     trainer: str
     plans: str
     configuration: str
-    table: pd.DataFrame
+    tables: dict[int, pd.DataFrame]
 
     def __post_init__(self) -> None:
-        columns = [name for name in self.table.columns if name.startswith(SCORE)]
-        self.classes = [name.removeprefix(SCORE) for name in columns]
-        self.ranks, self.probabilities = self.table["rank"].to_numpy(int), self.table[columns].to_numpy(float)
-        self.patients, cases = self.table["group"].to_numpy(str), self.table["case"].to_numpy(str)
+        self.table = next(iter(self.tables.values()))
+        self.columns = [name for name in self.table.columns if name.startswith(SCORE)]
+        self.classes = [name.removeprefix(SCORE) for name in self.columns]
+        self.ranks, self.patients = self.table["rank"].to_numpy(int), self.table["group"].to_numpy(str)
         self.candidates = "x" in self.table and len(self.classes) == 2
+        cases = self.table["case"].to_numpy(str)
         self.metrics = metrics.METRICS | ({"CPM": metrics.cpm_of(cases)} if self.candidates else {})
+
+    def probabilities(self, runs: Iterable[int]) -> np.ndarray:
+        """Return those of ``runs``: (items, runs, classes, in their order)."""
+        return np.stack([self.tables[run][self.columns].to_numpy(float) for run in runs], 1)
 
 
 @dataclasses.dataclass
@@ -49,42 +54,62 @@ class Section:
     verdict: str
 
 
-def find_arms(folder: Path) -> list[Arm]:
-    """Find the arms of a data set's folder in nnUNet_results, without folds that validate training cases (``all``).
+def find_arms(folders: Sequence[Path]) -> list[Arm]:
+    """Find a data set's arms, without folds that validate training cases (``all``).
+
+    Args:
+        folders: of the data set in nnUNet_results; the further ones hold the same arms trained again.
 
     Raises:
-        GenesisError: a file of predictions isn't ours.
+        GenesisError: a file of predictions isn't ours, or an arm's items differ between folders.
     """
-    arms = []
-    for model in sorted(folder.glob("*__*__*")):
-        files = sorted(model.glob(f"fold_[0-9]*/validation/{PREDICTIONS}"))
-        names = model.name.split("__")
-        if not files or len(names) != 3:
-            continue
-        try:
-            table = pd.concat([pd.read_csv(file, dtype={"case": str, "group": str, "label": str}) for file in files])
-        except (ValueError, UnicodeDecodeError) as error:
-            raise GenesisError(f"{model}: {PREDICTIONS} can't be read ({error}). Write it anew: --val.") from error
-        missing = {"case", "group", "rank", "volume"} - set(table.columns)
-        if missing or table.drop(columns="volume").isna().any(axis=None):
-            raise GenesisError(f"{model}: the folds' {PREDICTIONS} differ or lack columns. Write them anew: --val.")
-        arms.append(Arm(names[0], names[1], names[2], table))
-    return arms
+    found: dict[tuple[str, str, str], dict[int, pd.DataFrame]] = {}
+    for run, folder in enumerate(folders):
+        for model in sorted(folder.glob("*__*__*")):
+            files = sorted(model.glob(f"fold_[0-9]*/validation/{PREDICTIONS}"))
+            if not files or model.name.count("__") != 2:
+                continue
+            trainer, plans, configuration = model.name.split("__")
+            table, tables = _read(model, files), found.setdefault((trainer, plans, configuration), {})
+            if tables and not _same_items(table, first := next(iter(tables.values()))):
+                raise GenesisError(
+                    f"{model}: has {len(table)} items in {len(files)} folds, and other ones than the {len(first)} "
+                    "of this arm's earlier folder. Give --results of the same labels and split."
+                )
+            tables[run] = table
+    return [Arm(*names, tables) for names, tables in found.items()]
 
 
-def section(folder: Path, baseline: str = BASELINE) -> Section | None:
-    """Compare all arms; ``None`` where nothing was classified."""
-    arms = sorted(find_arms(folder), key=lambda arm: (arm.plans, arm.configuration, arm.trainer != baseline))
+def _read(model: Path, files: Sequence[Path]) -> pd.DataFrame:
+    try:
+        table = pd.concat([pd.read_csv(file, dtype={"case": str, "group": str, "label": str}) for file in files])
+    except (ValueError, UnicodeDecodeError) as error:
+        raise GenesisError(f"{model}: {PREDICTIONS} can't be read ({error}). Write it anew: --val.") from error
+    missing = {"case", "group", "rank", "volume"} - set(table.columns)
+    if missing or table.drop(columns="volume").isna().any(axis=None):
+        raise GenesisError(f"{model}: the folds' {PREDICTIONS} differ or lack columns. Write them anew: --val.")
+    return table.reset_index(drop=True)
+
+
+def _same_items(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    keys = [key for key in ("case", "x", "y", "z", "rank") if key in one]
+    return one.columns.equals(other.columns) and one[keys].equals(other[keys])
+
+
+def section(folders: Sequence[Path], baseline: str = BASELINE) -> Section | None:
+    """Compare all arms of :func:`find_arms`; ``None`` where nothing was classified."""
+    arms = sorted(find_arms(folders), key=lambda arm: (arm.plans, arm.configuration, arm.trainer != baseline))
     if not arms:
         return None
     remarks: list[str] = []
     rows = [row for arm in arms for row in _rows(arm, _baseline(arm, arms, baseline, remarks))]
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
-    confusions = [
-        (arm.trainer, arm.classes, confusion_matrix(arm.ranks, found, labels=range(len(arm.classes))).tolist())
-        for arm, found in ((arm, arm.probabilities.argmax(1)) for arm in arms)
-    ]
+    confusions = []
+    for arm in arms:
+        truth, found = np.repeat(arm.ranks, len(arm.tables)), arm.probabilities(arm.tables).argmax(2).ravel()
+        matrix = confusion_matrix(truth, found, labels=range(len(arm.classes)))
+        confusions.append((arm.trainer, arm.classes, matrix.tolist()))
     return Section(rows, confusions, _pictures(arms), remarks, _verdict(rows))
 
 
@@ -92,32 +117,32 @@ def _baseline(arm: Arm, arms: list[Arm], name: str, remarks: list[str]) -> Arm |
     wanted = (name, arm.plans, arm.configuration)
     for other in arms:
         if (other.trainer, other.plans, other.configuration) == wanted and other is not arm:
-            keys = [key for key in ("case", "x", "y", "z", "rank") if key in arm.table]
-            if arm.table[keys].reset_index(drop=True).equals(other.table[keys].reset_index(drop=True)):
+            if _same_items(arm.table, other.table) and arm.tables.keys() & other.tables.keys():
                 return other
-            remarks.append(f"{arm.trainer}: not tested against {name}, whose folds have other items.")
+            remarks.append(f"{arm.trainer}: not tested against {name}, whose folds have other items, or other runs.")
     return None
 
 
 def _rows(arm: Arm, baseline: Arm | None) -> Iterator[dict[str, Any]]:
-    ranks, probabilities, patients = arm.ranks, arm.probabilities, arm.patients
-    ones = np.ones(len(ranks))
+    ranks, patients, probabilities = arm.ranks, arm.patients, arm.probabilities(arm.tables)
+    ones, shared = np.ones(len(ranks)), [run for run in arm.tables if baseline and run in baseline.tables]
     common = {"trainer": arm.trainer, "plans": arm.plans, "configuration": arm.configuration, "n": len(ranks),
-              "patients": len(set(patients))}  # fmt: skip
+              "patients": len(set(patients)), "runs": len(arm.tables)}  # fmt: skip
     nothing = dict.fromkeys(("low", "high", "difference", "difference_low", "difference_high", "p"), np.nan)
     for name, metric in arm.metrics.items():
-        row = common | {"metric": name, "value": metric(ranks, probabilities, ones)} | nothing
+        row = common | {"metric": name, "value": metrics.mean_of_runs(metric)(ranks, probabilities, ones)} | nothing
         row["low"], row["high"] = metrics.interval(metric, ranks, probabilities, patients)
         if baseline:
-            both, by = np.stack([probabilities, baseline.probabilities], 1), metrics.difference_of(metric)
-            row["difference"] = by(ranks, both, ones)
+            mine, its, by = arm.probabilities(shared), baseline.probabilities(shared), metrics.difference_of(metric)
+            both = np.stack([mine, its], 2)
+            row["difference"] = metrics.mean_of_runs(by)(ranks, both, ones)
             row["difference_low"], row["difference_high"] = metrics.interval(by, ranks, both, patients)
             if name == QUESTION:
-                row["p"] = metrics.paired_p(metric, ranks, probabilities, baseline.probabilities, patients)[1]
+                row["p"] = metrics.paired_p(metric, ranks, mine, its, patients)[1]
         yield row
     if baseline is None and np.isfinite(arm.table["volume"]).all():
         value = metrics.volume_alone(ranks, arm.table["volume"].to_numpy(float), len(arm.classes))
-        yield common | {"trainer": "volume alone", "metric": "AUC", "value": value} | nothing
+        yield common | {"trainer": "volume alone", "metric": "AUC", "value": value, "runs": 1} | nothing
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:
@@ -129,8 +154,12 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
     shown = "is shown to differ from scratch" if first["p_holm"] < 1 - LEVEL else "isn't shown to differ from scratch"
     return (
         f"{short(first['trainer'])} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against the "
-        f"baseline ({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over the "
-        "patients of these runs; another training may differ more)."
+        f"baseline ({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over "
+        + (
+            "patients and runs)."
+            if first["runs"] > 1
+            else "the patients of one run; another training may differ more)."
+        )
     )
 
 
@@ -142,19 +171,20 @@ def _pictures(arms: list[Arm]) -> list[Picture]:
     pictures = []
     for title, (x, y) in titles.items():
         axes = panel()
-        for arm in arms:
+        for arm, run in [(one, run) for one in arms for run in one.tables]:
             colour, marker = look(order, arm.trainer)
-            style: dict[str, Any] = {"color": colour, "label": plain(short(arm.trainer))}
-            shown = range(len(arm.classes) == 2, len(arm.classes))
+            named = plain(short(arm.trainer)) if arm.tables[run] is arm.table else None
+            style: dict[str, Any] = {"color": colour, "label": named}
+            shown, probabilities = range(len(arm.classes) == 2, len(arm.classes)), arm.probabilities([run])[:, 0]
             truth = np.concatenate([arm.ranks == k for k in shown])
-            scores = arm.probabilities[:, shown].T.ravel()
+            scores = probabilities[:, shown].T.ravel()
             if title == "ROC":
                 axes.plot(*roc_curve(truth, scores)[:2], **style)
             elif title == "Calibration":
                 found, predicted = calibration_curve(truth, scores, n_bins=10, strategy="quantile")
                 axes.plot(predicted, found, f"{marker}-", **style)
             elif arm.candidates:
-                rates = metrics.froc(arm.ranks == 1, arm.probabilities[:, 1], arm.table["case"].nunique())
+                rates = metrics.froc(arm.ranks == 1, probabilities[:, 1], arm.table["case"].nunique())
                 axes.semilogx(metrics.FALSE_POSITIVES, rates, f"{marker}-", base=2, **style)
         axes.set(xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
         if title != "FROC":

@@ -83,7 +83,7 @@ def write_report(
     if export and any(export.resolve() == base.resolve() for base in bases):
         raise GenesisError(f"--export {export}: expected another folder than the results'. Choose one.")
     alone = out.suffix == ".html"
-    classified = {name: found for name, folders in places.items() if (found := _classified(folders))}
+    classified = {name: found for name, folders in places.items() if (found := section(folders))}
     reports = [
         _report(folders, baseline, tolerance, with_images=not alone)
         for name, folders in places.items()
@@ -124,12 +124,6 @@ def _places(datasets: Sequence[str], bases: Sequence[Path]) -> dict[str, list[Pa
         names.append(found[0].name if len(found) == 1 else dataset_name(dataset))
     names = names or sorted({folder.name for base in bases for folder in base.glob("Dataset[0-9]*")})
     return {name: [base / name for base in bases if (base / name).exists()] or [bases[0] / name] for name in names}
-
-
-def _classified(folders: Sequence[Path]) -> Section | None:
-    if found := section(folders[0]):
-        found.remarks += [f"{folder} is left out: classification is shown of one folder." for folder in folders[1:]]
-    return found
 
 
 def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, with_images: bool) -> DatasetReport:

@@ -56,15 +56,16 @@ def test_cpm_of_many_scans_is_the_mean_of_froc():
 def test_the_interval_covers_and_is_wider_over_patients():
     ranks, probabilities, weights = binary(1)
     value = auc(ranks, probabilities, weights)
-    low, high = interval(auc, ranks, probabilities, np.arange(200))
+    low, high = interval(auc, ranks, probabilities[:, None], np.arange(200))
     assert low < value < high
-    few = interval(auc, ranks, probabilities, np.arange(200) // 20)
+    few = interval(auc, ranks, probabilities[:, None], np.arange(200) // 20)
     assert few[0] < value < few[1]
 
 
 def test_the_paired_test_finds_a_difference_and_none():
     ranks, good, _ = binary(2, signal=2.0)
     _, bad, _ = binary(3, signal=0.0)
+    good, bad = good[:, None], bad[:, None]
     difference, p = paired_p(auc, ranks, good, bad, np.arange(200))
     assert difference > 0.2
     assert p < 0.01

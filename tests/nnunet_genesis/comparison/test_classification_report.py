@@ -21,8 +21,8 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "RESAMPLES", 40)
 
 
-def write_arm(folder: Path, trainer: str, signal: float, places: bool = False, classes: int = 2) -> None:
-    random = np.random.default_rng(0)
+def write_arm(folder: Path, trainer: str, signal: float, places: bool = False, classes: int = 2, seed: int = 0) -> None:
+    random = np.random.default_rng(seed)
     for fold in range(2):
         ranks = np.arange(60) % classes
         logits = random.normal(size=(60, classes)) + signal * np.eye(classes)[ranks]
@@ -45,7 +45,7 @@ def value(found, trainer: str, metric: str) -> dict:
 def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
     write_arm(tmp_path, GENESIS, 1.2)
     write_arm(tmp_path, BASELINE, 0)
-    found = section(tmp_path)
+    found = section([tmp_path])
     best = value(found, GENESIS, "AUC")
     assert best["low"] < best["value"] < best["high"]
     assert best["difference"] > 0.2
@@ -71,16 +71,46 @@ def test_the_page_has_the_section(tmp_path):
     assert set(table["trainer"]) == {GENESIS, BASELINE, "volume alone"}
 
 
+def test_of_several_runs_the_mean_and_an_interval_over_runs_too(tmp_path):
+    for seed, signal in enumerate((2.5, 0.5)):  # trainings that differ more than the patients do
+        write_arm(tmp_path / f"seed_{seed}" / "Dataset001_Scans", GENESIS, signal, seed=seed)
+        write_arm(tmp_path / f"seed_{seed}" / "Dataset001_Scans", BASELINE, 0, seed=seed + 5)
+    folders = [tmp_path / f"seed_{seed}" / "Dataset001_Scans" for seed in range(2)]
+    both, alone = section(folders), [value(section([folder]), GENESIS, "AUC") for folder in folders]
+    found = value(both, GENESIS, "AUC")
+    assert found["runs"] == 2
+    for key in ("value", "difference"):
+        assert found[key] == pytest.approx(np.mean([one[key] for one in alone]))
+    assert found["high"] - found["low"] > 1.5 * max(one["high"] - one["low"] for one in alone)
+    assert {name: sum(map(sum, matrix)) for name, _, matrix in both.confusions} == {GENESIS: 240, BASELINE: 240}
+    page = write_report([], tmp_path / "page.html", [folder.parent for folder in folders]).read_text()
+    assert "120 (60), 2 runs" in page
+    assert "over patients and runs" in page
+
+
+def test_runs_of_other_items_are_refused_and_arms_compare_on_the_runs_they_share(tmp_path):
+    for folder in ("one", "two"):
+        write_arm(tmp_path / folder, GENESIS, 2)
+    write_arm(tmp_path / "two", BASELINE, 0)
+    found = section([tmp_path / "one", tmp_path / "two"])
+    assert (value(found, GENESIS, "AUC")["runs"], value(found, BASELINE, "AUC")["runs"]) == (2, 1)
+    assert value(found, GENESIS, "AUC")["p"] < 0.05
+    file = next(tmp_path.glob(f"two/{GENESIS}__*/fold_1/validation/classification.csv"))
+    pd.read_csv(file).iloc[:-2].to_csv(file, index=False)
+    with pytest.raises(GenesisError, match="has 118 items in 2 folds, and other ones than the 120"):
+        section([tmp_path / "one", tmp_path / "two"])
+
+
 def test_candidates_have_a_cpm_and_no_volume(tmp_path):
     write_arm(tmp_path, GENESIS, 1, places=True)
-    found = section(tmp_path)
+    found = section([tmp_path])
     assert 0.2 < value(found, GENESIS, "CPM")["value"] < 1
     assert not [row for row in found.rows if row["trainer"] == "volume alone"]
 
 
 def test_three_classes(tmp_path):
     write_arm(tmp_path, GENESIS, 1.5, classes=3)
-    found = section(tmp_path)
+    found = section([tmp_path])
     assert 0.8 < value(found, GENESIS, "AUC")["value"] < 1
     assert len(found.confusions[0][2]) == 3
 
@@ -90,7 +120,7 @@ def test_a_class_that_no_item_has_or_gets_has_its_row_and_column(tmp_path):
     for file in tmp_path.glob("*__*/fold_*/validation/classification.csv"):
         table = pd.read_csv(file)
         table[table["rank"] != 2].assign(**{"p:2": 0.0}).to_csv(file, index=False)
-    assert [len(row) for row in section(tmp_path).confusions[0][2]] == [3, 3, 3]
+    assert [len(row) for row in section([tmp_path]).confusions[0][2]] == [3, 3, 3]
 
 
 def test_other_items_are_not_compared(tmp_path):
@@ -98,14 +128,14 @@ def test_other_items_are_not_compared(tmp_path):
     write_arm(tmp_path, BASELINE, 2)
     file = next(tmp_path.glob(f"{BASELINE}__*/fold_1/validation/classification.csv"))
     pd.read_csv(file).iloc[:-2].to_csv(file, index=False)
-    found = section(tmp_path)
+    found = section([tmp_path])
     assert np.isnan(value(found, GENESIS, "AUC")["p"])
     assert "not tested" in found.remarks[0]
 
 
 def test_nothing_and_damage(tmp_path):
-    assert section(tmp_path) is None
+    assert section([tmp_path]) is None
     write_arm(tmp_path, GENESIS, 2)
     next(tmp_path.glob("*/fold_0/validation/classification.csv")).write_bytes(b"case,group\n\xff\xfe")
     with pytest.raises(GenesisError, match="can't be read"):
-        section(tmp_path)
+        section([tmp_path])
