@@ -74,7 +74,7 @@ def interval(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, group
     """
     unit, patient = np.unique(groups, return_inverse=True)
     rng, values, runs = np.random.default_rng(SEED), [], probabilities.shape[1]
-    for _ in range(_number(ranks)):
+    for _ in range(_number(len(ranks) * runs)):
         times = np.bincount(rng.integers(len(unit), size=len(unit)), minlength=len(unit))
         drawn = probabilities[:, rng.integers(runs, size=runs)] if runs > 1 else probabilities
         values.append(mean_of_runs(metric)(ranks, drawn, times[patient].astype(float)))
@@ -107,13 +107,13 @@ def paired_p(
         return mean(ranks, first, weights) - mean(ranks, second, weights)
 
     found = difference(np.zeros((len(ranks), 1, 1), bool))
-    swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None, None] for _ in range(_number(ranks)))
+    swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None, None] for _ in range(_number(one[..., 0].size)))
     extreme = [abs(difference(swap)) >= abs(found) - 1e-12 for swap in swaps]
     return found, (1 + sum(extreme)) / (1 + len(extreme))
 
 
-def _number(ranks: np.ndarray) -> int:
-    return int(np.clip(_MOST // len(ranks), _LEAST, RESAMPLES))
+def _number(items: int) -> int:
+    return int(np.clip(_MOST // items, _LEAST, RESAMPLES))
 
 
 def volume_alone(ranks: np.ndarray, volumes: np.ndarray, classes: int) -> float:
