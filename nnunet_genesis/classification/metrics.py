@@ -107,7 +107,8 @@ def paired_p(
         return mean(ranks, first, weights) - mean(ranks, second, weights)
 
     found = difference(np.zeros((len(ranks), 1, 1), bool))
-    swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None, None] for _ in range(_number(one[..., 0].size)))
+    times = _number(len(ranks) * one.shape[1])
+    swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None, None] for _ in range(times))
     extreme = [abs(difference(swap)) >= abs(found) - 1e-12 for swap in swaps]
     return found, (1 + sum(extreme)) / (1 + len(extreme))
 
