@@ -67,10 +67,11 @@ def mean_of_runs(metric: Metric) -> Metric:
     return mean
 
 
-def interval(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over runs, from their probabilities (n, runs, k).
+def resampled(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Bootstrap the mean over runs, from their probabilities (n, runs, k); returns a value a resample.
 
-    Patients are drawn, with all that is theirs, and of several runs the runs too.
+    Patients are drawn, with all that is theirs, and of several runs the runs too: the same ones for every model, so
+    that values of two can be subtracted.
     """
     unit, patient = np.unique(groups, return_inverse=True)
     rng, values, runs = np.random.default_rng(SEED), [], probabilities.shape[1]
@@ -78,17 +79,13 @@ def interval(metric: Metric, ranks: np.ndarray, probabilities: np.ndarray, group
         times = np.bincount(rng.integers(len(unit), size=len(unit)), minlength=len(unit))
         drawn = probabilities[:, rng.integers(runs, size=runs)] if runs > 1 else probabilities
         values.append(mean_of_runs(metric)(ranks, drawn, times[patient].astype(float)))
+    return np.asarray(values)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of resampled values; NaN without any."""
     low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (np.nan, np.nan)
     return float(low), float(high)
-
-
-def difference_of(metric: Metric) -> Metric:
-    """Make the difference of a metric between two models, of their probabilities (n, 2, k)."""
-
-    def difference(ranks: np.ndarray, both: np.ndarray, weights: np.ndarray) -> float:
-        return metric(ranks, both[:, 0], weights) - metric(ranks, both[:, 1], weights)
-
-    return difference
 
 
 def paired_p(

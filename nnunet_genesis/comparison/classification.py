@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ QUESTION = "AUC"  # the one metric that is tested
 BASELINE = "nnUNetTrainerGenesisClassifierScratch"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Arm:
     """A trainer's out-of-fold predictions: ``tables``, by run, have a row an item, the same in all runs."""
 
@@ -41,6 +42,11 @@ class Arm:
     def probabilities(self, runs: Iterable[int]) -> np.ndarray:
         """Return those of ``runs``: (items, runs, classes, in their order)."""
         return np.stack([self.tables[run][self.columns].to_numpy(float) for run in runs], 1)
+
+    @cache  # noqa: B019 - as long as the arm
+    def resampled(self, metric: str, runs: tuple[int, ...]) -> np.ndarray:
+        """Return a metric of ``runs`` in each resample of the bootstrap."""
+        return metrics.resampled(self.metrics[metric], self.ranks, self.probabilities(runs), self.patients)
 
 
 @dataclasses.dataclass
@@ -124,21 +130,22 @@ def _baseline(arm: Arm, arms: list[Arm], name: str, remarks: list[str]) -> Arm |
 
 
 def _rows(arm: Arm, baseline: Arm | None) -> Iterator[dict[str, Any]]:
-    ranks, patients, probabilities = arm.ranks, arm.patients, arm.probabilities(arm.tables)
-    ones, shared = np.ones(len(ranks)), [run for run in arm.tables if baseline and run in baseline.tables]
+    ranks, ones, runs = arm.ranks, np.ones(len(arm.ranks)), tuple(arm.tables)
+    shared = tuple(run for run in runs if baseline and run in baseline.tables)
     common = {"trainer": arm.trainer, "plans": arm.plans, "configuration": arm.configuration, "n": len(ranks),
-              "patients": len(set(patients)), "runs": len(arm.tables)}  # fmt: skip
+              "patients": len(set(arm.patients)), "runs": len(runs)}  # fmt: skip
     nothing = dict.fromkeys(("low", "high", "difference", "difference_low", "difference_high", "p"), np.nan)
     for name, metric in arm.metrics.items():
-        row = common | {"metric": name, "value": metrics.mean_of_runs(metric)(ranks, probabilities, ones)} | nothing
-        row["low"], row["high"] = metrics.interval(metric, ranks, probabilities, patients)
+        mean = metrics.mean_of_runs(metric)
+        row = common | {"metric": name, "value": mean(ranks, arm.probabilities(runs), ones)} | nothing
+        row["low"], row["high"] = metrics.interval(arm.resampled(name, runs))
         if baseline:
-            mine, its, by = arm.probabilities(shared), baseline.probabilities(shared), metrics.difference_of(metric)
-            both = np.stack([mine, its], 2)
-            row["difference"] = metrics.mean_of_runs(by)(ranks, both, ones)
-            row["difference_low"], row["difference_high"] = metrics.interval(by, ranks, both, patients)
+            two = [one.probabilities(shared) for one in (arm, baseline)]
+            row["difference"] = mean(ranks, two[0], ones) - mean(ranks, two[1], ones)
+            differences = arm.resampled(name, shared) - baseline.resampled(name, shared)
+            row["difference_low"], row["difference_high"] = metrics.interval(differences)
             if name == QUESTION:
-                row["p"] = metrics.paired_p(metric, ranks, mine, its, patients)[1]
+                row["p"] = metrics.paired_p(metric, ranks, two[0], two[1], arm.patients)[1]
         yield row
     if baseline is None and np.isfinite(arm.table["volume"]).all():
         value = metrics.volume_alone(ranks, arm.table["volume"].to_numpy(float), len(arm.classes))

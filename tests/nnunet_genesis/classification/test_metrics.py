@@ -12,6 +12,7 @@ from nnunet_genesis.classification.metrics import (
     froc,
     interval,
     paired_p,
+    resampled,
     volume_alone,
 )
 
@@ -56,9 +57,9 @@ def test_cpm_of_many_scans_is_the_mean_of_froc():
 def test_the_interval_covers_and_is_wider_over_patients():
     ranks, probabilities, weights = binary(1)
     value = auc(ranks, probabilities, weights)
-    low, high = interval(auc, ranks, probabilities[:, None], np.arange(200))
+    low, high = interval(resampled(auc, ranks, probabilities[:, None], np.arange(200)))
     assert low < value < high
-    few = interval(auc, ranks, probabilities[:, None], np.arange(200) // 20)
+    few = interval(resampled(auc, ranks, probabilities[:, None], np.arange(200) // 20))
     assert few[0] < value < few[1]
 
 
