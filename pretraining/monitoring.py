@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
 
+from nnunet_genesis.checkpoint.record import COLLAPSED_R2
 from nnunet_genesis.training.plotting import progress_figure
 
-COLLAPSED_R2 = 0.02
 COLLAPSE_ADVICE = (
     "WARNING: the network restores no better than a constant image (R² = {r2:.3f} < 0.02 late in training): it has "
     "collapsed. Start again with another --seed, a longer --warmup or a lower --lr, and check that the patches in "

@@ -25,6 +25,7 @@ _KEPT = (
     *("dataset_name", "plans_name", "image_reader_writer", "transpose_forward", "transpose_backward", "label_manager"),
     *("original_median_spacing_after_transp", "original_median_shape_after_transp", "experiment_planner_used"),
 )
+COLLAPSED_R2 = 0.02  # below it a network restores no better than a constant image
 _PACKAGES = ("nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures")
 
 
@@ -78,6 +79,11 @@ class Record:
     citations: list[str] | None = None
     imported: dict[str, str] | None = None
     lineage: list[dict[str, Any]] | None = None
+
+    def restores_nothing(self) -> float | None:
+        """Return the best R² of a pretraining where it is below :data:`COLLAPSED_R2`."""
+        found = self.training.get("best_r2") if isinstance(self.training, dict) else None
+        return found if isinstance(found, int | float) and not found >= COLLAPSED_R2 else None
 
     @classmethod
     def of(

@@ -48,7 +48,13 @@ def plan_transfer(
     moves = match(source, target, parts, partial_widths)
     stages = list(zip(resolutions(target.strides, target.spacing), stage_pairs(source, target), strict=True))
     unit = "voxels" if target.spacing is None else "mm"
-    return LoadReport(str(weights.path), moves, stages, unit, warnings(source, target), weights.sha256)
+    found = warnings(source, target)
+    if (r2 := weights.record.restores_nothing()) is not None:
+        found.append(
+            f"the pretraining restores no better than a constant image (best R² {r2:.3f}): such weights can do harm; "
+            "pretrain for longer"
+        )
+    return LoadReport(str(weights.path), moves, stages, unit, found, weights.sha256)
 
 
 def warnings(source: Network, target: Network) -> list[str]:

@@ -169,7 +169,8 @@ def test_own_weights_fit_every_plan_of_their_kind(planned, own, monkeypatch, nam
     trainer = trainer_for(name, plans_name, own[plans_name], monkeypatch)
     report = check(trainer, own[plans_name], planned, name, plans_name)
     assert report["coverage"] == {"encoder": 1, "decoder": 1}
-    assert bool(report["warnings"]) == (name not in ALIKE[plans_name])
+    differences = [text for text in report["warnings"] if "restores no better" not in text]  # after one step
+    assert bool(differences) == (name not in ALIKE[plans_name])
 
 
 @pytest.mark.parametrize(("name", "plans_name"), quick(TARGETS, STARTED))

@@ -142,6 +142,16 @@ def test_axes_follow_the_plans_transposition():
     assert axis_order({}) == "zyx"
 
 
+@pytest.mark.parametrize(("r2", "warned"), [(-0.09, True), (0.3, False), (None, False), ("0", False)])
+def test_weights_that_restore_nothing_are_warned_of(tmp_path, r2, warned):
+    content = {"network_weights": network(3).state_dict(), "genesis": record_of(network(3))}
+    content["genesis"]["training"] = {"best_r2": r2}
+    checkpoint.save(content, tmp_path / "w.pth")
+    weights = checkpoint.load_weights(tmp_path / "w.pth")
+    found = plan_transfer(weights, source_network(weights)).warnings
+    assert any("no better than a constant image (best R² -0.090)" in text for text in found) == warned
+
+
 def test_what_no_operation_mends_is_warned_of():
     ct, narrow = Window(0, 100, -1000, 1000), Window(0, 100, -100, 200)
     net = network()
