@@ -1,7 +1,7 @@
 """The classification part of a data set's report: one row an arm and metric, with intervals, and the curves."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,12 @@ BASELINE = "nnUNetTrainerGenesisClassifierScratch"
 
 @dataclasses.dataclass(eq=False)
 class Arm:
-    """A trainer's out-of-fold predictions: ``tables``, by run, have a row an item, the same in all runs."""
+    """A trainer's out-of-fold predictions.
+
+    Attributes:
+        tables: by run; a row an item, the same in all.
+        probabilities: (items, runs, classes, in their order).
+    """
 
     trainer: str
     plans: str
@@ -32,21 +37,18 @@ class Arm:
 
     def __post_init__(self) -> None:
         self.table = next(iter(self.tables.values()))
-        self.columns = [name for name in self.table.columns if name.startswith(SCORE)]
-        self.classes = [name.removeprefix(SCORE) for name in self.columns]
+        columns = [name for name in self.table.columns if name.startswith(SCORE)]
+        self.classes = [name.removeprefix(SCORE) for name in columns]
+        self.probabilities = np.stack([table[columns].to_numpy(float) for table in self.tables.values()], 1)
         self.ranks, self.patients = self.table["rank"].to_numpy(int), self.table["group"].to_numpy(str)
         self.candidates = "x" in self.table and len(self.classes) == 2
         cases = self.table["case"].to_numpy(str)
         self.metrics = metrics.METRICS | ({"CPM": metrics.cpm_of(cases)} if self.candidates else {})
 
-    def probabilities(self, runs: Iterable[int]) -> np.ndarray:
-        """Return those of ``runs``: (items, runs, classes, in their order)."""
-        return np.stack([self.tables[run][self.columns].to_numpy(float) for run in runs], 1)
-
     @cache  # noqa: B019 - as long as the arm
-    def resampled(self, metric: str, runs: tuple[int, ...]) -> np.ndarray:
-        """Return a metric of ``runs`` in each resample of the bootstrap."""
-        return metrics.resampled(self.metrics[metric], self.ranks, self.probabilities(runs), self.patients)
+    def resampled(self, metric: str) -> np.ndarray:
+        """Return the metric in each resample of the bootstrap."""
+        return metrics.resampled(self.metrics[metric], self.ranks, self.probabilities, self.patients)
 
 
 @dataclasses.dataclass
@@ -113,7 +115,7 @@ def section(folders: Sequence[Path], baseline: str = BASELINE) -> Section | None
         row["p_holm"] = adjusted
     confusions = []
     for arm in arms:
-        truth, found = np.repeat(arm.ranks, len(arm.tables)), arm.probabilities(arm.tables).argmax(2).ravel()
+        truth, found = np.repeat(arm.ranks, len(arm.tables)), arm.probabilities.argmax(2).ravel()
         matrix = confusion_matrix(truth, found, labels=range(len(arm.classes)))
         confusions.append((arm.trainer, arm.classes, matrix.tolist()))
     return Section(rows, confusions, _pictures(arms), remarks, _verdict(rows))
@@ -123,29 +125,28 @@ def _baseline(arm: Arm, arms: list[Arm], name: str, remarks: list[str]) -> Arm |
     wanted = (name, arm.plans, arm.configuration)
     for other in arms:
         if (other.trainer, other.plans, other.configuration) == wanted and other is not arm:
-            if _same_items(arm.table, other.table) and arm.tables.keys() & other.tables.keys():
+            if _same_items(arm.table, other.table) and arm.tables.keys() == other.tables.keys():
                 return other
-            remarks.append(f"{arm.trainer}: not tested against {name}, whose folds have other items, or other runs.")
+            remarks.append(f"{arm.trainer}: not tested against {name}, which has other items or other runs.")
     return None
 
 
 def _rows(arm: Arm, baseline: Arm | None) -> Iterator[dict[str, Any]]:
-    ranks, ones, runs = arm.ranks, np.ones(len(arm.ranks)), tuple(arm.tables)
-    shared = tuple(run for run in runs if baseline and run in baseline.tables)
+    ranks, ones = arm.ranks, np.ones(len(arm.ranks))
     common = {"trainer": arm.trainer, "plans": arm.plans, "configuration": arm.configuration, "n": len(ranks),
-              "patients": len(set(arm.patients)), "runs": len(runs)}  # fmt: skip
+              "patients": len(set(arm.patients)), "runs": len(arm.tables)}  # fmt: skip
     nothing = dict.fromkeys(("low", "high", "difference", "difference_low", "difference_high", "p"), np.nan)
     for name, metric in arm.metrics.items():
         mean = metrics.mean_of_runs(metric)
-        row = common | {"metric": name, "value": mean(ranks, arm.probabilities(runs), ones)} | nothing
-        row["low"], row["high"] = metrics.interval(arm.resampled(name, runs))
+        value = mean(ranks, arm.probabilities, ones)
+        row = common | {"metric": name, "value": value} | nothing
+        row["low"], row["high"] = metrics.interval(arm.resampled(name))
         if baseline:
-            two = [one.probabilities(shared) for one in (arm, baseline)]
-            row["difference"] = mean(ranks, two[0], ones) - mean(ranks, two[1], ones)
-            differences = arm.resampled(name, shared) - baseline.resampled(name, shared)
+            row["difference"] = value - mean(ranks, baseline.probabilities, ones)
+            differences = arm.resampled(name) - baseline.resampled(name)
             row["difference_low"], row["difference_high"] = metrics.interval(differences)
             if name == QUESTION:
-                row["p"] = metrics.paired_p(metric, ranks, two[0], two[1], arm.patients)[1]
+                row["p"] = metrics.paired_p(metric, ranks, arm.probabilities, baseline.probabilities, arm.patients)[1]
         yield row
     if baseline is None and np.isfinite(arm.table["volume"]).all():
         value = metrics.volume_alone(ranks, arm.table["volume"].to_numpy(float), len(arm.classes))
@@ -162,11 +163,7 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
     return (
         f"{short(first['trainer'])} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against the "
         f"baseline ({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over "
-        + (
-            "patients and runs)."
-            if first["runs"] > 1
-            else "the patients of one run; another training may differ more)."
-        )
+        + ("patients and runs)." if first["runs"] > 1 else "the patients of one run; another may differ more).")
     )
 
 
@@ -178,11 +175,10 @@ def _pictures(arms: list[Arm]) -> list[Picture]:
     pictures = []
     for title, (x, y) in titles.items():
         axes = panel()
-        for arm, run in [(one, run) for one in arms for run in one.tables]:
+        for arm, run in [(one, run) for one in arms for run in range(len(one.tables))]:
             colour, marker = look(order, arm.trainer)
-            named = plain(short(arm.trainer)) if arm.tables[run] is arm.table else None
-            style: dict[str, Any] = {"color": colour, "label": named}
-            shown, probabilities = range(len(arm.classes) == 2, len(arm.classes)), arm.probabilities([run])[:, 0]
+            style: dict[str, Any] = {"color": colour, "label": None if run else plain(short(arm.trainer))}
+            shown, probabilities = range(len(arm.classes) == 2, len(arm.classes)), arm.probabilities[:, run]
             truth = np.concatenate([arm.ranks == k for k in shown])
             scores = probabilities[:, shown].T.ravel()
             if title == "ROC":
