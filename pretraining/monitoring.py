@@ -15,7 +15,7 @@ from nnunet_genesis.training.plotting import progress_figure
 COLLAPSE_ADVICE = (
     "WARNING: the network restores no better than a constant image (R² = {r2:.3f} < 0.02 late in training): it has "
     "collapsed. Start again with another --seed, a longer --warmup or a lower --lr, and check that the patches in "
-    "restoration_epoch*.png show anatomy."
+    "restoration_epoch*.png show anatomy. Where train_loss falls while val_loss rises, take more scans."
 )
 
 
