@@ -159,7 +159,8 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
     if not tested:
         return "Nothing is compared: there are no two arms on the same items."
     first = tested[0]
-    shown = "is shown to differ from scratch" if first["p_holm"] < 1 - LEVEL else "isn't shown to differ from scratch"
+    apart = first["p_holm"] < 1 - LEVEL and not first["difference_low"] <= 0 <= first["difference_high"]
+    shown = "is shown to differ from scratch" if apart else "isn't shown to differ from scratch"
     return (
         f"{short(first['trainer'])} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against the "
         f"baseline ({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over "

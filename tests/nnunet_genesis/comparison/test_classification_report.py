@@ -65,7 +65,7 @@ def test_the_page_has_the_section(tmp_path):
         write_arm(tmp_path / folder / "Dataset001_Scans", BASELINE, 0, seed=seed)
     page = write_report([], tmp_path / "report", [tmp_path / "results", tmp_path / "again"]).read_text()
     assert "Dataset001_Scans: classification" in page
-    assert "120 (60), 2 runs" in page
+    assert "120 (60),<br>2 runs" in page
     assert "volume alone" in page
     assert "ClassifierScratch" in page
     assert "Classifier is shown to differ from scratch: its AUC is" in page
@@ -74,7 +74,7 @@ def test_the_page_has_the_section(tmp_path):
 
 
 def test_of_several_runs_the_mean_and_an_interval_over_runs_too(tmp_path):
-    for seed, signal in enumerate((2.5, 0.5)):  # trainings that differ more than the patients do
+    for seed, signal in enumerate((2.5, -0.3)):  # trainings that differ more than the patients do
         write_arm(tmp_path / f"seed_{seed}" / "Dataset001_Scans", GENESIS, signal, seed=seed)
         write_arm(tmp_path / f"seed_{seed}" / "Dataset001_Scans", BASELINE, 0, seed=seed + 5)
     folders = [tmp_path / f"seed_{seed}" / "Dataset001_Scans" for seed in range(2)]
@@ -85,6 +85,9 @@ def test_of_several_runs_the_mean_and_an_interval_over_runs_too(tmp_path):
         assert found[key] == pytest.approx(np.mean([one[key] for one in alone]))
     assert found["high"] - found["low"] > 1.5 * max(one["high"] - one["low"] for one in alone)
     assert {name: sum(map(sum, matrix)) for name, _, matrix in both.confusions} == {GENESIS: 240, BASELINE: 240}
+    assert found["difference_low"] < 0 < found["difference"]  # two trainings as far apart as these show nothing
+    assert found["p"] < 0.05
+    assert "isn't shown to differ" in both.verdict
     assert "over patients and runs" in both.verdict
 
 
