@@ -10,6 +10,7 @@ fold's training cases, and its last checkpoint is used, not its best. (The R² i
 images, and nnU-Net's fingerprint and plan look at all training images of the data set, as they always do.)
 
 --variants restoration masking … pretrains in other ways, too (trainers/genesis_variants.py has what), for an ablation.
+--unlabelled SCANS pretrains once, on scans from elsewhere with the labelled data's plans; all folds start from there.
 
 Run it again to go on: finished steps are skipped, interrupted ones continue from their last checkpoint.
 """
@@ -38,6 +39,8 @@ SMALL_VOXELS, SMALL_BATCH = 93_000, 2
 # nnU-Net's variables that change how fast it is, not what it does.
 KEPT = ("nnUNet_compile", "nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 
+UNLABELLED = "Dataset999_Unlabelled"
+
 
 class Protocol:
     """The jobs of one data set; everything lies under ``args.o``."""
@@ -52,7 +55,6 @@ class Protocol:
         self.threads = max(1, cores() // args.jobs)
         self.environment = self._environment()
         self.preprocessed = self.out / "nnUNet_preprocessed" / self.dataset
-        self.results = self.out / "nnUNet_results" / self.dataset
 
     def _environment(self) -> dict[str, str]:
         environment = {n: value for n, value in os.environ.items() if n in KEPT or not n.lower().startswith("nnunet_")}
@@ -102,19 +104,34 @@ class Protocol:
         mine = {number: subset for number, subset in known.items() if subset["seed"] in (None, self.args.seed)}
         return {(subset["fold"], str(subset["cases"])): int(number) for number, subset in mine.items()}
 
+    def preparing(self) -> Job:
+        """Preparing the unlabelled scans with the labelled data's plans."""
+        command = ["nnUNetv2_genesis_prepare", "-i", *(self.args.unlabelled or ()), "-d", UNLABELLED[7:10], "-n",
+                   UNLABELLED[11:], "--like", self.id, "-p", self.plans, "-np", str(cores())]  # fmt: skip
+        split = self.preprocessed.parent / UNLABELLED / "splits_final.json"
+        return Job("prepare unlabelled scans", command, split.exists, statuses=(0, 3))
+
     def pretraining(self, fold: int, variant: str = VARIANTS[0]) -> Job:
-        """Pretraining on the images of a fold's training cases."""
+        """Pretraining on the images of a fold's training cases, or on the unlabelled scans."""
         b, trainer = self.budget, named("nnUNetTrainerRestoration", variant)
-        command = ["nnUNetv2_genesis_pretrain", self.id, CONFIGURATION, "-p", self.plans, "-tr", trainer, "-f",
-                   str(fold), "-device", self.args.device, "--epochs", str(b.pretraining_epochs), "--iterations",
+        dataset, number = self.pretrained_on(fold)
+        command = ["nnUNetv2_genesis_pretrain", dataset, CONFIGURATION, "-p", self.plans, "-tr", trainer, "-f",
+                   str(number), "-device", self.args.device, "--epochs", str(b.pretraining_epochs), "--iterations",
                    str(b.pretraining_iterations), "--lr", str(b.pretraining_lr), "--seed", str(self.args.seed),
                    "--c"]  # fmt: skip
         command += ["--batch_size", str(b.pretraining_batch_size)] if b.pretraining_batch_size else []
-        return Job(f"pretrain {variant}, fold {fold}", command, self.final(trainer, fold).exists, self.on_cpu())
+        name, after = (f"fold {fold}", ()) if dataset == self.dataset else ("unlabelled scans", (self.preparing(),))
+        done = self.final(trainer, dataset, number).exists
+        return Job(f"pretrain {variant}, {name}", command, done, self.on_cpu(), after)
 
-    def final(self, trainer: str, number: int) -> Path:
+    def pretrained_on(self, fold: int) -> tuple[str, int]:
+        """Data set and fold of the pretraining that a fold starts from."""
+        return (UNLABELLED, 0) if self.args.unlabelled else (self.dataset, fold)
+
+    def final(self, trainer: str, dataset: str, number: int) -> Path:
         """A trainer's last checkpoint."""
-        return self.results / f"{trainer}__{self.plans}__{CONFIGURATION}" / f"fold_{number}" / "checkpoint_final.pth"
+        run = self.out / "nnUNet_results" / dataset / f"{trainer}__{self.plans}__{CONFIGURATION}"
+        return run / f"fold_{number}" / "checkpoint_final.pth"
 
     def fine_tuning(self, fold: int, cases: str, arm: str, pretrained: Job, variant: str = VARIANTS[0]) -> Job:
         """Fine-tuning and validation on a fold or its subset."""
@@ -130,13 +147,13 @@ class Protocol:
         variables |= {"peak_lr": b.lr} if b.lr else {}
         variables |= {} if b.mirroring else {"mirroring": 0}
         if arm != "scratch":
-            variables["weights"] = self.final(named("nnUNetTrainerRestoration", variant), fold)
+            variables["weights"] = self.final(named("nnUNetTrainerRestoration", variant), *self.pretrained_on(fold))
             variables |= {"unit_variance": b.unit_variance} if b.unit_variance != "auto" else {}
         trainer = ARMS[arm] if arm == "scratch" else named(ARMS[arm], variant)
         command = [*self._train(), self.id, CONFIGURATION, str(number), "-p", self.plans, "-tr", trainer, "-device",
                    self.args.device, "--c"]  # fmt: skip
         environment = {f"nnUNet_genesis_{name}": str(value) for name, value in variables.items()}
-        summary = self.final(trainer, number).parent / "validation" / "summary.json"
+        summary = self.final(trainer, self.dataset, number).parent / "validation" / "summary.json"
         name = f"{arm if arm == 'scratch' else f'{arm} after {variant}'}, fold {fold}, {cases} cases"
         after = () if arm == "scratch" else (pretrained,)
         return Job(name, command, summary.exists, self.on_cpu() | environment, after)
@@ -153,11 +170,12 @@ class Protocol:
         """All pretrainings and fine-tunings, fold by fold, with estimated minutes."""
         step, tile, tiles = time_steps(self.preprocessed, self.plans, self.args.device, self.threads)
         splits, b = json.loads((self.preprocessed / "splits_final.json").read_text(encoding="utf-8")), self.budget
-        jobs = []
+        jobs = [self.preparing()] if self.args.unlabelled else []
         for fold, variant in itertools.product(self.args.folds, self.args.variants):
             minutes = b.pretraining_epochs * b.pretraining_iterations * step * 1.1 / 60
             pretrained = replace(self.pretraining(fold, variant), minutes=minutes)
-            jobs += [pretrained] if set(self.args.arms) - {"scratch"} else []
+            known = {job.name for job in jobs}
+            jobs += [pretrained] if set(self.args.arms) - {"scratch"} and pretrained.name not in known else []
             validation = len(splits[fold]["val"]) * tiles * (8 if b.mirroring else 1) * tile
             minutes = (b.epochs * b.iterations * step * 1.1 + validation) / 60
             for cases, arm in itertools.product(self.args.cases, self.args.arms):
@@ -182,11 +200,12 @@ class Protocol:
             found += write_small_plans(self.preprocessed, self.plans, SMALL_VOXELS, SMALL_BATCH, self.args.patch)
         found += [("folds", list(range(5)), self.args.folds), ("arms", list(ARMS), self.args.arms)]
         found += [("pretraining", [VARIANTS[0]], self.args.variants), ("target spacing in mm", None, self.args.spacing)]
+        found += [("other scans for pretraining", None, self.args.unlabelled)]
         return [row for row in found if row[1] != row[2]]
 
     def refuse_other_settings(self) -> None:
         """Results under ``-o`` must all be made alike."""
-        names = ("budget", "seed", "group_by", "patch", "spacing")
+        names = ("budget", "seed", "group_by", "patch", "spacing", "unlabelled")
         settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
         file = self.out / "protocol.json"
         found = asdict(Budget()) | json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings

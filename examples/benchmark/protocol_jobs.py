@@ -22,6 +22,7 @@ class Job:
         environment: variables besides the common ones.
         after: jobs whose results it needs.
         minutes: estimated.
+        statuses: exit statuses that are success.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     after: "Sequence[Job]" = ()
     minutes: float = 0.0
+    statuses: Sequence[int] = (0,)
 
 
 def run_jobs(jobs: Sequence[Job], out: Path, environment: Mapping[str, str], parallel: int = 1) -> list[str]:
@@ -66,7 +68,7 @@ def _run(job: Job, out: Path, environment: Mapping[str, str]) -> bool:
         status = subprocess.run(
             job.command, env={**environment, **job.environment}, stdin=subprocess.DEVNULL, stdout=file, stderr=file
         ).returncode
-    ok = status == 0 and job.done()
+    ok = status in job.statuses and job.done()
     seconds = time.time() - start
     print(f"{'done ' if ok else 'FAILED'}  {job.name}, {seconds / 60:.1f} min", flush=True)
     _note(out / "jobs.csv", [job.name, "done" if ok else f"failed ({status})", f"{start:.0f}", f"{seconds:.1f}"])

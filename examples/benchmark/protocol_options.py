@@ -65,6 +65,7 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     add("--seed", type=int, default=0, help="of subsets, pretraining and fine-tuning [default: 0]")
     add("--group_by", help=r"pattern that names the patient in a case's name, e.g. 'patient\d+'")
     add("--variants", choices=VARIANTS, nargs="+", default=[VARIANTS[0]], help="of pretraining [default: restoration]")
+    add("--unlabelled", nargs="+", metavar="SCANS", help="pretrain on these [default: each fold's training images]")
     add("--patch", type=int, nargs=3, metavar="N", help="with --budget cpu: patch size, z y x")
     add("--spacing", type=float, nargs=3, metavar="MM", help="coarser target spacing, z y x [default: as planned]")
     for item in fields(Budget):
@@ -75,6 +76,7 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     args = parser.parse_args(argv)
     if (args.data is None) == (args.download is None):
         parser.error("give the data set's folder, or --download TASK")
+    args.unlabelled = [str(Path(scans).resolve()) for scans in args.unlabelled] if args.unlabelled else None
     if args.patch and args.budget != "cpu":
         parser.error("--patch goes with --budget cpu")
     args.device = args.device or ("cpu" if args.budget == "cpu" else "cuda")

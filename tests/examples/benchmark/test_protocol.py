@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -91,6 +92,21 @@ def test_scratch_runs_once_and_each_variant_under_names_of_its_own(world, monkey
     assert jobs[4].after[0].command == jobs[3].command
 
 
+def test_all_folds_start_from_one_pretraining_on_unlabelled_scans(world, monkeypatch, tmp_path):
+    monkeypatch.setattr(protocol, "time_steps", lambda *_: (1.0, 1.0, 1))
+    scans = str(tmp_path / "CT scans")
+    own = options(world, "--unlabelled", scans, "--folds", "0", "1", "--arms", "scratch", "genesis")
+    jobs = protocol.Protocol(own, world["nnUNet_raw"] / NAME).jobs()
+    assert [job.name for job in jobs[:2]] == ["prepare unlabelled scans", "pretrain restoration, unlabelled scans"]
+    assert [job.environment.get("nnUNet_genesis_weights") for job in jobs[2::2]] == [None, None]
+    weights = {job.environment["nnUNet_genesis_weights"] for job in jobs[3::2]}
+    assert [Path(path).parts[-4:-1] for path in weights] == [
+        ("Dataset999_Unlabelled", "nnUNetTrainerRestoration__nnUNetHalfPlans__3d_fullres", "fold_0")
+    ]
+    assert scans in jobs[0].command
+    assert jobs[1].command[1] == "Dataset999_Unlabelled"
+
+
 def test_the_differences_from_the_published_protocol_are_all_named(world):
     small = protocol.Protocol(options(world, "--folds", "0", "--arms", "scratch"), world["nnUNet_raw"] / NAME)
     named = {what for what, _, _ in small.differences()}
@@ -161,7 +177,9 @@ def test_jobs_run_in_order_once_and_a_failure_stops_only_what_needs_it(tmp_path)
     assert (tmp_path / "last").read_text() == "last"
     assert "because" in (tmp_path / "logs" / "broken.txt").read_text()
     assert len(run_jobs([first, jobs[1]], tmp_path, os.environ)) == 0  # 'x' would fail on what is there
-    assert len((tmp_path / "jobs.csv").read_text().splitlines()) == 4
+    partly = replace(job("partly", touch + "; raise SystemExit(3)"), statuses=(0, 3))
+    assert run_jobs([partly], tmp_path, os.environ) == []
+    assert len((tmp_path / "jobs.csv").read_text().splitlines()) == 5
 
 
 def test_msd_and_nnunet_folders_are_told_apart(world, tmp_path):
