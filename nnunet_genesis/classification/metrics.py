@@ -88,10 +88,8 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_p(
-    metric: Metric, ranks: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray
-) -> tuple[float, float]:
-    """Difference of a metric's mean over runs between two models, and its two-sided p.
+def paired_p(metric: Metric, ranks: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> float:
+    """Two-sided p of the difference of a metric's mean over runs between two models.
 
     A permutation test: the two models' probabilities (n, runs, k) are exchanged, patient by patient.
     """
@@ -107,7 +105,7 @@ def paired_p(
     times = _number(len(ranks) * one.shape[1])
     swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None, None] for _ in range(times))
     extreme = [abs(difference(swap)) >= abs(found) - 1e-12 for swap in swaps]
-    return found, (1 + sum(extreme)) / (1 + len(extreme))
+    return (1 + sum(extreme)) / (1 + len(extreme))
 
 
 def _number(items: int) -> int:

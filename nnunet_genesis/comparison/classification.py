@@ -104,13 +104,13 @@ def _same_items(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     return one.columns.equals(other.columns) and one[keys].equals(other[keys])
 
 
-def section(folders: Sequence[Path], baseline: str = BASELINE) -> Section | None:
+def section(folders: Sequence[Path]) -> Section | None:
     """Compare all arms of :func:`find_arms`; ``None`` where nothing was classified."""
-    arms = sorted(find_arms(folders), key=lambda arm: (arm.plans, arm.configuration, arm.trainer != baseline))
+    arms = sorted(find_arms(folders), key=lambda arm: (arm.plans, arm.configuration, arm.trainer != BASELINE))
     if not arms:
         return None
     remarks: list[str] = []
-    rows = [row for arm in arms for row in _rows(arm, _baseline(arm, arms, baseline, remarks))]
+    rows = [row for arm in arms for row in _rows(arm, _baseline(arm, arms, remarks))]
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     confusions = []
@@ -118,16 +118,16 @@ def section(folders: Sequence[Path], baseline: str = BASELINE) -> Section | None
         truth, found = np.repeat(arm.ranks, len(arm.tables)), arm.probabilities.argmax(2).ravel()
         matrix = confusion_matrix(truth, found, labels=range(len(arm.classes)))
         confusions.append((arm.trainer, arm.classes, matrix.tolist()))
-    return Section(rows, confusions, _pictures(arms), remarks, _verdict(rows))
+    return Section(rows, confusions, _pictures(arms), remarks, verdict(rows))
 
 
-def _baseline(arm: Arm, arms: list[Arm], name: str, remarks: list[str]) -> Arm | None:
-    wanted = (name, arm.plans, arm.configuration)
+def _baseline(arm: Arm, arms: list[Arm], remarks: list[str]) -> Arm | None:
+    wanted = (BASELINE, arm.plans, arm.configuration)
     for other in arms:
         if (other.trainer, other.plans, other.configuration) == wanted and other is not arm:
             if _same_items(arm.table, other.table) and arm.tables.keys() == other.tables.keys():
                 return other
-            remarks.append(f"{arm.trainer}: not tested against {name}, which has other items or other runs.")
+            remarks.append(f"{arm.trainer}: not tested against {BASELINE}, which has other items or other runs.")
     return None
 
 
@@ -146,26 +146,29 @@ def _rows(arm: Arm, baseline: Arm | None) -> Iterator[dict[str, Any]]:
             differences = arm.resampled(name) - baseline.resampled(name)
             row["difference_low"], row["difference_high"] = metrics.interval(differences)
             if name == QUESTION:
-                row["p"] = metrics.paired_p(metric, ranks, arm.probabilities, baseline.probabilities, arm.patients)[1]
+                row["p"] = metrics.paired_p(metric, ranks, arm.probabilities, baseline.probabilities, arm.patients)
         yield row
     if baseline is None and np.isfinite(arm.table["volume"]).all():
         value = metrics.volume_alone(ranks, arm.table["volume"].to_numpy(float), len(arm.classes))
         yield common | {"trainer": "volume alone", "metric": "AUC", "value": value, "runs": 1} | nothing
 
 
-def _verdict(rows: list[dict[str, Any]]) -> str:
-    """Say what the AUCs show."""
-    tested = sorted((row for row in rows if not pd.isna(row["p_holm"])), key=lambda row: row["p_holm"])
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """Say what the AUCs show: a difference needs the test, and an interval without 0."""
+    tested = [row for row in rows if not pd.isna(row["p_holm"])]
     if not tested:
         return "Nothing is compared: there are no two arms on the same items."
-    first = tested[0]
-    apart = first["p_holm"] < 1 - LEVEL and not first["difference_low"] <= 0 <= first["difference_high"]
-    shown = "is shown to differ from scratch" if apart else "isn't shown to differ from scratch"
+    first = min(tested, key=lambda row: (not _apart(row), row["p_holm"]))
+    shown = "is shown to differ from scratch" if _apart(first) else "isn't shown to differ from scratch"
     return (
         f"{short(first['trainer'])} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against the "
         f"baseline ({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over "
         + ("patients and runs)." if first["runs"] > 1 else "the patients of one run; another may differ more).")
     )
+
+
+def _apart(row: dict[str, Any]) -> bool:
+    return row["p_holm"] < 1 - LEVEL and not row["difference_low"] <= 0 <= row["difference_high"]
 
 
 def _pictures(arms: list[Arm]) -> list[Picture]:

@@ -8,7 +8,7 @@ import pytest
 import seaborn
 
 from nnunet_genesis.classification import metrics
-from nnunet_genesis.comparison.classification import BASELINE, section
+from nnunet_genesis.comparison.classification import BASELINE, section, verdict
 from nnunet_genesis.comparison.report import write_report
 from nnunet_genesis.errors import GenesisError
 
@@ -89,6 +89,14 @@ def test_of_several_runs_the_mean_and_an_interval_over_runs_too(tmp_path):
     assert found["p"] < 0.05
     assert "isn't shown to differ" in both.verdict
     assert "over patients and runs" in both.verdict
+
+
+def test_the_arm_whose_interval_is_without_zero_leads_whatever_the_lowest_p():
+    common = {"value": 0.8, "difference": 0.05, "difference_high": 0.1, "runs": 2}
+    over_zero = common | {"trainer": "nnUNetTrainerGenesisClassifierProbe", "p_holm": 0.01, "difference_low": -0.01}
+    apart = common | {"trainer": GENESIS, "p_holm": 0.04, "difference_low": 0.01}
+    assert verdict([over_zero, apart]).startswith("Classifier is shown to differ")
+    assert verdict([over_zero]).startswith("ClassifierProbe isn't shown to differ")
 
 
 def test_runs_of_other_items_are_refused_and_arms_with_other_runs_not_compared(tmp_path):
