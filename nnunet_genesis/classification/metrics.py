@@ -89,7 +89,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def paired_p(metric: Metric, ranks: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> float:
-    """Two-sided p of the difference of a metric's mean over runs between two models.
+    """Two-sided p of the difference of a metric's mean over runs between two models; NaN where there is none.
 
     A permutation test: the two models' probabilities (n, runs, k) are exchanged, patient by patient.
     """
@@ -102,6 +102,8 @@ def paired_p(metric: Metric, ranks: np.ndarray, one: np.ndarray, other: np.ndarr
         return mean(ranks, first, weights) - mean(ranks, second, weights)
 
     found = difference(np.zeros((len(ranks), 1, 1), bool))
+    if not np.isfinite(found):
+        return float("nan")
     times = _number(len(ranks) * one.shape[1])
     swaps = (rng.integers(2, size=len(unit)).astype(bool)[patient, None, None] for _ in range(times))
     extreme = [abs(difference(swap)) >= abs(found) - 1e-12 for swap in swaps]

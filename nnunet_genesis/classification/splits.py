@@ -39,13 +39,19 @@ def make_folds(table: pd.DataFrame, classes: Sequence[str], earlier: Sequence[Sp
     return _as_splits({case: fold_of[group] for case, group in group_of.items()}, number)
 
 
-def luna_folds(sources: Mapping[str, str]) -> list[Split] | None:
-    """LUNA16's own ten folds, where every scan's path (``sources``, by case) lies in ``subset0`` … ``subset9``."""
+def luna_folds(sources: Mapping[str, str], earlier: Sequence[Split] = ()) -> list[Split] | None:
+    """LUNA16's own ten folds, where every scan's path (``sources``, by case) lies in ``subset0`` … ``subset9``.
+
+    ``earlier`` folds keep their numbers; ``None`` where they weren't made so.
+    """
     found = {case: _LUNA_SUBSET.search(source) for case, source in sources.items()}
     if not found or not all(found.values()):
         return None
     numbers = {case: int(match[1]) for case, match in found.items() if match}
-    used = sorted(set(numbers.values()))
+    there = [{numbers[case] for case in fold["val"] if case in numbers} for fold in earlier]
+    used = list(dict.fromkeys([*(number for subset in there for number in subset), *sorted(set(numbers.values()))]))
+    if there != [{number} for number in used[: len(there)]]:
+        return None
     return _as_splits({case: used.index(k) for case, k in numbers.items()}, len(used)) if len(used) > 1 else None
 
 

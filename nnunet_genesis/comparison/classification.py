@@ -1,7 +1,7 @@
 """The classification part of a data set's report: one row an arm and metric, with intervals, and the curves."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from nnunet_genesis.errors import GenesisError
 
 QUESTION = "AUC"  # the one metric that is tested
 BASELINE = "nnUNetTrainerGenesisClassifierScratch"
+TEXTS = ("case", "group", "label")  # of the items; everything else is numbers
+ITEM = ("case", "x", "y", "z")
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,6 +45,7 @@ class Arm:
         self.ranks, self.patients = self.table["rank"].to_numpy(int), self.table["group"].to_numpy(str)
         self.candidates = "x" in self.table and len(self.classes) == 2
         cases = self.table["case"].to_numpy(str)
+        self.key = (self.trainer, self.plans, self.configuration)
         self.metrics = metrics.METRICS | ({"CPM": metrics.cpm_of(cases)} if self.candidates else {})
 
     @cache  # noqa: B019 - as long as the arm
@@ -55,6 +58,7 @@ class Arm:
 class Section:
     """What the page shows: ``rows`` by arm and metric, confusion matrices by arm, figures, remarks, one sentence."""
 
+    baseline: str
     rows: list[dict[str, Any]]
     confusions: list[tuple[str, list[str], list[list[int]]]]
     pictures: list[Picture]
@@ -90,48 +94,73 @@ def find_arms(folders: Sequence[Path]) -> list[Arm]:
 
 def _read(model: Path, files: Sequence[Path]) -> pd.DataFrame:
     try:
-        table = pd.concat([pd.read_csv(file, dtype={"case": str, "group": str, "label": str}) for file in files])
+        table = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False) for file in files], ignore_index=True)
+        numbers = [name for name in table if name not in TEXTS]
+        table[numbers] = table[numbers].replace("", "nan").astype(float)
     except (ValueError, UnicodeDecodeError) as error:
         raise GenesisError(f"{model}: {PREDICTIONS} can't be read ({error}). Write it anew: --val.") from error
     missing = {"case", "group", "rank", "volume"} - set(table.columns)
-    if missing or table.drop(columns="volume").isna().any(axis=None):
+    if missing or table.drop(columns="volume").isna().any(axis=None) or (table[["case", "group"]] == "").any(axis=None):
         raise GenesisError(f"{model}: the folds' {PREDICTIONS} differ or lack columns. Write them anew: --val.")
-    return table.reset_index(drop=True)
+    if (twice := table.duplicated([key for key in ITEM if key in table])).any():
+        raise GenesisError(
+            f"{model}: {table['case'][twice].iloc[0]} was validated in several of {', '.join(_folds(files))}, expected "
+            "each item in one. Move away the folds of another split."
+        )
+    return table
+
+
+def _folds(files: Sequence[Path]) -> list[str]:
+    return [file.parents[1].name for file in files]
 
 
 def _same_items(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    keys = [key for key in ("case", "x", "y", "z", "rank") if key in one]
+    keys = [key for key in (*ITEM, "rank", "group") if key in one]
     return one.columns.equals(other.columns) and one[keys].equals(other[keys])
 
 
-def section(folders: Sequence[Path]) -> Section | None:
-    """Compare all arms of :func:`find_arms`; ``None`` where nothing was classified."""
-    arms = sorted(find_arms(folders), key=lambda arm: (arm.plans, arm.configuration, arm.trainer != BASELINE))
+def section(folders: Sequence[Path], baseline: str = BASELINE) -> Section | None:
+    """Compare all arms of :func:`find_arms` with the baseline; ``None`` where nothing was classified."""
+    arms = sorted(find_arms(folders), key=lambda arm: (arm.plans, arm.configuration, arm.trainer != baseline))
     if not arms:
         return None
     remarks: list[str] = []
-    rows = [row for arm in arms for row in _rows(arm, _baseline(arm, arms, remarks))]
+    if baseline not in {arm.trainer for arm in arms}:
+        remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
+    first = {(arm.plans, arm.configuration): arm for arm in reversed(arms)}
+    rows = [row for arm in arms for row in _rows(arm, _baseline(arm, arms, baseline, remarks), arm in first.values())]
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
-    confusions = []
+    names, confusions = _names(arm.key for arm in arms), []
     for arm in arms:
         truth, found = np.repeat(arm.ranks, len(arm.tables)), arm.probabilities.argmax(2).ravel()
         matrix = confusion_matrix(truth, found, labels=range(len(arm.classes)))
-        confusions.append((arm.trainer, arm.classes, matrix.tolist()))
-    return Section(rows, confusions, _pictures(arms), remarks, verdict(rows))
+        confusions.append((names[arm.key], arm.classes, matrix.tolist()))
+    return Section(baseline, rows, confusions, _pictures(arms, rows), remarks, verdict(rows, baseline))
 
 
-def _baseline(arm: Arm, arms: list[Arm], remarks: list[str]) -> Arm | None:
-    wanted = (BASELINE, arm.plans, arm.configuration)
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["trainer"], row["plans"], row["configuration"]
+
+
+def _names(keys: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """Name arms by trainer, and by plans and configuration where there are several."""
+    known = list(keys)
+    several = len({key[1:] for key in known}) > 1
+    return {key: short(key[0]) + f", {key[1]}, {key[2]}" * several for key in known}
+
+
+def _baseline(arm: Arm, arms: list[Arm], name: str, remarks: list[str]) -> Arm | None:
+    wanted = (name, arm.plans, arm.configuration)
     for other in arms:
-        if (other.trainer, other.plans, other.configuration) == wanted and other is not arm:
+        if other.key == wanted and other is not arm:
             if _same_items(arm.table, other.table) and arm.tables.keys() == other.tables.keys():
                 return other
-            remarks.append(f"{arm.trainer}: not tested against {BASELINE}, which has other items or other runs.")
+            remarks.append(f"{arm.trainer}: not tested against {name}, which has other items or other runs.")
     return None
 
 
-def _rows(arm: Arm, baseline: Arm | None) -> Iterator[dict[str, Any]]:
+def _rows(arm: Arm, baseline: Arm | None, is_first: bool) -> Iterator[dict[str, Any]]:
     ranks, ones = arm.ranks, np.ones(len(arm.ranks))
     common = {"trainer": arm.trainer, "plans": arm.plans, "configuration": arm.configuration, "n": len(ranks),
               "patients": len(set(arm.patients)), "runs": len(arm.tables)}  # fmt: skip
@@ -148,43 +177,46 @@ def _rows(arm: Arm, baseline: Arm | None) -> Iterator[dict[str, Any]]:
             if name == QUESTION:
                 row["p"] = metrics.paired_p(metric, ranks, arm.probabilities, baseline.probabilities, arm.patients)
         yield row
-    if baseline is None and np.isfinite(arm.table["volume"]).all():
+    if is_first and np.isfinite(arm.table["volume"]).all():
         value = metrics.volume_alone(ranks, arm.table["volume"].to_numpy(float), len(arm.classes))
         yield common | {"trainer": "volume alone", "metric": "AUC", "value": value, "runs": 1} | nothing
 
 
-def verdict(rows: list[dict[str, Any]]) -> str:
+def verdict(rows: list[dict[str, Any]], baseline: str = BASELINE) -> str:
     """Say what the AUCs show: a difference needs the test, and an interval without 0."""
     tested = [row for row in rows if not pd.isna(row["p_holm"])]
     if not tested:
-        return "Nothing is compared: there are no two arms on the same items."
+        return "Nothing is compared: no two arms have the same items, with some of every class."
     first = min(tested, key=lambda row: (not _apart(row), row["p_holm"]))
-    shown = "is shown to differ from scratch" if _apart(first) else "isn't shown to differ from scratch"
+    name = _names(map(_key, rows))[_key(first)]
+    shown = f"{'is' if _apart(first) else 'is not'} shown to differ from {short(baseline)}"
     return (
-        f"{short(first['trainer'])} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against the "
-        f"baseline ({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over "
+        f"{name} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against it "
+        f"({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over "
         + ("patients and runs)." if first["runs"] > 1 else "the patients of one run; another may differ more).")
     )
 
 
 def _apart(row: dict[str, Any]) -> bool:
-    return row["p_holm"] < 1 - LEVEL and not row["difference_low"] <= 0 <= row["difference_high"]
+    return row["p_holm"] < 1 - LEVEL and (row["difference_low"] > 0 or row["difference_high"] < 0)
 
 
-def _pictures(arms: list[Arm]) -> list[Picture]:
+def _pictures(arms: list[Arm], rows: list[dict[str, Any]]) -> list[Picture]:
     """Draw ROC, calibration and, of candidates, FROC; of several classes, one against the rest, all in one curve."""
     titles = {"ROC": ("false positives", "found"), "Calibration": ("predicted probability", "share that is so")}
     titles |= {"FROC": ("false positives a scan", "found")} if arms[0].candidates else {}
-    order = list(dict.fromkeys(arm.trainer for arm in arms))
-    pictures = []
+    names, pictures = _names(arm.key for arm in arms), []
     for title, (x, y) in titles.items():
         axes = panel()
         for arm, run in [(one, run) for one in arms for run in range(len(one.tables))]:
-            colour, marker = look(order, arm.trainer)
-            style: dict[str, Any] = {"color": colour, "label": None if run else plain(short(arm.trainer))}
-            shown, probabilities = range(len(arm.classes) == 2, len(arm.classes)), arm.probabilities[:, run]
-            truth = np.concatenate([arm.ranks == k for k in shown])
-            scores = probabilities[:, shown].T.ravel()
+            colour, marker = look(list(names.values()), names[arm.key])
+            style: dict[str, Any] = {
+                "color": colour,
+                "label": None if run else plain(names[arm.key].replace(", ", "\n", 1)),
+            }
+            of_class, probabilities = range(len(arm.classes) == 2, len(arm.classes)), arm.probabilities[:, run]
+            truth = np.concatenate([arm.ranks == k for k in of_class])
+            scores = probabilities[:, of_class].T.ravel()
             if title == "ROC":
                 axes.plot(*roc_curve(truth, scores)[:2], **style)
             elif title == "Calibration":
@@ -196,5 +228,8 @@ def _pictures(arms: list[Arm]) -> list[Picture]:
         axes.set(xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
         if title != "FROC":
             axes.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
-        pictures.append(picture(title, title, f"{title} of each trainer; the table has its figures.", axes))
+        metric = "CPM" if title == "FROC" else QUESTION
+        shown = [row for row in rows if row["metric"] == metric and _key(row) in names]
+        alt = ", ".join(f"{names[_key(row)]} with {metric} {row['value']:.3f}" for row in shown)
+        pictures.append(picture(title, title, f"{title} of {alt}.", axes))
     return pictures

@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import style
 
+from nnunet_genesis.classification.labels import PREDICTIONS
 from nnunet_genesis.comparison import figures, statistics
+from nnunet_genesis.comparison.classification import BASELINE as CLASSIFIERS_BASELINE
 from nnunet_genesis.comparison.classification import Section, section
 from nnunet_genesis.comparison.overlays import Overlay, overlays
-from nnunet_genesis.comparison.results import KEYS, MEAN, Results, read_results, together, write_export
+from nnunet_genesis.comparison.results import KEYS, MEAN, PROTOCOL, Results, read_results, together, write_export
 from nnunet_genesis.comparison.verdict import verdict
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
@@ -20,6 +22,8 @@ from nnunet_genesis.folders import dataset_name, nnunet_folder
 from nnunet_genesis.html import template
 
 BASELINE = "nnUNetTrainerGenesisScratch"
+SUMMARIES = "*/fold_*/validation/summary.json"
+RESULTS = (PROTOCOL, SUMMARIES, f"*/fold_*/validation/{PREDICTIONS}")
 OUTLINES = ("#ffd700", "#ff7f0e", "#2ee6a6", "#b39dff", "#ff5fa8", "#9be22d")  # the reference's, the arms'; on black
 
 
@@ -83,11 +87,14 @@ def write_report(
     if export and any(export.resolve() == base.resolve() for base in bases):
         raise GenesisError(f"--export {export}: expected another folder than the results'. Choose one.")
     alone = out.suffix == ".html"
-    classified = {name: found for name, folders in places.items() if (found := section(folders))}
+    tested = baseline if "Classifier" in baseline else CLASSIFIERS_BASELINE
+    classified = {name: found for name, folders in places.items() if (found := section(folders, tested))}
+    if export and classified:
+        print(f"--export: no classification; its tables are {PREDICTIONS} in each fold's validation folder.")
     reports = [
         _report(folders, baseline, tolerance, with_images=not alone)
         for name, folders in places.items()
-        if name not in classified or any(folders[0].glob("*/fold_*/validation/summary.json"))
+        if name not in classified or any(any(folder.glob(SUMMARIES)) for folder in folders)
     ]
     page = out if alone else out / "report.html"
     files = {page: _html(reports, classified).encode()}
@@ -115,14 +122,17 @@ def _places(datasets: Sequence[str], bases: Sequence[Path]) -> dict[str, list[Pa
     """Find the data sets' folders, by name: those there are, or the first one that there should be."""
     for base in bases:
         if not any(base.glob("Dataset[0-9]*")):
-            raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results, or give -d.")
+            raise GenesisError(f"{base}: expected folders DatasetXXX_NAME, found none. Correct --results.")
     if len({base.resolve() for base in bases}) < len(bases):
         raise GenesisError("--results: a folder is given twice. Its runs would count as further ones: give it once.")
     names = []
     for dataset in datasets:
         found = list(bases[0].glob(f"Dataset{int(dataset):03d}_*")) if dataset.isdecimal() else []
         names.append(found[0].name if len(found) == 1 else dataset_name(dataset))
-    names = names or sorted({folder.name for base in bases for folder in base.glob("Dataset[0-9]*")})
+    there = [folder for base in bases for folder in base.glob("Dataset[0-9]*")]
+    # Without any result: a data set for pretraining. If there are only those, what is missing is named.
+    with_results = [folder for folder in there if any(any(folder.glob(name)) for name in RESULTS)]
+    names = names or sorted({folder.name for folder in with_results or there})
     return {name: [base / name for base in bases if (base / name).exists()] or [bases[0] / name] for name in names}
 
 
@@ -134,6 +144,8 @@ def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, wit
     references = [raw / "labelsTr", preprocessed / "gt_segmentations"]
     results = together([read_results(folder, tolerance, preprocessed, references) for folder in folders])
     measured, curves = results.measured(), statistics.training_curves(results)
+    if measured.empty:
+        raise GenesisError(f"{folders[0]}: no class is in any validation case's reference or prediction: no Dice.")
     rows, reached = statistics.compare(measured, baseline, results.group_by), statistics.reached(curves, baseline)
     names, rises = results.labels | {MEAN: "mean of classes"}, statistics.rises(curves, baseline)
     rows["class_name"] = rows["label"].map(lambda label: names.get(label, label))

@@ -113,9 +113,12 @@ def together(parts: Sequence[Results]) -> Results:
                 "another. Give folders of the same data set"
                 + (", or --nsd_tolerance." if name == "nsd_tolerance_mm" else ".")
             )
-    for number, part in enumerate(parts[1:], 1):
-        names = {name: f"{name}@{number + 1}" for name in part.runs}
-        first.runs |= {names[name]: run | {"repetition": number} for name, run in part.runs.items()}
+    for part in parts[1:]:
+        offset, names = 1 + max(run.get("repetition") or 0 for run in first.runs.values()), dict[str, str]()
+        for name, run in part.runs.items():  # an export may hold several trainings itself
+            repetition = offset + (run.get("repetition") or 0)
+            names[name] = f"{name.partition('@')[0]}@{repetition + 1}"
+            first.runs[names[name]] = run | {"repetition": repetition}
         for table in ("cases", "curves"):
             renamed = getattr(part, table).assign(run=getattr(part, table)["run"].map(names))
             setattr(first, table, pd.concat([getattr(first, table), renamed], ignore_index=True))

@@ -83,21 +83,22 @@ class Run:
     def logged(self) -> tuple[dict[int, float], dict[int, str]]:
         """Read all logs: each epoch's mean pseudo-Dice, and the schedule's phases, their first epoch and name.
 
-        An epoch that was repeated counts as it was last.
+        An epoch that was repeated counts as it was last, and what comes after it in logs of before doesn't.
         """
         logs = sorted(
             self.folder.glob("training_log_*.txt"), key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)]
         )
-        dice, phases, epoch = {}, {}, 0
+        dice, phases, epoch = dict[int, float](), dict[int, str](), 0
         for line in "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs).splitlines():
             if start := EPOCH.search(line):
                 epoch = int(start[1])
+                dice = {earlier: value for earlier, value in dice.items() if earlier < epoch}
             elif values := PSEUDO_DICE.search(line):
                 numbers = np.array(NUMBER.findall(values[1]), float)
                 dice[epoch] = float(np.nanmean(numbers)) if np.isfinite(numbers).any() else float("nan")
             elif phase := PHASE.search(line):
                 phases[int(phase[1])] = phase[2]
-        return dict(sorted(dice.items())), dict(sorted(phases.items()))
+        return dice, {first: name for first, name in sorted(phases.items()) if first in dice}
 
 
 def find_runs(folder: Path, subsets: SubsetMap) -> tuple[list[Run], list[str]]:
@@ -112,7 +113,8 @@ def find_runs(folder: Path, subsets: SubsetMap) -> tuple[list[Run], list[str]]:
         fold = file.parents[1]
         name, number = f"{fold.parent.name}/{fold.name}", fold.name.removeprefix("fold_")
         if not number.isdecimal() or name.count("__") != 2:
-            remarks.append(f"{name}: left out, it was validated on training cases.")
+            why = "it was validated on training cases" if number == "all" else "expected TRAINER__PLANS__CONFIG/fold_N"
+            remarks.append(f"{name}: left out, {why}.")
             continue
         if int(number) not in subsets.folds and int(number) >= NNUNET_FOLDS:
             remarks.append(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+from nnunet_genesis.classification.labels import FILE
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, write_json
 from nnunet_genesis.folders import SPLITS, SUBSETS
@@ -99,6 +100,8 @@ def add_subsets(
     """
     if seed < 0:
         raise GenesisError(f"--seed {seed}: expected at least 0. Correct the command.")
+    if (folder / FILE).exists():
+        raise GenesisError(f"{folder}: its folds are of its labels ({FILE}), and subsets are for segmentation.")
     known = read_map(folder / SUBSETS)
     splits = _read_splits(folder / SPLITS) if (folder / SPLITS).exists() else _cross_validation(folder, group_by)
     _check(folder, splits, known, folds, group_by)

@@ -99,8 +99,9 @@ def write_labels(dataset: PreparedDataset, labels: Asked, rows: Iterable[Row]) -
     groups |= dict(zip(table["case"], table["group"], strict=True))
     classes = classes_of(table, file)
     labelled = (base / FILE).is_file()
-    splits = luna_folds({case: prepared[case].source for case in table["case"].unique()})
-    splits = splits or make_folds(table, classes, read_json(base / SPLITS) if labelled else ())
+    earlier = read_json(base / SPLITS) if labelled else ()
+    splits = luna_folds({case: prepared[case].source for case in table["case"].unique()}, earlier)
+    splits = splits or make_folds(table, classes, earlier)
     with atomic_path(base / FILE) as path:
         columns = ["case", *(XYZ if "x" in table else []), "label", "group"]
         table[columns].to_csv(path, index=False)

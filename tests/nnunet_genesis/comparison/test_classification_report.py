@@ -1,7 +1,9 @@
 """The classification part of the report, from predictions on disk."""
 
+import shutil
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +29,10 @@ def write_arm(folder: Path, trainer: str, signal: float, places: bool = False, c
         ranks = np.arange(60) % classes
         logits = random.normal(size=(60, classes)) + signal * np.eye(classes)[ranks]
         table = pd.DataFrame(
-            {"case": [f"c{fold}_{n // 6}" for n in range(60)], "group": np.arange(60) // 2 + 100 * fold}
+            {
+                "case": [f"c{fold}_{n // 6 if places else n}" for n in range(60)],
+                "group": np.arange(60) // 2 + 100 * fold,
+            }
         )
         if places:
             table[["x", "y", "z"]] = random.normal(size=(60, 3)) if fold > 9 else np.arange(180).reshape(60, 3)
@@ -42,6 +47,10 @@ def value(found, trainer: str, metric: str) -> dict:
     return next(row for row in found.rows if row["trainer"] == trainer and row["metric"] == metric)
 
 
+def items(found) -> dict[str, int]:
+    return {name: sum(map(sum, matrix)) for name, _, matrix in found.confusions}
+
+
 def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
     write_arm(tmp_path, GENESIS, 1.2)
     write_arm(tmp_path, BASELINE, 0)
@@ -52,23 +61,24 @@ def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
     assert best["p"] < 0.05
     assert value(found, "volume alone", "AUC")["value"] == 1
     assert np.isnan(value(found, BASELINE, "AUC")["p"])
-    assert {name: sum(map(sum, matrix)) for name, _, matrix in found.confusions} == {GENESIS: 120, BASELINE: 120}
+    assert items(found) == {"Classifier": 120, "ClassifierScratch": 120}
     assert best["difference_low"] < best["difference"] < best["difference_high"]
     assert np.isnan(value(found, GENESIS, "balanced accuracy")["p"])  # one test an arm
     assert [picture.name for picture in found.pictures] == ["ROC", "Calibration"]
 
 
 def test_the_page_has_the_section(tmp_path):
-    seaborn.set_theme(font_scale=2.5)  # as nnU-Net's plot of a training
     for seed, folder in enumerate(("results", "again")):
         write_arm(tmp_path / folder / "Dataset001_Scans", GENESIS, 1.2, seed=seed)
         write_arm(tmp_path / folder / "Dataset001_Scans", BASELINE, 0, seed=seed)
-    page = write_report([], tmp_path / "report", [tmp_path / "results", tmp_path / "again"]).read_text()
+    with matplotlib.rc_context():
+        seaborn.set_theme(font_scale=2.5)  # as nnU-Net's plot of a training
+        page = write_report([], tmp_path / "report", [tmp_path / "results", tmp_path / "again"]).read_text()
     assert "Dataset001_Scans: classification" in page
     assert "120 (60),<br>2 runs" in page
     assert "volume alone" in page
     assert "ClassifierScratch" in page
-    assert "Classifier is shown to differ from scratch: its AUC is" in page
+    assert "Classifier is shown to differ from ClassifierScratch: its AUC is" in page
     table = pd.read_csv(tmp_path / "report" / "classification.csv")
     assert set(table["trainer"]) == {GENESIS, BASELINE, "volume alone"}
 
@@ -84,19 +94,19 @@ def test_of_several_runs_the_mean_and_an_interval_over_runs_too(tmp_path):
     for key in ("value", "difference"):
         assert found[key] == pytest.approx(np.mean([one[key] for one in alone]))
     assert found["high"] - found["low"] > 1.5 * max(one["high"] - one["low"] for one in alone)
-    assert {name: sum(map(sum, matrix)) for name, _, matrix in both.confusions} == {GENESIS: 240, BASELINE: 240}
+    assert items(both) == {"Classifier": 240, "ClassifierScratch": 240}
     assert found["difference_low"] < 0 < found["difference"]  # two trainings as far apart as these show nothing
     assert found["p"] < 0.05
-    assert "isn't shown to differ" in both.verdict
+    assert "is not shown to differ" in both.verdict
     assert "over patients and runs" in both.verdict
 
 
 def test_the_arm_whose_interval_is_without_zero_leads_whatever_the_lowest_p():
-    common = {"value": 0.8, "difference": 0.05, "difference_high": 0.1, "runs": 2}
+    common = {"plans": "P", "configuration": "3d", "value": 0.8, "difference": 0.05, "difference_high": 0.1, "runs": 2}
     over_zero = common | {"trainer": "nnUNetTrainerGenesisClassifierProbe", "p_holm": 0.01, "difference_low": -0.01}
     apart = common | {"trainer": GENESIS, "p_holm": 0.04, "difference_low": 0.01}
     assert verdict([over_zero, apart]).startswith("Classifier is shown to differ")
-    assert verdict([over_zero]).startswith("ClassifierProbe isn't shown to differ")
+    assert verdict([over_zero]).startswith("ClassifierProbe is not shown to differ")
 
 
 def test_runs_of_other_items_are_refused_and_arms_with_other_runs_not_compared(tmp_path):
@@ -150,3 +160,58 @@ def test_nothing_and_damage(tmp_path):
     next(tmp_path.glob("*/fold_0/validation/classification.csv")).write_bytes(b"case,group\n\xff\xfe")
     with pytest.raises(GenesisError, match="can't be read"):
         section([tmp_path])
+
+
+def edit(folder: Path, trainer: str, change) -> None:
+    for file in folder.glob(f"{trainer}__*/fold_*/validation/classification.csv"):
+        change(pd.read_csv(file)).to_csv(file, index=False)
+
+
+def test_where_a_class_has_no_item_nothing_is_shown(tmp_path):
+    for trainer, signal in ((GENESIS, 2), (BASELINE, 0)):
+        write_arm(tmp_path, trainer, signal)
+        edit(tmp_path, trainer, lambda table: table[table["rank"] == 0])
+    found = section([tmp_path])
+    assert np.isnan(value(found, GENESIS, "AUC")["p"])
+    assert found.verdict == "Nothing is compared: no two arms have the same items, with some of every class."
+
+
+def test_words_for_nothing_are_names_too(tmp_path):
+    write_arm(tmp_path, GENESIS, 2)
+    edit(tmp_path, GENESIS, lambda table: table.assign(label="None", group="NA"))
+    assert value(section([tmp_path]), GENESIS, "AUC")["patients"] == 1
+
+
+def test_an_item_in_two_folds_is_refused(tmp_path):
+    write_arm(tmp_path, GENESIS, 2)
+    model = next(tmp_path.iterdir())
+    shutil.copytree(model / "fold_0", model / "fold_5")
+    with pytest.raises(GenesisError, match="c0_0 was validated in several of fold_0, fold_1, fold_5"):
+        section([tmp_path])
+
+
+def test_arms_with_other_patients_are_not_compared(tmp_path):
+    for trainer in (GENESIS, BASELINE):
+        write_arm(tmp_path, trainer, 2)
+    edit(tmp_path, BASELINE, lambda table: table.assign(group=table["case"]))
+    assert "not tested" in section([tmp_path]).remarks[0]
+
+
+def test_another_baseline_and_none(tmp_path):
+    write_arm(tmp_path, GENESIS, 2)
+    assert section([tmp_path]).remarks == [f"No run of the baseline {BASELINE} was found: nothing is tested."]
+    write_arm(tmp_path, BASELINE, 0)
+    found = section([tmp_path], GENESIS)
+    assert value(found, BASELINE, "AUC")["difference"] < 0
+    assert "ClassifierScratch is shown to differ from Classifier:" in found.verdict
+
+
+def test_several_plans_are_told_apart(tmp_path):
+    for trainer, signal in ((GENESIS, 2), (BASELINE, 0)):
+        write_arm(tmp_path, trainer, signal)
+        shutil.copytree(tmp_path / f"{trainer}__nnUNetPlans__3d_fullres", tmp_path / f"{trainer}__Other__3d_fullres")
+    found = section([tmp_path])
+    assert len(items(found)) == 4
+    assert "Classifier, Other, 3d_fullres is shown to differ" in found.verdict
+    assert "ClassifierScratch, Other, 3d_fullres with AUC 0." in found.pictures[0].alt
+    assert [row["plans"] for row in found.rows if row["trainer"] == "volume alone"] == ["Other", "nnUNetPlans"]
