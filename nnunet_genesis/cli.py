@@ -223,11 +223,13 @@ def split() -> None:
 
     def command() -> None:
         from nnunet_genesis.comparison.subsets import add_subsets, to_text
+        from nnunet_genesis.files import disk_in_words
         from nnunet_genesis.folders import dataset_name, nnunet_folder
 
         base = nnunet_folder("nnUNet_preprocessed")
         for name in map(dataset_name, args.d):
-            subsets = add_subsets(base / name, args.cases, folds=args.folds, seed=args.seed, group_by=args.group_by)
+            with disk_in_words(base / name, "run the command again."):
+                subsets = add_subsets(base / name, args.cases, folds=args.folds, seed=args.seed, group_by=args.group_by)
             print(name, to_text(subsets), sep="\n")
 
     run(command)
@@ -248,19 +250,22 @@ def report() -> None:
                         help="with DatasetXXX_NAME folders, e.g. an --export; of several, the further ones hold the "
                         "same arms trained again, e.g. with another seed [default: nnUNet_results]")  # fmt: skip
     parser.add_argument("--baseline", default="nnUNetTrainerGenesisScratch", metavar="TRAINER",
-                        help="what the others are tested against [default: nnUNetTrainerGenesisScratch]")  # fmt: skip
+                        help="what the others are tested against [default: nnUNetTrainerGenesisScratch; classifiers: "
+                        "nnUNetTrainerGenesisClassifierScratch]")  # fmt: skip
     parser.add_argument("--nsd_tolerance", type=float, default=None, metavar="MM",
                         help="0 or more [default: as exported, or the median edge of the planned voxels]")  # fmt: skip
     parser.add_argument("--export", type=Path, default=None, metavar="FOLDER",
-                        help="also write what the report is made from: small tables, without images")  # fmt: skip
+                        help="also write what is made of segmentations: small tables, without images")  # fmt: skip
     args = parse(parser)
     if not args.d and args.results is None:
         parser.error("give -d, or --results")
 
     def command() -> None:
         from nnunet_genesis.comparison.report import write_report
+        from nnunet_genesis.files import disk_in_words
 
         options = {"baseline": args.baseline, "tolerance": args.nsd_tolerance, "export": args.export}
-        print(write_report(args.d, args.o, args.results, **options))
+        with disk_in_words(args.o, "run the command again."):
+            print(write_report(args.d, args.o, args.results, **options))
 
     run(command)

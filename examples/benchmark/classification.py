@@ -11,11 +11,13 @@ import csv
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 CONFIGURATION, PLANS = "3d_fullres", "nnUNetNarrowPlans"
+SETTINGS = ("task", "epochs", "pretraining_epochs", "peak_lr", "features", "stages", "batch_size")
 CLASSIFIER, SCRATCH = "nnUNetTrainerGenesisClassifier", "nnUNetTrainerGenesisClassifierScratch"
 
 
@@ -148,6 +150,14 @@ def run(dataset: str, trainer: str, fold: int, **settings: Any) -> None:
             del os.environ[name]
 
 
+def _refuse_other_settings(file: Path, settings: dict[str, Any]) -> None:
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+    if found != settings:
+        sys.exit(f"ERROR: {file}: made with {found}. Use the same settings, or another folder with -o.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
 def _cpu() -> Any:
     import torch
 
@@ -173,6 +183,8 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=4)
     parser.add_argument("--batch_size", type=int, default=8)
     args = parser.parse_args()
+    if args.task == "candidates" and not args.unlabelled:
+        parser.error("candidates: give --unlabelled, the folder of chest CTs")
     out = args.o.resolve()
     os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -182,6 +194,7 @@ def main() -> None:
     from nnunet_genesis.comparison.report import write_report
     from pretraining.run import pretrain
 
+    _refuse_other_settings(out / "settings.json", {name: getattr(args, name) for name in SETTINGS})
     os.environ["nnUNet_extTrainer"] = str(trainers_folder())
     dataset = _candidates(args) if args.task == "candidates" else set_up(args)
     os.environ["nnUNet_n_proc_DA"] = "0"

@@ -31,7 +31,7 @@ from nnunet_genesis.classification.network import Classifier, mean_outputs
 from nnunet_genesis.classification.places import starts_of
 from nnunet_genesis.classification.splits import make_folds
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import read_json, write_json
+from nnunet_genesis.files import atomic_path, disk_in_words, read_json, write_json
 from nnunet_genesis.folders import SPLITS, nnunet_folder
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches
@@ -251,7 +251,9 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         rows = pd.concat(found, ignore_index=True).sort_values("case", kind="stable")
         folder = Path(self.output_folder) / "validation"
         folder.mkdir(exist_ok=True)
-        rows.to_csv(folder / PREDICTIONS, index=False, float_format="%.6g")
+        again = disk_in_words(folder, "validate again, with --val in place of --c.")
+        with again, atomic_path(folder / PREDICTIONS) as path:
+            rows.to_csv(path, index=False, float_format="%.6g")
         value = auc(rows["rank"].to_numpy(), rows[self._columns()].to_numpy(), np.ones(len(rows)))
         self.print_to_log_file(f"Validation complete: {len(rows)} items, AUC {value:.4f}")
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunet_genesis.comparison.results import KEYS, MEAN, RUN
+from nnunet_genesis.comparison.statistics import LEVEL
 from nnunet_genesis.errors import printable
 
 # Each has a contrast of at least 3 to the page, light and dark (WCAG 2.2, 1.4.11); arms differ in markers, too.
@@ -62,7 +63,7 @@ def picture(name: str, caption: str, alt: str, axes: Axes, legend: bool = True) 
     return Picture(name, caption, alt, text.replace("<defs>", THEME + "<defs>", 1).encode())
 
 
-def forest(questions: pd.DataFrame, order: Sequence[str], level: float) -> list[Picture]:
+def forest(questions: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
     """Draw the differences of mean Dice to the baseline in points, one line a size and trainer."""
     if questions.empty:
         return []
@@ -75,13 +76,13 @@ def forest(questions: pd.DataFrame, order: Sequence[str], level: float) -> list[
         low, middle, high = (100 * row[name] for name in ("difference_low", "difference", "difference_high"))
         covered = row["difference_interval"] == "cases and training"
         axes.plot([low, high], [line, line], color=colour, linewidth=1.8, linestyle="-" if covered else ":")
-        axes.plot(middle, line, marker, color=colour, markerfacecolor=colour if row["p_holm"] < 1 - level else "none")
+        axes.plot(middle, line, marker, color=colour, markerfacecolor=colour if row["p_holm"] < 1 - LEVEL else "none")
         where = f"{row['cases']} cases" + (f", {row['plans']}, {row['configuration']}" if several else "")
         labels.append(plain(f"{short(row['trainer'])}, {where}"))
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
     axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="difference in points of Dice (0.01)")
     caption = (
-        f"Difference to {short(order[0])}: points of Dice, mean of the classes, with {level:.0%} intervals. Right of "
+        f"Difference to {short(order[0])}: points of Dice, mean of the classes, with {LEVEL:.0%} intervals. Right of "
         "the line the arm is ahead. Filled: shown after Holm's correction; dotted: too few runs to cover the chance of "
         "training."
     )
@@ -105,7 +106,7 @@ def label_efficiency(rows: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks := sorted(part["train"].unique()), [f"{tick:g}" for tick in ticks])
         axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)")
-        caption = f"Dice over labelled training images, with 95 % intervals ({', '.join(key)})"
+        caption = f"Dice over labelled training images, with {LEVEL:.0%} intervals ({', '.join(key)})"
         alt = f"{_extremes(part, 'train', 'mean')} labelled training images."
         pictures.append(picture(_numbered("label_efficiency", pictures), caption, alt, axes))
     return pictures

@@ -155,7 +155,7 @@ def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, wit
         results.remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
     questions = rows[statistics.is_question(rows)]
     drawn = [
-        *figures.forest(questions, order, statistics.LEVEL),
+        *figures.forest(questions, order),
         *figures.label_efficiency(rows, order),
         *figures.training_curves(curves, order, results.phases()),
     ]

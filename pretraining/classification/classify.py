@@ -79,7 +79,7 @@ def classify(
         left_out += [LeftOut(name, "candidates without a scan") for name in missing]
         signs = [-1, -1, 1] if ras else signs
         table[XYZ] *= signs
-        last_only = _has_columns_of_luna16(candidates)
+        last_only = len(record["classes"]) == 2 and _has_columns_of_luna16(candidates)
         header = [*list(LUNA)[:4], "probability"] if last_only else ["case", *XYZ, *record["classes"]]
     preprocess = Preprocessor(models[0], find_masks(masks, scans) if masks else None)
     forwards = [(model.network, model.mirror_axes) for model in models]
@@ -100,4 +100,4 @@ def classify(
 
 def _has_columns_of_luna16(candidates: Path) -> bool:
     with open(candidates, newline="", encoding="utf-8-sig") as stream:
-        return bool({cell.strip() for cell in next(csv.reader(stream))} & set(LUNA))
+        return {cell.strip() for cell in next(csv.reader(stream))} >= set(list(LUNA)[:4])

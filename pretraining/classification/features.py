@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from nnunet_genesis.comparison.figures import plain
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
 from pretraining.classification.labelling import read_for, short_names
@@ -78,7 +79,7 @@ def _draw(file: Path, values: np.ndarray, labels: Sequence[str]) -> None:
     figure = Figure(figsize=(6, 5))
     axes = figure.subplots()
     for label in sorted(set(labels)):
-        axes.plot(*places[np.array(labels) == label].T, "o", ms=4, label=label)
+        axes.plot(*places[np.array(labels) == label].T, "o", ms=4, label=plain(label))
     axes.set(xlabel="first principal component", ylabel="second")
     axes.legend(loc="upper right")
     figure.savefig(file, dpi=120)

@@ -50,3 +50,12 @@ def test_luna16s_own_folds():
     assert len(folds) == 10
     assert folds[3]["val"] == ["c13", "c23", "c3"]
     assert luna_folds(sources | {"other": "more/other.mhd"}) is None
+
+
+def test_luna16s_folds_keep_their_numbers_when_subsets_are_added():
+    sources = {f"c{k}": f"luna/subset{k % 3}/{k}.mhd" for k in range(9)}
+    first = luna_folds({case: source for case, source in sources.items() if "subset0" not in source})
+    more = luna_folds(sources, first)
+    assert [fold["val"] for fold in more] == [*(fold["val"] for fold in first), ["c0", "c3", "c6"]]
+    stratified = make_folds(table(9), ["a", "b"])
+    assert luna_folds(sources, stratified) is None  # of a first preparation of a single subset

@@ -12,6 +12,8 @@ import SimpleITK
 
 from nnunet_genesis.comparison import figures
 from nnunet_genesis.comparison.report import write_report
+from nnunet_genesis.comparison.runs import find_runs
+from nnunet_genesis.comparison.subsets import SubsetMap
 from nnunet_genesis.errors import GenesisError
 from tests.nnunet_genesis.comparison.synthetic_results import GENESIS, SCRATCH, write_run
 
@@ -153,6 +155,40 @@ def test_further_folders_are_further_runs_of_the_same_arms(results, tmp_path):
     protocol.write_text(protocol.read_text().replace('"tumour"', '"other"'))
     with pytest.raises(GenesisError, match="--results: Dataset801_Test has labels"):
         write_report([], tmp_path / "three", results=[results, tmp_path / "export"])
+
+
+def test_exports_of_several_trainings_stay_several(results, tmp_path):
+    for number in range(4):
+        shutil.copytree(results, results.parent / f"seed {number}")
+    seeds = [results.parent / f"seed {number}" for number in range(4)]
+    for number in (0, 2):
+        write_report([], tmp_path / "one", seeds[number : number + 2], export=tmp_path / f"export {number}")
+    write_report([], tmp_path / "all", seeds)
+    write_report([], tmp_path / "two", [tmp_path / "export 0", tmp_path / "export 2"])
+    assert (tmp_path / "all/report.csv").read_bytes() == (tmp_path / "two/report.csv").read_bytes()
+    assert pd.read_csv(tmp_path / "two/report.csv")["n_runs"].max() == 4
+
+
+def test_logs_of_an_abandoned_longer_run_count_no_more(results, tmp_path):
+    folder = next((results / NAME).glob(f"{SCRATCH}__*/fold_0"))
+    first = (folder / "training_log_2026_1_1_00_00_00.txt").read_text()
+    second = "".join(f"t: Epoch {n} \nt: Pseudo dice [np.float32({0.1 * n})] \n" for n in range(1, 9))
+    phases = "t: Phase 1 of 2, epochs 0 to 4: a\nt: Phase 2 of 2, epochs 5 to 9: b\n"
+    (folder / "training_log_2025_1_1_00_00_00.txt").write_text(phases + first + second)
+    found = {run.folder: run.logged() for run in find_runs(results / NAME, SubsetMap())[0]}[folder]
+    assert found == ({0: 0.1, 1: 0.5}, {0: "a"})
+
+
+def test_data_sets_without_a_validated_run_are_passed_over(results, tmp_path):
+    (results / "Dataset701_ChestCT" / "nnUNetTrainerRestoration__nnUNetPlans__3d_fullres").mkdir(parents=True)
+    assert "Dataset701" not in write_report([], tmp_path, results).read_text()
+
+
+def test_a_class_that_is_nowhere_is_said(results, tmp_path):
+    shutil.rmtree(results / NAME)
+    write_run(results / NAME, SCRATCH, 0, {"case0": (float("nan"), float("nan"))})
+    with pytest.raises(GenesisError, match=f"{NAME}: no class is in any validation case"):
+        write_report([NAME], tmp_path)
 
 
 def test_a_folder_twice_or_without_results_is_refused(results, tmp_path):

@@ -39,6 +39,12 @@ def test_the_folds_are_nnunets_own(folder):
     assert splits(folder) == generate_crossval_split(cases, seed=12345, n_splits=5)
 
 
+def test_folds_of_labels_have_no_subsets(folder):
+    (folder / "genesis_labels.csv").touch()
+    with pytest.raises(GenesisError, match=r"its folds are of its labels \(genesis_labels.csv\)"):
+        add_subsets(folder, [ALL])
+
+
 def test_few_cases_are_left_out_one_by_one(folder):
     for file in sorted((folder / "gt_segmentations").iterdir())[3:]:
         file.unlink()
