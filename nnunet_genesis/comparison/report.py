@@ -98,11 +98,13 @@ def write_report(
     ]
     page = out if alone else out / "report.html"
     files = {page: _html(reports, classified).encode()}
-    for report in reports:
-        if export:
+    drawn = [(report.results.dataset, picture) for report in reports for picture in report.figures]
+    drawn += [(name, picture) for name, found in classified.items() for picture in found.pictures]
+    if not alone:
+        files |= {out / f"{name}_{picture.name}.svg": picture.svg for name, picture in drawn}
+    if export:
+        for report in reports:
             write_export(report.results, export / report.results.dataset)
-        if not alone:
-            files |= {out / f"{report.results.dataset}_{drawn.name}.svg": drawn.svg for drawn in report.figures}
     tables = {
         "report.csv": [report.table() for report in reports],
         "classification.csv": [pd.DataFrame(s.rows).assign(dataset=name) for name, s in classified.items()],

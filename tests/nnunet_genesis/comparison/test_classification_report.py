@@ -79,6 +79,7 @@ def test_the_page_has_the_section(tmp_path):
     assert "volume alone" in page
     assert "ClassifierScratch" in page
     assert "Classifier is shown to differ from ClassifierScratch: its AUC is" in page
+    assert (tmp_path / "report" / "Dataset001_Scans_ROC.svg").exists()
     table = pd.read_csv(tmp_path / "report" / "classification.csv")
     assert set(table["trainer"]) == {GENESIS, BASELINE, "volume alone"}
 
