@@ -18,6 +18,7 @@ from nnunet_genesis.files import disk_in_words, read_json
 from nnunet_genesis.folders import SPLITS, channel_names
 from nnunet_genesis.training.base import ResumableTrainer, require_finite
 from nnunet_genesis.training.distributed import gather, run_on_rank_0
+from nnunet_genesis.training.precision import lay_as_weights
 from pretraining.options import RestorationOptions
 
 
@@ -190,6 +191,7 @@ class PretrainingTrainer(ResumableTrainer):
         for group in content["optimizer_state"]["param_groups"]:
             group["fused"] = True  # not so in checkpoints of early versions
         self.optimizer.load_state_dict(content["optimizer_state"])
+        lay_as_weights(self.optimizer)
         if self.grad_scaler and content["grad_scaler_state"]:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
         self.logger.load_checkpoint(content["logging"])

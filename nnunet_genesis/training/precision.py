@@ -122,3 +122,11 @@ def move(network: nn.Module, device: torch.device, memory_format: str) -> None:
     for parameter in network.parameters():
         if parameter.dim() == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch_format(memory_format))
+
+
+def lay_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Lay moments that were read as their weights lie: fused AdamW pairs the two in the order of memory."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
