@@ -55,6 +55,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     unused: tuple[str, ...] = ("stage",)  # settings of other trainers
     remedies = "a lower nnUNet_genesis_peak_lr, or nnUNet_genesis_precision=fp32 in a new run (CPU)"
     num_epochs: int
+    num_iterations_per_epoch: int
     inference_allowed_mirroring_axes: tuple[int, ...] | None
     loaded: Collection[str] = ()
 
@@ -75,12 +76,15 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         self._or_stop(lambda: self.settings.refuse(self.unused, type(self).__name__))
         if len(self.configuration_manager.patch_size) != 3:
             self._or_stop(self._refuse_2d)
-        self.num_epochs = self.settings.epochs or self.num_epochs
-        if self.settings.iterations:
-            self.num_iterations_per_epoch = self.settings.iterations
-            self.num_val_iterations_per_epoch = max(1, self.settings.iterations // 5)
+        self.set_length(self.settings.epochs, self.settings.iterations)
         self.seed, self.precision = self.settings.seed, self.settings.precision
         self.use(self._or_stop(self._choose_schedule))
+
+    def set_length(self, epochs: int | None, iterations: int | None) -> None:
+        """Train so many epochs of so many iterations, of which validation takes a fifth; ``None``: as before."""
+        self.num_epochs = epochs or self.num_epochs
+        if iterations and iterations != self.num_iterations_per_epoch:
+            self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = iterations, max(1, iterations // 5)
 
     def _choose_schedule(self) -> Schedule:
         settings = self.settings
@@ -101,25 +105,29 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         return Schedule("warmup", self.settings.peak_lr or EARLY_LR, (warmup,))
 
     def recorded(self) -> dict[str, Any]:
-        """Return the schedule, for the checkpoint."""
-        return {"schedule": self.schedule.to_plain()}
+        """Return schedule and length, for the checkpoint."""
+        length = {"epochs": self.num_epochs, "iterations": self.num_iterations_per_epoch}
+        return {"schedule": self.schedule.to_plain(), **length}
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Follow the schedule of the checkpoint that was read, and mirror as it did.
+        """Follow the checkpoint's schedule and optimiser, mirror as it did, and train as long unless told otherwise.
 
         Raises:
-            GenesisError: the run is to go on, and a variable asks for something else.
+            GenesisError: the run is to go on, and a variable asks for something else than that many epochs.
         """
-        stored, mirrored = record.get("schedule"), int(bool(self.inference_allowed_mirroring_axes))  # as it was read
+        stored, settings = record.get("schedule"), self.settings
+        epochs, iterations = (record.get(name) for name in ("epochs", "iterations"))  # None: of an early version
         schedule = Schedule.from_plain(stored) if stored else self.early_schedule()
         if self.logger.resume:
-            settings, warmup = self.settings, schedule.lengths[0] if len(schedule.lengths) == 1 else None
+            warmup = schedule.lengths[0] if len(schedule.lengths) == 1 else None
             asked = {
                 "schedule": (settings.schedule, schedule.kind),
                 "peak_lr": (settings.peak_lr, schedule.peak_lr),
                 "warmup_epochs": (settings.warmup_epochs, warmup),
                 "freeze": (settings.freeze, "encoder" if schedule.frozen else None),
-                "mirroring": (settings.mirroring, mirrored),
+                "mirroring": (settings.mirroring, record["mirroring"]),
+                "optimizer": (settings.optimizer, record["optimizer"]),
+                "iterations": (settings.iterations, iterations or settings.iterations),
             }
             for name, (now, then) in asked.items():
                 if now is not None and now != then:
@@ -127,7 +135,10 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
                         f"nnUNet_genesis_{name}={now}: the run in {self.output_folder} was started with {then}. "
                         "Unset it to go on, or move the folder away to start anew."
                     )
-        self.settings = dataclasses.replace(self.settings, mirroring=mirrored)
+        self.settings = dataclasses.replace(settings, mirroring=record["mirroring"], optimizer=record["optimizer"])
+        self.set_length(settings.epochs or epochs, iterations)
+        if epochs and epochs != self.num_epochs:
+            self.print_to_log_file(f"Epochs: {self.num_epochs}, before this {epochs}")
         self.use(schedule)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name

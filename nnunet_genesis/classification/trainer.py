@@ -72,8 +72,7 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings, self.enable_deep_supervision = self.settings, False
-        self.num_epochs, self.num_iterations_per_epoch = settings.epochs or EPOCHS, settings.iterations or ITERATIONS
-        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)
+        self.set_length(settings.epochs or EPOCHS, settings.iterations or ITERATIONS)
         self.weight_decay = WEIGHT_DECAY
         self.use(self.early_schedule())
         self.table, self.classes = self._or_stop(self._read_labels)

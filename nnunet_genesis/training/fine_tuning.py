@@ -11,6 +11,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_genesis.checkpoint.lineage import Origin
 from nnunet_genesis.checkpoint.reading import fitting, restricted
+from nnunet_genesis.checkpoint.reading import load as read
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, regular_file
@@ -143,18 +144,22 @@ class FineTuningTrainer(ResumableTrainer):
         file = Path(str(filename_or_checkpoint))  # nnU-Net's own fails on a dict
         if self.logger.resume and not self.was_initialized:  # not for --val_best, which comes after a training
             file = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file)) or file
+        record = self._or_stop(lambda: _kept(read(file)))
+        self._or_stop(lambda: self._keep_seed(record.get("seed")))
+        self._or_stop(lambda: self.keep(record))  # before the optimiser is built, whose state is read then
         load = super().load_checkpoint
         self._or_stop(lambda: _load_restricted(load, file))
-        record = self.my_init_kwargs.get("genesis", {})
         self.origin = Origin.of(record)
-        self._or_stop(lambda: self._keep_seed(record.get("seed")))
-        self._or_stop(lambda: self.keep(record))
         if self.device.type == "cpu":
             self._compute_in(record.get("precision", self.precision))  # not this machine's
         self.resume(unfinished=record.get("so_far") is not None)
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Take what a subclass' :meth:`recorded` gave from the checkpoint that was read."""
+        """Take what a subclass' :meth:`recorded` gave from the checkpoint that is read, before it is loaded.
+
+        Args:
+            record: beside it ``optimizer`` and ``mirroring``, as in the settings.
+        """
 
     def recorded(self) -> dict[str, Any]:
         """Return what a subclass keeps in its checkpoints: plain types."""
@@ -194,6 +199,14 @@ class FineTuningTrainer(ResumableTrainer):
         except GenesisError as error:
             self.print_to_log_file(f"ERROR: {error}", also_print_to_console=False)
             sys.exit(f"ERROR: {error}")
+
+
+def _kept(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of its run; its optimiser is told from the state, which early versions have too."""
+    adam = "betas" in content["optimizer_state"]["param_groups"][0]
+    mirrored = bool(content.get("inference_allowed_mirroring_axes"))
+    record = content["init_args"].get("genesis", {})
+    return record | {"optimizer": "adamw" if adam else "sgd", "mirroring": int(mirrored)}
 
 
 def _load_restricted(load: Callable[[str], None], file: Path) -> None:

@@ -104,13 +104,16 @@ def test_going_on_with_another_schedule_is_refused_and_an_early_runs_is_todays(w
         ("peak_lr", "0.1", "0.01"),
         ("freeze", "encoder", "None"),
         ("mirroring", "0", "1"),
+        ("optimizer", "adamw", "sgd"),
+        ("iterations", "3", "2"),
     ):
         output = replace(run, environment=run.environment | {f"nnUNet_genesis_{name}": value}).fail()
         assert f"nnUNet_genesis_{name}={value}: the run in" in output
         assert f"was started with {then}. Unset it" in output
     file = run.folder() / "checkpoint_latest.pth"
     content = torch.load(file, weights_only=False)
-    del content["init_args"]["genesis"]["schedule"]  # as before schedules were chosen
+    for name in ("schedule", "epochs", "iterations"):  # as before they were kept
+        del content["init_args"]["genesis"][name]
     torch.save(content, file)
     final = run.finish()
     assert final["init_args"]["genesis"]["schedule"]["peak_lr"] == 1e-3
@@ -125,6 +128,25 @@ def test_without_mirroring_left_stays_left_after_an_interruption_too(world, tmp_
     del run.environment["nnUNet_genesis_mirroring"]
     final = run.finish()
     assert final["inference_allowed_mirroring_axes"] is None
+
+
+def test_a_fresh_shell_goes_on_with_the_runs_length_and_optimiser(world, tmp_path, monkeypatch):
+    run = make_run(world, tmp_path / "whole", optimizer="adamw")
+    whole = run.finish()
+    run = make_run(world, tmp_path / "killed", optimizer="adamw")
+    run.kill(1)
+    for name in ("epochs", "iterations", "optimizer"):
+        del run.environment[f"nnUNet_genesis_{name}"]
+    assert_equal_runs(run.finish(), whole)
+    for name, value in run.environment.items():
+        monkeypatch.setenv(name, value)
+    made = get_trainer_from_args("701", "3d_fullres", 0, SCRATCH, device=CPU)
+    made.load_checkpoint(str(run.folder() / "checkpoint_final.pth"))  # as nnUNetv2_train --val does
+    assert (made.num_epochs, made.num_iterations_per_epoch) == (EPOCHS, ITERATIONS)
+    assert isinstance(made.optimizer, torch.optim.AdamW)
+    longer = replace(run, environment=run.environment | {"nnUNet_genesis_epochs": "5"})
+    assert longer.finish()["current_epoch"] == 5
+    assert "Epochs: 5, before this 4" in longer.log()
 
 
 def _sawtooth_rank(rank: int, folder: str) -> None:
