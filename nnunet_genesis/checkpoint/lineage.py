@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from nnunet_genesis.checkpoint.citations import texts
+
 NOT_STATED = "not stated"
 
 # What a licence's name says that it forbids or asks for; what says nothing that we know allows least.
@@ -44,7 +46,8 @@ class Origin:
     def of(cls, record: dict[str, Any]) -> "Origin":
         """Read what a training of ours kept of the weights that it began with, if it began with any."""
         known = record.get("lineage")
-        return cls(known, list(record.get("citations") or [])) if known else cls()
+        entries = [entry for entry in known if isinstance(entry, dict)] if isinstance(known, list) else []
+        return cls(entries, texts(record.get("citations"))) if entries else cls()
 
     def to_plain(self) -> dict[str, Any]:
         """Return what :meth:`of` reads."""

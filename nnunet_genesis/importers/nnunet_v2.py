@@ -7,6 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.checkpoint import CITATIONS, Record
 from nnunet_genesis.checkpoint.architecture import input_channels, own_words
+from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin
 from nnunet_genesis.checkpoint.record import axis_order, one_configuration
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
@@ -42,13 +43,17 @@ def convert(source: Source) -> Imported:
     }
     if isinstance(cases := dataset.get("numTraining"), int):
         data["number_of_cases"] = {"training": cases}
+    kept = source.content["init_args"].get("genesis")  # by our trainers, of the weights that the network began with
+    parents = Origin.of(plain(kept, source.path)) if isinstance(kept, dict) else Origin()
+    licence = str(dataset.get("licence") or dataset.get("license") or "not stated in the file")
     record = Record.of(
         plans,
         name,
-        imported=source.describe("nnunet_v2"),
+        imported=None if parents.lineage else source.describe("nnunet_v2"),
         method=f"supervised (nnU-Net v2, {source.content.get('trainer_name') or 'unknown trainer'})",
         data=data,
-        licence=str(dataset.get("licence") or dataset.get("license") or "not stated in the file"),
+        licence=NOT_STATED if parents.lineage else licence,
+        parents=parents,
         citations=[CITATIONS[1], *([str(dataset["reference"])] if dataset.get("reference") else [])],
     )
     placed = [key for key in found if key in layout.shapes]

@@ -52,7 +52,7 @@ def export_hub(file: Path, folder: Path, *, licence: str | None = None, panels: 
     weights = checkpoint.check(imported.checkpoint, file, source.sha256)
     picture = _picture(file) if panels else None
     try:
-        record = shareable(_with_origin(weights.record, source.content, licence))
+        record = shareable(weights.record)
         weights = dataclasses.replace(weights, record=record)
         plan = record.adaptation_plan(input_channels(weights.network_weights))
         log = plain(source.content.get("logging") or {}, file)
@@ -93,19 +93,6 @@ def to_text(weights: GenesisWeights, folder: Path, panels: bool) -> str:
     name = (record.data or {}).get("dataset_name")
     lines.append(f"Read {README} before you upload it: it names your data set ({name}) and its numbers of cases.")
     return "\n".join(map(printable, lines))
-
-
-def _with_origin(record: Record, content: Any, licence: str | None) -> Record:
-    """Add to a fine-tuned network's record what its trainer kept of the weights that it began with."""
-    arguments = content.get("init_args")
-    kept = arguments.get("genesis") if isinstance(arguments, dict) and "genesis" not in content else None
-    origin = Origin.of(plain(kept, Path(CHECKPOINT))) if isinstance(kept, dict) else Origin()
-    if not origin.lineage:
-        return record
-    cited = list(dict.fromkeys([*(record.citations or []), *origin.citations]))
-    return dataclasses.replace(
-        record, lineage=origin.lineage, citations=cited, licence=licence or origin.licence, imported=None
-    )
 
 
 def shareable(record: Record) -> Record:

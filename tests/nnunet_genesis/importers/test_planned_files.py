@@ -86,6 +86,20 @@ def from_v2(content: dict[str, Any]) -> importers.Imported:
     return nnunet_v2.convert(Source(Path("f.pth"), content))
 
 
+def test_a_fine_tuned_network_keeps_lineage_citations_and_the_strictest_licence():
+    content = v2_content()
+    parent = {"file": "genesis.pth", "sha256": "0", "method": "restoration", "licence": "cc-by-nc-4.0"}
+    content["init_args"]["genesis"] = {"seed": 1, "lineage": [parent, 7], "citations": ["Somebody (2026)"]}
+    content["init_args"]["dataset_json"]["licence"] = "cc-by-4.0"
+    record = importers.convert(Source(Path("f.pth"), content)).record
+    assert record["lineage"] == [parent]
+    assert record["licence"] == "cc-by-nc-4.0"
+    assert record["citations"][-1] == "Somebody (2026)"
+    assert importers.convert(Source(Path("f.pth"), content), licence="MIT").record["licence"] == "MIT"
+    content["init_args"]["genesis"]["lineage"] = 7
+    assert importers.convert(Source(Path("f.pth"), content)).record["licence"] == "cc-by-4.0"
+
+
 def set_in(content: dict[str, Any], value: Any, *path: str) -> dict[str, Any]:
     """``content`` with the architecture's entry at ``path`` replaced."""
     content = copy.deepcopy(content)
