@@ -44,10 +44,11 @@ class LoadReport:
         covered = self.coverage()
         if covered >= min_coverage and covered > 0:
             return None
-        causes = Counter(move.reason for move in self.moves if move.part == "encoder" and move.reason)
+        causes = Counter(move.reason for move in self.moves if move.part == "encoder" and move.reason).most_common(1)
+        cause = causes[0][0] if causes else "channels or blocks that the pretrained network lacks"
         return (
             f"{self.source}: these weights cover {covered:.1%} of this network's encoder, expected at least "
-            f"{min_coverage:.0%}. Most frequent cause: {causes.most_common(1)[0][0]}. {self._remedy()}"
+            f"{min_coverage:.0%}. Most frequent cause: {cause}. {self._remedy()}"
         )
 
     def _remedy(self) -> str:

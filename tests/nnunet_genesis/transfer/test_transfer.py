@@ -91,6 +91,11 @@ def test_other_widths_are_refused_and_the_message_names_the_setting(file):
     assert load(network(4, width=1), file, partial=True, minimum=1.0).coverage() == 1
 
 
+def test_partial_widths_that_are_too_little_say_what_is_missing(file):
+    with pytest.raises(GenesisError, match="Most frequent cause: channels or blocks that the pretrained network lacks"):
+        load(network(4, width=4), file, partial=True, minimum=0.99)
+
+
 def test_minimum_is_inclusive(file):
     coverage = load(network(5), file).coverage()
     assert 0.1 < coverage < 0.9
