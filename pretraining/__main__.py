@@ -108,6 +108,8 @@ def pretrain() -> None:
                         "with --init the strictest of those that they come from]")  # fmt: skip
     parser.add_argument("--c", action="store_true", help="continue from the last checkpoint, with its options")
     args = parse(parser)
+    if args.num_gpus < 1:
+        parser.error(f"-num_gpus {args.num_gpus}: expected at least 1")
 
     def command() -> None:
         if args.device == "cpu":

@@ -96,15 +96,15 @@ def test_error_is_one_line_without_a_traceback(tmp_path, command, arguments, sai
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("fold", ["none", "1.5"])
-def test_fold_is_a_number_or_all(fold, monkeypatch, capsys):
+@pytest.mark.parametrize(("flag", "value"), [("-f", "none"), ("-f", "1.5"), ("-num_gpus", "0"), ("-num_gpus", "-1")])
+def test_fold_is_a_number_or_all_and_there_is_a_process(flag, value, monkeypatch, capsys):
     from pretraining.__main__ import pretrain
 
-    monkeypatch.setattr(sys, "argv", ["nnUNetv2_genesis_pretrain", "1", "3d_fullres", "-f", fold])
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_genesis_pretrain", "1", "3d_fullres", flag, value])
     with pytest.raises(SystemExit) as stop:
         pretrain()
     assert stop.value.code == 2
-    assert "-f" in capsys.readouterr().err
+    assert f"error: {'argument ' * (flag == '-f')}{flag}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("result", "status"), [(None, 0), (0, 0), (3, 3)])
