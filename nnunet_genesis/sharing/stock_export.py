@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
@@ -19,7 +20,8 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     Returns the copy's folder, by default ``nnUNetTrainer__PLANS__CONFIG`` beside the original.
 
     Raises:
-        GenesisError: the folder isn't a model, its network isn't nnU-Net's own, or the output exists.
+        GenesisError: the folder isn't a model, its network isn't nnU-Net's own or doesn't segment; or the output
+            exists.
     """
     checkpoints = sorted(model_folder.glob("fold_*/checkpoint_*.pth"))
     needed = [model_folder / name for name in ("plans.json", "dataset.json")]
@@ -40,10 +42,20 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
         for path in checkpoints:
-            content = checkpoint.load(path) | {"trainer_name": STOCK_TRAINER}
+            content = checkpoint.load(path)
+            _refuse_other_tasks(content, path)
             (partial / path.parent.name).mkdir(exist_ok=True)
-            checkpoint.save(content, partial / path.relative_to(model_folder))
+            checkpoint.save(content | {"trainer_name": STOCK_TRAINER}, partial / path.relative_to(model_folder))
     return output
+
+
+def _refuse_other_tasks(content: dict[str, Any], path: Path) -> None:
+    classifies = "classification" in (content.get("init_args") or ())
+    if "genesis" in content or classifies:
+        raise GenesisError(
+            f"{path}: expected a network that segments, found a {'classifier' if classifies else 'pretraining'}, with "
+            "which stock nnU-Net can't predict. Share a pretraining with --hub, a classifier as its folder."
+        )
 
 
 def _refuse_our_networks(plans_file: Path) -> None:

@@ -130,6 +130,17 @@ def test_damaged_checkpoint_leaves_no_half_copy(model):
     assert [path.name for path in model.parent.iterdir()] == [NAME]
 
 
+@pytest.mark.parametrize(
+    ("what", "changes"), [("a pretraining", {"genesis": {}}), ("a classifier", {"init_args": {"classification": {}}})]
+)
+def test_what_does_not_segment_is_refused(model, what, changes):
+    file = model / "fold_1" / "checkpoint_final.pth"
+    torch.save(checkpoint.load(file) | changes, file)
+    with pytest.raises(GenesisError, match=rf"_final\.pth: expected a network that segments, found {what}"):
+        export_stock(model)
+    assert [path.name for path in model.parent.iterdir()] == [NAME]
+
+
 def test_network_of_this_package_is_refused(model):
     name = "nnunet_genesis.architectures.GenesisUNet3D"
     plans = {"configurations": {"3d_fullres": {"architecture": {"network_class_name": name}}}}
