@@ -51,8 +51,9 @@ class RestorationOptions:
     def continued(cls, record: dict[str, Any], changes: dict[str, Any]) -> "RestorationOptions":
         """Return the options of a run that is continued: its own, and of ``changes`` those in :data:`MAY_CHANGE`.
 
-        The number of epochs, with which the learning rate decays, can grow, and shrink to what is done. The others of
-        these change the speed or the record. Any other option may be given again, with the run's value.
+        The number of epochs, with which the learning rate decays, can grow, and shrink to what is done; the warm-up
+        stays the run's. The others of these change the speed or the record. Any other option may be given again, with
+        the run's value.
 
         Args:
             record: the ``genesis`` record of the checkpoint to go on from.
@@ -72,7 +73,8 @@ class RestorationOptions:
                     f"--{_FLAGS.get(name, name)} {value}: the run {was}. Leave the option out to go on, or move the "
                     "folder away to start anew."
                 )
-        return dataclasses.replace(own, **{name: value for name, value in changes.items() if name in MAY_CHANGE})
+        kept = {name: value for name, value in changes.items() if name in MAY_CHANGE}
+        return dataclasses.replace(own, warmup_epochs=warmup, **kept)
 
     def __post_init__(self) -> None:
         checks = {

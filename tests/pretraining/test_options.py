@@ -56,7 +56,7 @@ RECORD = {
 def test_a_continued_run_keeps_its_options_but_for_those_that_may_change(changes):
     options = RestorationOptions.continued(RECORD, changes)
     kept = {name: value for name, value in changes.items() if name in ("epochs", "compile", "licence", "memory_format")}
-    assert options == RestorationOptions(**(RECORD["options"] | kept))
+    assert options == RestorationOptions(**(RECORD["options"] | {"warmup_epochs": 2} | kept))
 
 
 @pytest.mark.parametrize(
