@@ -152,10 +152,7 @@ def _run(asked: _Asked) -> Path:
     folder = Path(trainer.output_folder)
     found = run_on_rank_0(lambda: _begin(trainer, asked.continue_training, restarted))
     if found:
-        content = together(lambda: checkpoint.load(found, trainer.device))
-        trainer.use(together(lambda: RestorationOptions.continued(content["genesis"], asked.options)))
-        with fitting(found):
-            trainer.load_checkpoint(content)
+        _load(found, trainer, asked.options)
         if init := asked.init:
             together(lambda: check_same(init, trainer.origin, found))
         trainer.print_to_log_file(f"Going on from {found}, epoch {trainer.current_epoch} of {trainer.num_epochs}")
@@ -169,6 +166,14 @@ def _run(asked: _Asked) -> Path:
         trainer.run_training()
     run_on_rank_0(lambda: (folder / BEGUN).unlink(missing_ok=True))
     return folder / FINAL
+
+
+def _load(file: Path, trainer: nnUNetTrainerRestoration, changes: dict[str, Any]) -> None:
+    """Go on from a checkpoint, of whose weights no second copy stays on the device."""
+    content = together(lambda: checkpoint.load(file, trainer.device))
+    trainer.use(together(lambda: RestorationOptions.continued(content["genesis"], changes)))
+    with fitting(file):
+        trainer.load_checkpoint(content)
 
 
 def _begin(trainer: nnUNetTrainerRestoration, continue_training: bool, restarted: bool) -> Path | None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,23 @@ def test_an_existing_result_is_never_overwritten_and_a_finished_run_stays(world)
 def test_a_finished_run_can_be_extended(world):
     final = pretrain("701", "3d_fullres", device=CPU, continue_training=True, epochs=3)
     assert torch.load(final, weights_only=True)["current_epoch"] == 3
+
+
+def test_no_second_copy_of_the_weights_stays_while_a_run_goes_on(world, monkeypatch):
+    load, kept, alive = checkpoint.load, [], []
+
+    def watched(*arguments):
+        content = load(*arguments)
+        kept.extend(map(weakref.ref, content["network_weights"].values()))
+        return content
+
+    monkeypatch.setattr(checkpoint, "load", watched)
+    monkeypatch.setattr(
+        nnUNetTrainerRestoration, "run_training", lambda _: alive.extend(ref() is not None for ref in kept)
+    )
+    pretrain("701", "3d_fullres", device=CPU, continue_training=True, epochs=9)
+    assert alive
+    assert not any(alive)
 
 
 @pytest.mark.parametrize("changed", [{"seed": 7}, {"batch_size": 3}])
