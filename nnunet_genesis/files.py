@@ -36,15 +36,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``folder``, which takes its place on success; an empty one may stand there."""
+    """Yield a new folder beside ``folder``, which takes its place on success; an empty one there is filled."""
+    folder = folder.resolve()  # "." has no name
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
-        if folder.is_dir():
-            folder.rmdir()
-        partial.rename(folder)
+        if folder.is_dir():  # stays: a shell may be in it
+            for entry in partial.iterdir():
+                entry.rename(folder / entry.name)
+        else:
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -170,7 +173,7 @@ def _in_words(error: BaseException, path: str | os.PathLike[str], then: str) -> 
         cause = OSError(errno.ENOSPC, "is the disk full?")
     file = str(cause.filename or path).split(".tmp")[0]
     if cause.errno in _FULL:
-        free = shutil.disk_usage(path if os.path.isdir(path) else os.path.dirname(path)).free // 2**20
+        free = shutil.disk_usage(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))).free // 2**20
         return f"{file}: not written: {cause.strerror} ({free} MiB are free there). Free some space, then {then}"
     if cause.errno == errno.EROFS:
         return f"{file}: not written: {cause.strerror}. Make it writable, or choose another folder, then {then}"

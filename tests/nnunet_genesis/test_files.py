@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import atomic_path, disk_in_words, not_writable, read_json, remove_unfinished, write_json
+from nnunet_genesis.files import (
+    atomic_path,
+    disk_in_words,
+    not_writable,
+    read_json,
+    remove_unfinished,
+    whole_folder,
+    write_json,
+)
 from nnunet_genesis.folders import environment
 
 
@@ -72,6 +80,20 @@ def test_a_disk_that_refuses_is_named(tmp_path, number, expected):
     ):
         raise error
     assert not_writable(error)
+
+
+def test_a_full_disk_is_named_where_the_path_is_a_name_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GenesisError, match="MiB are free there"), disk_in_words("genesis.pth", "run it again."):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_folder_that_one_is_in_is_filled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with whole_folder(Path(".")) as partial:
+        (partial / "README.md").touch()
+    assert os.listdir(".") == ["README.md"]
+    assert not list(tmp_path.parent.glob("*.partial"))
 
 
 def test_other_errors_pass(tmp_path):
