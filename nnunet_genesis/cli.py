@@ -155,6 +155,7 @@ def import_() -> None:
 
     def command() -> None:
         from nnunet_genesis import checkpoint, importers
+        from nnunet_genesis.files import disk_in_words
         from nnunet_genesis.importers import hub
         from nnunet_genesis.inspection import import_text
 
@@ -165,7 +166,8 @@ def import_() -> None:
         weights, fetched = hub.fetch(args.weights) if hub.is_hub(args.weights) else (args.weights, None)
         imported = importers.convert(weights, args.format, args.keep_axes, args.licence, args.source or fetched)
         text = import_text(imported, args.o)
-        checkpoint.save(imported.checkpoint, args.o)
+        with disk_in_words(args.o, "run the same command again."):
+            checkpoint.save(imported.checkpoint, args.o)
         print(text)
 
     run(command)

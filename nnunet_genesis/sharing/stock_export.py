@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_genesis import checkpoint
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import read_json, whole_folder
+from nnunet_genesis.files import disk_in_words, read_json, whole_folder
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -36,7 +36,7 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     output = output or _stock_folder(model_folder)
     if output.exists():
         raise GenesisError(f"{output}: exists already. Move it away, or choose another folder with -o.")
-    with whole_folder(output) as partial:
+    with disk_in_words(output, "run the same command again."), whole_folder(output) as partial:
         for path in [*needed, *model_folder.glob("dataset_fingerprint.json"), *model_folder.glob("fold_*/*.json")]:
             target = partial / path.relative_to(model_folder)
             target.parent.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """nnssl and supervised nnU-Net checkpoints: the record from their plans, nothing built from their words."""
 
 import copy
+import errno
 import json
 import os
 import subprocess
@@ -522,6 +523,17 @@ def test_the_command_refuses_with_one_message(tmp_path, monkeypatch, command, me
     monkeypatch.chdir(tmp_path)
     assert str(run_import(monkeypatch, *command)).startswith(f"ERROR: {message}")
     assert os.listdir(tmp_path) == ["f.pth"]
+
+
+def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    torch.save(nnssl_content(), tmp_path / "f.pth")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "save", full)
+    said = str(run_import(monkeypatch, "f.pth", "-o", "g.pth"))
+    assert said.startswith("ERROR: g.pth: not written: No space left on device")
 
 
 def test_the_commands_choices_are_the_formats_and_help_does_not_import_torch():

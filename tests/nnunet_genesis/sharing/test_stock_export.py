@@ -1,6 +1,8 @@
 """Stock export: a copy that names nnU-Net's own trainer, and an original that stays as it was."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,16 @@ def test_what_does_not_segment_is_refused(model, what, changes):
     file = model / "fold_1" / "checkpoint_final.pth"
     torch.save(checkpoint.load(file) | changes, file)
     with pytest.raises(GenesisError, match=rf"_final\.pth: expected a network that segments, found {what}"):
+        export_stock(model)
+    assert [path.name for path in model.parent.iterdir()] == [NAME]
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_copy(model, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(GenesisError, match="not written: No space left on device"):
         export_stock(model)
     assert [path.name for path in model.parent.iterdir()] == [NAME]
 
