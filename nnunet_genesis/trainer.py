@@ -158,7 +158,8 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         """Return nnU-Net's SGD, or AdamW, with our schedule."""
         optimizer, _ = super().configure_optimizers()
         if self.settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
+            self.weight_decay = ADAMW_WEIGHT_DECAY  # for log and trackers too
+            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PhasedLRScheduler(optimizer, self.schedule, self.num_epochs)
 
     def on_train_start(self) -> None:

@@ -146,7 +146,7 @@ def test_sgd_starts_from_kernels_of_unit_variance_and_adamw_from_the_files(world
             torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=1e-4)
     assert len(shrunk["sgd"]) == len(ratios) > 5
     assert not shrunk["adamw"]
-    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.01
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == trainer.described()["hparas"]["weight_decay"] == 0.01
     monkeypatch.setenv("nnUNet_genesis_optimizer", "sgd")
     monkeypatch.setenv("nnUNet_genesis_unit_variance", "0")
     trainer = make_trainer("nnUNetTrainerGenesis")
