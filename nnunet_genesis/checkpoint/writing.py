@@ -92,9 +92,11 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
             return file
         others = files[number + 1 :]
         if not others:
+            best = folder / BEST
+            whole = f"{BEST}, which is whole," if best.is_file() and not damage(best) else "a whole one"
             raise GenesisError(
-                f"{file}: {problem}. Expected a checkpoint to go on from, and there is no whole one in this folder. "
-                "Put a copy there, or move the folder away to start anew."
+                f"{file}: {problem}. Expected a whole {FINAL}, {LATEST} or {PREVIOUS} to go on from, found none. Copy "
+                f"{whole} to {LATEST} to go on from its epoch, or move the folder away to start anew."
             )
         warn(f"WARNING: {file}: {problem}. Trying {others[0].name}: what was trained in between is done again.")
     return None

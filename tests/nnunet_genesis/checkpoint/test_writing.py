@@ -113,6 +113,16 @@ def test_the_newest_whole_one_is_taken(tmp_path):
         newest(tmp_path, print)
 
 
+def test_a_whole_best_one_is_named_where_the_final_one_is_damaged(tmp_path):
+    os.truncate(write(tmp_path, FINAL, 5), 50)
+    write(tmp_path, BEST, 4)
+    with pytest.raises(GenesisError, match=r"found none\. Copy checkpoint_best\.pth, which is whole, to checkpoint_l"):
+        newest(tmp_path, print)
+    os.truncate(tmp_path / BEST, 50)
+    with pytest.raises(GenesisError, match=r"found none\. Copy a whole one to checkpoint_latest"):
+        newest(tmp_path, print)
+
+
 def test_a_final_one_is_newer_than_a_latest_left_behind(tmp_path):
     write(tmp_path, LATEST, 4, 10)
     write(tmp_path, FINAL, 5)
