@@ -75,16 +75,15 @@ class Settings:
     schedule: str | None = _one_of(*SCHEDULES)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from ``environ`` (default: the process environment).
+    def from_environment(cls) -> "Settings":
+        """Read the settings from the process' environment.
 
         Raises:
             GenesisError: a variable of ours is unknown, or its value can't be used.
         """
-        environ = os.environ if environ is None else environ
         fields = {field.name.lower(): field for field in dataclasses.fields(cls)}
         values = {}
-        for variable, text in environ.items():
+        for variable, text in os.environ.items():
             if variable.lower().startswith(PREFIX.lower()):  # Windows upper-cases the names
                 name = variable[len(PREFIX) :].lower()
                 if name not in fields:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ PREFIX = "hf:"
 _NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
-def fetch(name: str, say: Callable[[str], None] = print) -> tuple[Path, str]:
+def fetch(name: str) -> tuple[Path, str]:
     """Download what an import needs; the library keeps it in its cache, and goes on where it was cut off.
 
     What will be fetched, how large it is and from where is said first. Sizes, and the checkpoint's SHA-256 where the
@@ -22,7 +22,6 @@ def fetch(name: str, say: Callable[[str], None] = print) -> tuple[Path, str]:
 
     Args:
         name: ``hf:ORG/NAME``, or ``hf:ORG/NAME@REVISION``.
-        say: shows a line to the user.
 
     Returns:
         The folder in the cache, and the name with the commit that was fetched.
@@ -52,8 +51,8 @@ def fetch(name: str, say: Callable[[str], None] = print) -> tuple[Path, str]:
     if large := [file for file in wanted if file != CHECKPOINT and sizes[file] > LARGEST]:
         raise GenesisError(f"{name}: {large[0]} has {sizes[large[0]]:,} bytes, expected at most {LARGEST:,}.")
     files = ", ".join(f"{file} ({size:,} bytes)" for file, size in sizes.items())
-    say(f"Fetching from {constants.ENDPOINT}/{asked['repo']}, commit {info.sha}: {files}")
-    say(f"  {sum(sizes.values()) / 1e6:,.1f} MB in all, kept in {constants.HF_HUB_CACHE}")
+    print(f"Fetching from {constants.ENDPOINT}/{asked['repo']}, commit {info.sha}: {files}")
+    print(f"  {sum(sizes.values()) / 1e6:,.1f} MB in all, kept in {constants.HF_HUB_CACHE}")
     for file in wanted:
         with _in_words(name):
             path = Path(huggingface_hub.hf_hub_download(asked["repo"], file, revision=info.sha))

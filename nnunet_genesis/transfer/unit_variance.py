@@ -32,6 +32,8 @@ def scale_to_unit_variance(network: nn.Module, loaded: Collection[str], batches:
         and f"{name}.conv.weight" in loaded
         and isinstance(getattr(module, "norm", None), nn.InstanceNorm3d)
     }
+    if not blocks:  # no batch needs to be made
+        return 0
     variances: dict[str, list[torch.Tensor]] = {name: [] for name in blocks}
 
     def note(name: str, output: torch.Tensor) -> None:

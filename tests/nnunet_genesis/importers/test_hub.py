@@ -113,19 +113,19 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         made.shutdown()
 
 
-def test_what_is_fetched_is_said_first_and_recorded(server):
-    said: list[str] = []
-    folder, source = hub.fetch("hf:ORG/NAME", said.append)
+def test_what_is_fetched_is_said_first_and_recorded(server, capsys):
+    folder, source = hub.fetch("hf:ORG/NAME")
+    said = capsys.readouterr().out
     record = importers.convert(folder, origin=source).record
     checkpoint = server.files[repository.CHECKPOINT]
     assert record["imported"]["source"] == f"hf:ORG/NAME@{COMMIT}"
     assert record["imported"]["sha256"] == hashlib.sha256(checkpoint).hexdigest()
     assert record["licence"] == "cc-by-sa-4.0"
-    assert f"127.0.0.1:{server.server_port}/ORG/NAME, commit {COMMIT}" in said[0]
-    assert f"checkpoint_final.pth ({len(checkpoint):,} bytes)" in said[0]
+    assert f"127.0.0.1:{server.server_port}/ORG/NAME, commit {COMMIT}" in said
+    assert f"checkpoint_final.pth ({len(checkpoint):,} bytes)" in said
     assert not any("banner" in path for path in server.asked)
     asked = len([path for path in server.asked if path.startswith("GET /ORG")])
-    assert hub.fetch("hf:ORG/NAME@main", said.append) == (folder, source)
+    assert hub.fetch("hf:ORG/NAME@main") == (folder, source)
     assert len([path for path in server.asked if path.startswith("GET /ORG")]) == asked  # from the cache
 
 

@@ -71,3 +71,7 @@ def test_constant_channels_and_layers_without_instance_norm_are_left():
     assert not first[0].any()
     assert torch.isfinite(first).all()
     assert torch.equal(second, kept)
+
+
+def test_where_nothing_is_scaled_no_batch_is_made():
+    assert scale_to_unit_variance(networks.network(2), (), (pytest.fail("made") for _ in range(4))) == 0
