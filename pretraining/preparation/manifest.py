@@ -112,15 +112,15 @@ def write_split(folder: Path, rows: Sequence[Row], val_fraction: float) -> tuple
 
     Of a split that is there already each case stays where it is, even if its patient is only told now, and what was
     added later goes with its patient, or is trained on. With a single patient, or a fraction of 0, the training cases
-    are also the validation cases.
+    are also the validation cases; such a split holds nothing out, and is made anew by a later call.
 
     Returns:
-        Number of training and of validation cases.
+        Number of training cases, and of validation cases of their own: 0 where these are the training cases.
     """
     groups = {row.case: row.group or row.case for row in rows if row.status == PREPARED}
     file, trained_on = folder / "splits_final.json", set[str]()
-    if file.is_file():
-        earlier = read_json(file)[0]
+    earlier = read_json(file)[0] if file.is_file() else {"train": [], "val": []}
+    if earlier["train"] != earlier["val"]:
         held_out = {groups[case] for case in earlier["val"] if case in groups}
         trained_on = set(earlier["train"]) - set(earlier["val"])  # stays so, whoever the patient is taken for now
     else:
@@ -135,4 +135,4 @@ def write_split(folder: Path, rows: Sequence[Row], val_fraction: float) -> tuple
     if not val or not train:
         train = val = sorted(groups)
     write_json([{"train": train, "val": val}], file)
-    return len(train), len(val)
+    return len(train), 0 if train == val else len(val)

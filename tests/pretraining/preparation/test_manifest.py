@@ -22,9 +22,14 @@ def test_patients_are_not_divided_and_stay_where_they_are(tmp_path):
 @pytest.mark.parametrize(("cases", "fraction"), [(3, 0.5), (12, 0.0), (1, 0.1)])
 def test_single_patient_or_no_fraction_validates_on_the_training_cases(tmp_path, cases, fraction):
     rows = [Row(f"{i}", f"case_{i}", "prepared", group=f"patient_{i // 3}") for i in range(cases)]
-    assert write_split(tmp_path, rows, fraction) == (cases, cases)
+    assert write_split(tmp_path, rows, fraction) == (cases, 0)
     (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
     assert fold["train"] == fold["val"] == sorted(row.case for row in rows)
+    more = [Row(f"x{i}", f"x{i}", "prepared", group=f"x{i}") for i in range(10)]
+    assert write_split(tmp_path, [*rows, *more], 0.0) == (cases + 10, 0)
+    training, validation = write_split(tmp_path, [*rows, *more], 0.2)
+    assert validation < training
+    assert training + validation == cases + 10
 
 
 def test_a_patient_who_is_told_later_moves_no_case_that_was_trained_on(tmp_path):
