@@ -52,8 +52,8 @@ def find_scans(
     """Find and check all scans below some folders, from headers alone.
 
     ``NAME_0000.ext, NAME_0001.ext, ...`` in one folder, or the volumes of a 4D file, may be the channels of one case:
-    see :mod:`pretraining.scans.channels`. Slices are grouped into series over all roots; a file or slice that is there
-    twice counts once. Symbolic links are followed, each folder once.
+    see :mod:`pretraining.scans.channels`. Slices are grouped into series, files into cases and patients, over all
+    roots; a file or slice that is there twice counts once. Symbolic links are followed, each folder once.
 
     Args:
         roots: folders to search with all their subfolders, or single files.
@@ -67,10 +67,11 @@ def find_scans(
         GenesisError: a root does not exist or is neither a folder nor a file.
     """
     check_roots(roots)
-    finder = _Finder(channels)
-    found = [finder.files(root) for root in roots]
-    contents = read([file for files in found for file in files])
-    scans = [scan for files in found for scan in finder.image_scans(files, contents)]
+    finder, bases = _Finder(channels), [(root if root.is_dir() else root.parent).resolve() for root in roots]
+    common = os.path.commonprefix([base.parts for base in bases])
+    files = [file for root, base in zip(roots, bases, strict=True)
+             for file in finder.files(root, base.name, "".join(f"{part}/" for part in base.parts[len(common) :]))]  # fmt: skip
+    scans = finder.image_scans(files, read(files), Path(*common).name)
     series, left_out = finder.series.scans()
     left_out += finder.left_out
     unique: dict[str, Scan] = {}
@@ -95,35 +96,34 @@ class _Finder:
         self._channels = channels
         self._seen: set[str] = set()
 
-    def files(self, root: Path) -> list[File]:
+    def files(self, root: Path, name: str, above: str) -> list[File]:
         """Return the files below a root that may be images, each real file and folder once, by their names."""
         base, found = root if root.is_dir() else root.parent, list[File]()
-        name = base.resolve().name
 
         def place(folder: str) -> str:
             relative = Path(folder).relative_to(base)
-            return _one_line(relative.as_posix() if relative.parts else base.name)
+            return _one_line(relative.as_posix() if relative.parts else base.name or name)
 
         def failed(error: OSError) -> None:
             self.left_out.append(LeftOut.because(place(error.filename), error))
 
         one = [(str(base), list[str](), [root.name])]
         for folder, folders, names in one if root.is_file() else os.walk(root, followlinks=True, onerror=failed):
-            here, above = place(folder), "" if folder == str(base) else f"{place(folder)}/"
+            here, inner = place(folder), "" if folder == str(base) else f"{place(folder)}/"
             if not folders and not names:
                 self.left_out.append(LeftOut(here, "empty folder"))
             folders[:] = [os.path.basename(path) for path, _ in self._new(folder, folders)]
             for path, real in self._new(folder, names):
-                source = above + _one_line(os.path.basename(path))
+                source = inner + _one_line(os.path.basename(path))
                 try:
                     if status := _may_be_image(path):
-                        found.append(File(path, real, source, here, name, stamp(status)))
+                        found.append(File(path, real, source, here, name, above + source, stamp(status)))
                 except Exception as e:
                     self.left_out.append(LeftOut.because(source, e))
         return found
 
-    def image_scans(self, files: Sequence[File], contents: Mapping[str, Content]) -> list[Scan]:
-        """Return the scans in image files of one root; collect its slices."""
+    def image_scans(self, files: Sequence[File], contents: Mapping[str, Content], above: str) -> list[Scan]:
+        """Return the scans in image files, all of which lie below a folder named ``above``; collect the slices."""
         groups: dict[tuple[str, str, str], Group] = {}
         for file in files:
             try:
@@ -136,12 +136,12 @@ class _Finder:
             print(text)
         scans = []
         for case in cases:
-            first = next(iter(case.values()))
+            first = _first(case)
             try:
                 scans.append(image_scan(case, contents, said(os.path.dirname(first.path))))
             except Exception as e:
                 self.left_out.append(LeftOut.because(first.source, e))
-        return _with_patients(scans, files[0].root if files else "")
+        return _with_patients(scans, {first.path: first.place for first in map(_first, cases)}, above)
 
     def _sort_in(self, file: File, content: Content, groups: dict[tuple[str, str, str], Group]) -> None:
         name = os.path.basename(file.path).lower()
@@ -176,16 +176,20 @@ class _Finder:
         return fresh
 
 
-def _with_patients(scans: Sequence[Scan], root: str) -> list[Scan]:
-    """Group scans in image files by patient, where names tell one."""
-    stems = {scan.source: re.sub(r"(_\d{4})?$", "", scan.source[: -len(ending_of(scan.source) or "")])
-             for scan in scans if not named_like_labels(scan.source)}  # fmt: skip
+def _first(case: Group) -> File:
+    return next(iter(case.values()))
+
+
+def _with_patients(scans: Sequence[Scan], places: Mapping[str, str], above: str) -> list[Scan]:
+    """Group scans in image files, whose ``places`` below ``above`` are given, by patient, where names tell one."""
+    paths = {scan.channels[0][0]: places[scan.channels[0][0]] for scan in scans if not named_like_labels(scan.source)}
+    stems = {path: re.sub(r"(_\d{4})?$", "", place[: -len(ending_of(place) or "")]) for path, place in paths.items()}
     patients = patients_of(stems.values())
     if patients:
         print(f"{len(patients)} image files are of {len(set(patients.values()))} patients, by folders or names")
-    groups = {source: f"files_of_{digest(f'{root}/{patients[stem]}', 12)}"
-              for source, stem in stems.items() if stem in patients}  # fmt: skip
-    return [replace(scan, group=groups.get(scan.source, scan.group)) for scan in scans]
+    groups = {path: f"files_of_{digest(f'{above}/{patients[stem]}', 12)}"
+              for path, stem in stems.items() if stem in patients}  # fmt: skip
+    return [replace(scan, group=groups.get(scan.channels[0][0], scan.group)) for scan in scans]
 
 
 def _has_header(path: Path) -> bool:

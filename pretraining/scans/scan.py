@@ -64,6 +64,7 @@ class File:
     source: str  # posix path relative to its input root
     folder: str  # its folder, likewise
     root: str  # the input root's own name
+    place: str  # posix path relative to the folder that all input roots are in
     stamp: tuple[int, int]
 
 

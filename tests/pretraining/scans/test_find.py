@@ -216,6 +216,40 @@ def test_scans_of_one_patient_are_one_group(tmp_path, names, groups):
     assert len({scan.group for scan in scans}) == groups + len(labels)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names", "groups"),
+    [
+        ("P*", [f"P{i}/{role}" for i in range(3) for role in ("T1", "T2")], 3),
+        ("P*.nii.gz", [f"P{i}_{role}" for i in range(3) for role in ("T1", "T2")], 3),
+        ("*", [f"{time}/P{i}" for i in range(3) for time in ("baseline", "followup")], 3),
+        ("*/scans", [f"{site}/scans/P{i}/{role}" for i in range(3) for site in "ab" for role in ("T1", "T2")], 6),
+    ],
+)
+def test_patients_over_several_roots(tmp_path, pattern, names, groups):
+    for seed, name in enumerate(names):
+        make_image(tmp_path / f"{name}.nii.gz", seed=seed)
+    scans, left_out = find_scans(sorted(tmp_path.glob(pattern)))
+    assert (len({scan.group for scan in scans}), len(scans) + len(left_out)) == (groups, len(names))
+
+
+def test_channels_that_are_given_file_by_file(tmp_path):
+    for name in ("C0", "C1"):
+        for channel in range(3):
+            make_image(tmp_path / f"{name}_{channel:04d}.nii.gz", seed=channel)
+    scans, left_out = find_scans(sorted(tmp_path.glob("C*_000?.nii.gz")))
+    assert ([len(scan.channels) for scan in scans], left_out) == ([3, 3], [])
+    assert scans == find_scans([tmp_path])[0]
+
+
+def test_this_folder_has_its_name(tmp_path, monkeypatch):
+    make_series(tmp_path / "P1", 1)
+    monkeypatch.chdir(tmp_path / "P1")
+    assert [out.source for out in find_scans([Path()])[1]] == ["0.dcm"]
+    make_slice(Path("1.dcm"), 7)
+    make_slice(Path("2.dcm"), 8)
+    assert [out.source for out in find_scans([Path()])[1]] == ["P1"]
+
+
 def test_missing_channel(tmp_path):
     for i in (0, 2):
         make_image(tmp_path / f"p_{i:04d}.nii.gz")
