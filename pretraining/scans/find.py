@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 
 from nnunet_genesis.errors import GenesisError
@@ -68,9 +69,11 @@ def find_scans(
     """
     check_roots(roots)
     finder, bases = _Finder(channels), [(root if root.is_dir() else root.parent).resolve() for root in roots]
-    common = os.path.commonprefix([base.parts for base in bases])
-    files = [file for root, base in zip(roots, bases, strict=True)
-             for file in finder.files(root, base.name, "".join(f"{part}/" for part in base.parts[len(common) :]))]  # fmt: skip
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*(base.parts for base in bases), strict=False))
+    common = [part for part, *_ in same]
+    above = ["".join(f"{part}/" for part in base.parts[len(common) :]) for base in bases]
+    files = [file for root, base, inner in zip(roots, bases, above, strict=True)
+             for file in finder.files(root, base.name, inner)]  # fmt: skip
     scans = finder.image_scans(files, read(files), Path(*common).name)
     series, left_out = finder.series.scans()
     left_out += finder.left_out
