@@ -75,8 +75,8 @@ class SeriesCollector:
             kind="dicom",
             channels=(paths,),
             source=self._place(ordered),
-            # Scans of one series are of one patient, whether it names him or not.
-            group=ordered[0].patient or f"dicom_{series[:12]}",
+            # Scans of one study, or else of one series, are of one patient, whether it names him or not.
+            group=ordered[0].patient or (f"study_{study}" if (study := ordered[0].study) else f"dicom_{series[:12]}"),
             modality=ordered[0].modality or None,
             shape=geometry.shape,
             spacing=geometry.spacing_zyx,

@@ -75,6 +75,7 @@ class SliceHeader:
     frames: int  # images in the file that this speaks for; more than 1 where nothing tells where each of them lies
     plain: bool  # whether SimpleITK reads the values as they are meant: not MONOCHROME1, no functional groups
     series: str  # SHA-256 of the SeriesInstanceUID, "" if an anonymiser blanked it
+    study: str  # hash of the StudyInstanceUID, or ""
     patient: str  # name of the patient's group (patient_group), or ""
     modality: str  # upper case, or ""
     no_slice: str  # why it is by its nature no slice of a volume, or ""
@@ -222,6 +223,7 @@ def _header(
         frames=frames,
         plain=not enhanced and photometric != "MONOCHROME1",
         series=digest(series) if series else "",
+        study=digest(study, 12) if (study := _text(data, "StudyInstanceUID")) else "",
         patient=patient_group(patient, key) if patient else "",
         modality=_text(data, "Modality").strip().upper(),
         no_slice=no_slice,

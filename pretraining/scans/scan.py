@@ -28,8 +28,8 @@ class Scan:
     """One usable scan, described without its pixels. Picklable, so that spawned workers can read it.
 
     ``group`` is shared by scans of the same patient: where DICOM names one, a hash of the number
-    (:func:`pretraining.scans.dicom_headers.patient_group`); where names of files tell one, a hash of that
-    (:mod:`pretraining.scans.patients`); else the case name.
+    (:func:`pretraining.scans.dicom_headers.patient_group`), else of the study; where names of files tell one, a hash of
+    that (:mod:`pretraining.scans.patients`); else the case name.
     """
 
     case: str  # name of the case, unique within one find_scans, of [A-Za-z0-9_-] only

@@ -59,6 +59,15 @@ def test_same_patient_same_group(tmp_path):
     assert c.group == c.case
 
 
+def test_scans_of_a_study_without_a_patient_are_one_group(tmp_path):
+    for number, (series, study) in enumerate((("1", "1"), ("2", "1"), ("3", "2"))):
+        names = {"SeriesInstanceUID": f"{SERIES}.{series}", "StudyInstanceUID": f"{SERIES}.0.{study}"}
+        make_series(tmp_path / series, PatientID="", PixelData=bytes(range(number, 48 + number)), **names)
+    scans, _ = find_scans([tmp_path])
+    a, b, c = (scan.group for scan in scans)
+    assert a == b != c
+
+
 def test_copied_slices_count_once(tmp_path):
     make_series(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "other" / "a")
