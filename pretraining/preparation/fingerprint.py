@@ -12,6 +12,7 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
+from pretraining.preparation.cases import stamp_of
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pool import for_each_scan
 from pretraining.scans.reading import ScanReader, wrong_channels
@@ -50,7 +51,7 @@ def analyse(scan: Scan, asked: str | None, samples: int, cache: Path, labels: bo
     Raises:
         ScanError: the scan can't be used.
     """
-    file = cache / f"{scan.case}.{asked or 'auto'}{'.labels' if labels else ''}.npz"
+    file = cache / f"{scan.case}.{stamp_of(scan)}.{asked or 'auto'}{'.labels' if labels else ''}.npz"
     if file.is_file():
         return Analysis.load(file)
     reader = ScanReader(asked, labels=labels)

@@ -22,6 +22,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, remove_unfinished, write_json
 from pretraining.classification.labelling import Asked, read_asked, write_labels
 from pretraining.preparation import manifest
+from pretraining.preparation.cases import Cases
 from pretraining.preparation.fingerprint import agreeing, analyse_all, samples_per_scan
 from pretraining.preparation.index import read_indexed
 from pretraining.preparation.lock import CACHE, locked
@@ -54,16 +55,18 @@ def prepare_dataset(options: PrepareOptions) -> list[LeftOut]:
             read = partial(read_indexed, folder=folder, processes=options.processes)
             scans, unusable = find_scans(options.inputs, planning.channels, read)
             print(f"Found {len(scans)} scans; {len(unusable)} files or series can't be used")
+            cases = Cases(folder)
             if part is not None:
-                share = scans[part :: options.num_parts]
-                result = _work(options, planning, share, len(scans))
+                share, _ = cases.named(scans[part :: options.num_parts])
+                result = _work(options, planning, share, len(scans), cases)
                 manifest.log_errors(folder, result.left_out)
                 print(f"Part {part} of {options.num_parts}: {len(share)} scans are done")
                 return result.left_out
             remove_unfinished(folder)
+            scans, copies = cases.named(scans)
             labels = read_asked(options, folder, scans, manifest.read(folder)) if scans else None
-            result = _work(options, planning, scans, len(scans))
-            result.left_out[:0] = unusable
+            result = _work(options, planning, scans, len(scans), cases)
+            result.left_out[:0] = unusable + copies
             manifest.log_errors(folder, result.left_out)
             _finish(options, folder, result, labels)
             return result.left_out
@@ -79,7 +82,7 @@ class _Result:
     error: str = ""
 
 
-def _work(options: PrepareOptions, planning: Planning, scans: Sequence[Scan], count: int) -> _Result:
+def _work(options: PrepareOptions, planning: Planning, scans: Sequence[Scan], count: int, cases: Cases) -> _Result:
     """Analyse this call's ``scans`` (of ``count`` in all parts) and plan, unless that is done, then preprocess them."""
     left_out: list[LeftOut] = []
     if not scans:
@@ -104,7 +107,7 @@ def _work(options: PrepareOptions, planning: Planning, scans: Sequence[Scan], co
         dataset.save()
     if options.no_pp:
         return _Result(dataset, left_out=left_out)
-    prepared, more = preprocess_all(dataset, scans, options)
+    prepared, more = preprocess_all(dataset, scans, options, cases)
     return _Result(dataset, prepared, left_out + more)
 
 

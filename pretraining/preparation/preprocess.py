@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_genesis.files import check_writable, move_whole
 from nnunet_genesis.folders import channel_names
 from pretraining.intensity_range import Range, measured_range, planned_range, save_ranges, stored_ranges
+from pretraining.preparation.cases import Cases, Told, properties_of
 from pretraining.preparation.lock import CACHE
 from pretraining.preparation.manifest import Row
 from pretraining.preparation.options import PrepareOptions
@@ -28,7 +29,6 @@ from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # the last one is written last: a case is finished when it is there
-_REMARK = "genesis_remark"  # in the case's properties, for the manifest of a later run
 _MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20 MB, read anew for every patch
 
 
@@ -65,35 +65,41 @@ class ScanPlans(PlansManager):
 
 
 def preprocess_all(
-    dataset: PreparedDataset, scans: Sequence[Scan], options: PrepareOptions
+    dataset: PreparedDataset, scans: Sequence[Scan], options: PrepareOptions, cases: Cases
 ) -> tuple[list[Row], list[LeftOut]]:
-    """Preprocess scans, each in a process of its own, unless that is done; their rows, and what is left out."""
+    """Preprocess scans, each in a process of its own, unless that is done (``cases`` says of what files).
+
+    Returns:
+        Their rows, and what is left out.
+    """
     folders = dataset.case_folders
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     ranges = {name: stored_ranges(folder) for name, folder in folders.items()}
-    finished = _finished(dataset, ranges)
-    done = [scan for scan in scans if scan.case in finished]
-    if done:
-        print(f"{len(done)} scans are finished already")
+    finished, folder = _finished(dataset, ranges), next(iter(folders.values()))
+    known = [(scan, told) for scan in scans if scan.case in finished and (told := cases.told(scan.case))]
+    rows = [Row.of_prepared(scan, dataset.modality, told.remark) for scan, told in known if not told.is_changed(scan)]
+    if rows:
+        print(f"{len(rows)} scans are finished already")
+    if len(known) > len(rows):
+        print(f"{len(known) - len(rows)} scans have changed since they were prepared: they are prepared again")
     asked, labels = options.asked_modality or dataset.asked_modality, options.include_labels
     work = partial(preprocess, dataset=dataset, asked=asked, exact=options.exact, labels=labels)
-    left_out, todo = [], [scan for scan in scans if scan.case not in finished]
+    left_out, done = [], {row.case for row in rows}
+    todo = [scan for scan in scans if scan.case not in done]
     try:
         for scan, result in for_each_scan(work, todo, options.processes, "Preprocessing"):
             if isinstance(result, LeftOut):
                 left_out.append(result)
                 continue
-            done.append(scan)
+            rows.append(Row.of_prepared(scan, dataset.modality, Told.by(folder / f"{scan.case}.pkl").remark))
             for name, case_range in result.items():
                 ranges[name][scan.case] = case_range
     finally:
         for name, folder in folders.items():
             if ranges[name] and options.part_id is None:  # parts would overwrite each other's
                 save_ranges(folder, ranges[name])
-    folder = next(iter(folders.values()))
-    remarks = {scan.case: load_pickle(str(folder / f"{scan.case}.pkl")).get(_REMARK, "") for scan in done}
-    return [Row.of_prepared(scan, dataset.modality, str(remarks[scan.case])) for scan in done], left_out
+    return rows, left_out
 
 
 def _finished(dataset: PreparedDataset, ranges: Mapping[str, Mapping[str, Range]]) -> set[str]:
@@ -125,7 +131,7 @@ def preprocess(
     ranges: dict[str, Range] = {}
     for name, folder in dataset.case_folders.items():
         configuration = manager.get_configuration(name)
-        if not is_finished(folder, scan.case):
+        if not is_finished(folder, scan.case) or Told.by(folder / f"{scan.case}.pkl").is_changed(scan):
             if not reader.reorient:  # else the order of the axes isn't known yet
                 spacing = [configuration.spacing[axis] for axis in manager.transpose_backward]
                 _check_shape(compute_new_shape(scan.shape, scan.spacing, spacing))
@@ -151,7 +157,10 @@ def _preprocess_case(
             check_writable(place, 1_000_000)  # blosc2 doesn't say that the disk is full
             raise
         _check_shape(blosc2.open(urlpath=str(place / f"{scan.case}.b2nd"), mode="r").shape[1:])
-        _complete_properties(place / f"{scan.case}.pkl", manager.reader)
+        _complete_properties(place / f"{scan.case}.pkl", manager.reader, scan)
+        for file in dataset.folder.glob(f"*/{scan.case}.pkl"):  # what the scan was before, in every configuration
+            if Told.by(file).is_changed(scan):
+                file.unlink()
         for ending in ENDINGS:
             move_whole(place / f"{scan.case}{ending}", folder / f"{scan.case}{ending}")
 
@@ -168,8 +177,8 @@ def _check_shape(shape: Sequence[int]) -> None:
                         "an axis: its spacing is wrong, or it is no scan of this kind")  # fmt: skip
 
 
-def _complete_properties(file: Path, reader: PreviewingReader) -> None:
-    properties = load_pickle(str(file)) | ({_REMARK: reader.remark} if reader.remark else {})
+def _complete_properties(file: Path, reader: PreviewingReader, scan: Scan) -> None:
+    properties = load_pickle(str(file)) | properties_of(scan, reader.remark)
     properties[PREVIEW] = dataclasses.asdict(reader.preview)
     # They are in random order: the first ones are a random sample.
     properties["class_locations"] = {k: v[:_MOST_LOCATIONS] for k, v in properties["class_locations"].items()}

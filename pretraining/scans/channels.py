@@ -98,7 +98,8 @@ def image_scan(case: Group, contents: Mapping[str, object], said: Said) -> Scan:
     name = f"{stem}_{digest(f'{files[0].root}/{files[0].source}', 8)}"
     return Scan(
         case=name, kind="image", channels=tuple(paths), source=files[0].source, group=name, modality=None,
-        shape=first.shape, spacing=first.spacing_zyx, corrections=tuple(corrections),
+        shape=first.shape, spacing=first.spacing_zyx, corrections=tuple(corrections), real=files[0].real,
+        stamps=tuple(file.stamp for file in files),
     )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ class SeriesCollector:
             shape=geometry.shape,
             spacing=geometry.spacing_zyx,
             headers=tuple(ordered),
+            real=self._files[paths[0]].real,
             stamps=tuple(self._files[path].stamp for path in paths),
             corrections=tuple(_corrections(part)),
         )

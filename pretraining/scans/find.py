@@ -16,7 +16,7 @@ from pretraining.scans.dicom import SeriesCollector
 from pretraining.scans.dicom_headers import SliceHeader, read_headers
 from pretraining.scans.image_files import ending_of, read_geometry
 from pretraining.scans.patients import patients_of
-from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, digest, stamp
+from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, digest, own_name, sample, stamp
 
 __all__ = ["LeftOut", "Scan", "ScanError", "find_scans"]
 
@@ -80,8 +80,12 @@ def find_scans(
     unique: dict[str, Scan] = {}
     for scan in sorted(scans + series, key=lambda s: (s.source, s.case)):
         first = unique.setdefault(scan.case, scan)
-        if first is not scan:
-            left_out.append(LeftOut(scan.source, f"would get the same case name, {scan.case}, as {first.source}"))
+        if first is scan:
+            continue
+        if sample(scan) == sample(first):
+            left_out.append(LeftOut.copy(scan, first))
+        else:
+            unique[own_name(scan)] = replace(scan, case=own_name(scan))
     return list(unique.values()), sorted(left_out, key=lambda out: (out.source, out.reason))
 
 

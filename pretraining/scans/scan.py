@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Triple = tuple[float, float, float]
 ERROR_LOG = "genesis_errors.log"  # beside the manifest
+_PIECE = 1 << 16  # bytes
 
 
 class ScanError(GenesisError):
@@ -41,6 +42,7 @@ class Scan:
     shape: tuple[int, int, int]  # voxels (z, y, x)
     spacing: Triple  # mm (z, y, x)
     headers: tuple["SliceHeader", ...] = ()  # of a DICOM volume, in reading order, so that none is read again
+    real: str = ""  # path of its first file, without symbolic links
     stamps: tuple[tuple[int, int], ...] = ()  # of its files, when their headers were read
     corrections: tuple[str, ...] = ()  # what is taken otherwise than the files say, and other remarks: a sentence each
 
@@ -53,6 +55,27 @@ def digest(text: str, length: int = 64) -> str:
 def stamp(status: os.stat_result) -> tuple[int, int]:
     """Tell by what a file that is still the same is known: its size, and when it was changed (ns)."""
     return status.st_size, status.st_mtime_ns
+
+
+def own_name(scan: Scan) -> str:
+    """Name a case, of an image file, by its path as no other is named."""
+    return f"{scan.case.rpartition('_')[0]}_{digest(scan.real, 8)}"
+
+
+def sample(scan: Scan) -> str:
+    """Hash sizes, begins, middles and ends (a gzip stream's checksum) of a scan's files; "" if one can't be read."""
+    found = hashlib.sha256()
+    try:
+        for path in dict.fromkeys(path for paths in scan.channels for path in paths):
+            with open(path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                found.update(size.to_bytes(8, "big"))
+                for start in (0, size // 2, max(0, size - _PIECE)):
+                    file.seek(start)
+                    found.update(file.read(_PIECE))
+    except OSError:
+        return ""
+    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,11 @@ class LeftOut:
     reason: str  # one sentence a person understands
     trace: str = ""  # the traceback of an error that is ours, not the scan's
     expected: bool = False  # usual company of scans (a localizer, a duplicate, labels), and nothing to worry about
+
+    @classmethod
+    def copy(cls, scan: Scan, of: Scan) -> "LeftOut":
+        """Name a scan that is there twice."""
+        return cls(scan.source, f"same content as {of.source} in another folder", expected=True)
 
     @classmethod
     def because(cls, source: str, error: Exception) -> "LeftOut":

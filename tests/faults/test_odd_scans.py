@@ -143,10 +143,10 @@ def _as_nobody(root: Path) -> tuple[list[str], dict[str, str]]:
     return here.recv()
 
 
-def test_of_two_scans_with_one_case_name_the_first_is_prepared(prepared):
+def test_of_two_scans_with_one_name_and_content_the_first_is_prepared(prepared):
     twins = [row for row in prepared.manifest if row["source"] == "a.nii.gz"]
     assert sorted(row["status"] for row in twins) == ["left out", "prepared"]
-    assert any("would get the same case name" in row["reason"] for row in twins)
+    assert any("same content as a.nii.gz in another folder" in row["reason"] for row in twins)
 
 
 def test_what_was_taken_otherwise_is_remarked_on(prepared):

@@ -12,6 +12,7 @@ import blosc2
 import numpy as np
 import pytest
 import SimpleITK
+from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
@@ -19,6 +20,7 @@ from nnunet_genesis.errors import GenesisError
 from pretraining.__main__ import prepare
 from pretraining.preparation.pipeline import prepare_dataset
 from pretraining.scans.body import body_mask
+from tests.faults.preparations import without_processes
 from tests.pretraining.preparation.synthetic_scans import (
     World,
     manifest,
@@ -27,6 +29,7 @@ from tests.pretraining.preparation.synthetic_scans import (
     use_folders,
     write_scan,
 )
+from tests.pretraining.scans.dicom_series import make_series
 
 NAMES = ["a/ct_0.nii.gz", "a/ct_1.nii.gz", "b/ct_2.nii.gz", "b/ct_3.nii.gz", "b/ct_4.nii.gz", "ct_5.nii.gz"]
 
@@ -170,6 +173,79 @@ def test_number_of_cases_follows_what_was_added(world):
     write_scan(world.root / "new" / "new.nii.gz", 9)
     prepare_dataset(world.options(inputs=(world.root / "new",)))
     assert world.json("dataset.json")["numTraining"] == len(world.cases()) == 7
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch) -> World:
+    """Two scans of one site, prepared; in this process."""
+    use_folders(monkeypatch, tmp_path)
+    without_processes(monkeypatch)
+    world = World(tmp_path, {}, "CT")
+    for seed, name in enumerate(("scans/p0.nii.gz", "scans/p1.nii.gz")):
+        write_scan(tmp_path / "A" / name, seed)
+    assert prepare_dataset(world.options(inputs=(tmp_path / "A" / "scans",))) == []
+    return world
+
+
+def test_scans_of_the_same_name_from_elsewhere_are_others(quick):
+    write_scan(quick.root / "B" / "scans" / "p0.nii.gz", 5)
+    roots = [quick.root / site / "scans" for site in "BA"]
+    for inputs in (roots[:1], roots, roots[::-1]):
+        before = quick.times()
+        assert prepare_dataset(quick.options(inputs=inputs)) == []
+    rows = manifest(quick.base)
+    assert [row["source"] for row in rows] == ["p0.nii.gz", "p0.nii.gz", "p1.nii.gz"]
+    assert len({row["case"] for row in rows}) == 3
+    assert quick.times() == before
+
+
+def test_scans_that_were_moved_or_are_below_another_folder_are_the_same(quick):
+    before, cases = quick.times(), sorted(quick.cases().values())
+    assert prepare_dataset(quick.options(inputs=(quick.root / "A",))) == []
+    assert quick.cases() == {f"scans/p{i}.nii.gz": case for i, case in enumerate(cases)}
+    (quick.root / "A").rename(quick.root / "moved")
+    for file in (quick.root / "moved" / "scans").iterdir():
+        os.utime(file, (1, 1))
+    assert prepare_dataset(quick.options(inputs=(quick.root / "moved" / "scans",))) == []
+    assert sorted(quick.cases().values()) == cases
+    assert quick.times() == before
+
+
+def test_changed_scan_is_prepared_again(quick, capsys):
+    before, scan = quick.times(), quick.root / "A" / "scans" / "p0.nii.gz"
+    write_scan(scan, 9)
+    options = quick.options(inputs=(scan.parent,))
+    for changed in (True, False):
+        assert prepare_dataset(options) == []
+        assert ("1 scans have changed" in capsys.readouterr().out) == changed
+    after, case = quick.times(), quick.cases()["p0.nii.gz"]
+    assert {name for name in after if after[name] != before[name]} == {
+        f"nnUNetPlans_3d_fullres/{case}{end}" for end in (".b2nd", "_seg.b2nd", ".pkl")
+    }
+    found = nnUNetDatasetBlosc2(str(quick.data)).load_case(case)[0][:]
+    np.testing.assert_allclose(found, preprocessed(quick, scan, quick.json("nnUNetPlans.json")), atol=1e-6)
+    truncate(scan)
+    assert [out.source for out in prepare_dataset(options)] == ["p0.nii.gz"]
+    assert quick.times() == after  # what was made of it while it was whole is kept
+
+
+def test_series_that_has_grown_is_prepared_again(quick):
+    pixels = np.random.default_rng(0).integers(0, 40, 24) + 1020 * (np.arange(24) % 2)
+    for count in (12, 24):
+        make_series(quick.root / "series", count, PixelSpacing=[9, 9], PixelData=pixels.astype(np.int16).tobytes())
+        assert prepare_dataset(quick.options(inputs=(quick.root / "series",))) == []
+        assert [row["shape"] for row in manifest(quick.base) if row["source"] == "series"] == [f"{count}x4x6"]
+
+
+def test_case_of_an_earlier_version_is_finished_whatever_its_file_is(quick):
+    for file in quick.data.glob("*.pkl"):
+        properties = load_pickle(str(file))
+        del properties["genesis_files"]
+        write_pickle(properties, str(file))
+    before = quick.times()
+    write_scan(quick.root / "A" / "scans" / "p0.nii.gz", 9)
+    assert prepare_dataset(quick.options(inputs=(quick.root / "A" / "scans",))) == []
+    assert quick.times() == before
 
 
 def test_residual_encoder_planner(world):

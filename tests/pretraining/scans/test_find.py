@@ -71,12 +71,14 @@ def test_case_name_does_not_depend_on_where_the_root_lies(tmp_path):
     assert first.case == second.case
 
 
-def test_second_scan_of_the_same_case_name_is_left_out(tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_second_scan_of_the_same_name_is_another_unless_it_is_a_copy(tmp_path, seed):
     for place in ("here", "there"):
-        make_image(tmp_path / place / "data" / "a.nii.gz")
+        make_image(tmp_path / place / "data" / "a.nii.gz", seed=seed if place == "there" else 0)
     scans, left_out = find_scans([tmp_path / "here" / "data", tmp_path / "there" / "data"])
-    assert len(scans) == 1
-    assert "would get the same case name" in left_out[0].reason
+    assert len({scan.case for scan in scans}) == 1 + seed
+    copies = [(out.source, out.reason, out.expected) for out in left_out]
+    assert copies == [("a.nii.gz", "same content as a.nii.gz in another folder", True)] * (1 - seed)
 
 
 def test_order_does_not_depend_on_the_order_of_creation(tmp_path):
