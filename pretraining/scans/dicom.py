@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -42,6 +42,11 @@ class SeriesCollector:
         for header in headers:
             self._series[header.series or digest(f"{file.root}/{file.folder}")].append(header)
         self._files[file.path] = file
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """Of the files that were added."""
+        return self._files
 
     def scans(self) -> tuple[list[Scan], list[LeftOut]]:
         """Return all volumes, and what is left out with the reason: a row for each reason and folder."""

@@ -23,8 +23,13 @@ __all__ = ["LeftOut", "Scan", "ScanError", "find_scans"]
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _NO_IMAGES = (
     ".txt", ".json", ".raw", ".zraw", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".log", ".pdf", ".png",
-    ".jpg", ".jpeg", ".bval", ".bvec", ".py",
+    ".jpg", ".jpeg", ".bval", ".bvec", ".py", ".rst", ".rtf", ".tex", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx",
+    ".odt", ".ods", ".htm", ".css", ".js", ".gif", ".bmp", ".svg", ".webp", ".mp4", ".avi", ".ini", ".cfg", ".conf",
+    ".toml", ".inf", ".sh", ".bat", ".exe", ".dll", ".jar", ".class", ".lnk", ".url", ".db", ".md5", ".sha1", ".sha256",
+    ".ipynb", ".m", ".r", ".c", ".h", ".cpp", ".stl", ".obj", ".ply", ".ds_store", ".gitignore", ".gitattributes",
+    ".bidsignore",
 )  # fmt: skip
+_NO_IMAGE = ("dicomdir", "lockfile", "version", "readme", "license", "licence", "changes")
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".z")
 _UNSUPPORTED = (
     *_PACKED, ".mgz", ".mgh", ".mnc", ".par", ".rec", ".head", ".brik", ".tif", ".tiff", ".gipl", ".vtk", ".vti",
@@ -102,6 +107,7 @@ class _Finder:
         self.series = SeriesCollector()
         self._channels = channels
         self._seen: set[str] = set()
+        self._unknown: list[File] = []
 
     def files(self, root: Path, name: str, above: str) -> list[File]:
         """Return the files below a root that may be images, each real file and folder once, by their names."""
@@ -137,6 +143,7 @@ class _Finder:
                 self._sort_in(file, contents[file.path], groups)
             except Exception as e:
                 self.left_out.append(LeftOut.because(file.source, e))
+        self._name_unknown()
         said = cache(partial(channels_said, asked=self._channels))
         cases = list(cases_of(groups, said))
         if text := summary(groups, cases, self._channels):
@@ -171,6 +178,16 @@ class _Finder:
             raise ScanError("voxels without their header: no .hdr file of its name is beside it")
         elif name.endswith(_UNSUPPORTED):
             raise ScanError("a format that is not supported: convert or unpack it to .nii.gz")
+        else:
+            self._unknown.append(file)
+
+    def _name_unknown(self) -> None:
+        """Make the rows of files of an unknown kind: company, unless they are named as slices beside them."""
+        slices = {_kind(path) for path in self.series.paths}
+        for file in self._unknown:
+            company = _kind(file.path) not in slices
+            reason = "not recognised as an image" + ("" if company else ", as the DICOM files beside it are: damaged?")
+            self.left_out.append(LeftOut(file.source, reason, expected=company))
 
     def _new(self, folder: str, names: Sequence[str]) -> list[tuple[str, str]]:
         fresh, real_folder = [], os.path.realpath(folder)
@@ -199,6 +216,13 @@ def _with_patients(scans: Sequence[Scan], places: Mapping[str, str], above: str)
     return [replace(scan, group=groups.get(scan.channels[0][0], scan.group)) for scan in scans]
 
 
+def _kind(path: str) -> tuple[str, str]:
+    """Give a file's folder and its ending; numbers, as UIDs end in, are none."""
+    folder, name = os.path.split(path)
+    ending = os.path.splitext(name)[1].lower()
+    return folder, "" if ending[1:].isdecimal() else ending
+
+
 def _has_header(path: Path) -> bool:
     """Tell whether a file holds the voxels of a header beside it."""
     stem = path.name.partition(".")[0] if path.name.lower().endswith(_PACKED) else path.stem
@@ -215,7 +239,7 @@ def _may_be_image(path: str) -> os.stat_result | None:
     bare = name.lower()
     while bare.endswith(_PACKED):
         bare = bare.rpartition(".")[0]
-    if name.lower() == "dicomdir" or name.startswith("._") or bare.endswith(_NO_IMAGES):
+    if name.lower() in _NO_IMAGE or name.startswith("._") or bare.endswith(_NO_IMAGES):
         return None  # "._" is macOS's shadow of a file
     if not stat.S_ISREG(status.st_mode):
         return None

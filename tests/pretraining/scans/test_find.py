@@ -320,6 +320,19 @@ def test_other_formats_of_images_are_named(tmp_path, name):
     assert "not supported" in reasons(tmp_path)[name]
 
 
+def test_every_file_that_may_be_an_image_has_a_row(tmp_path):
+    names = ["b.nii.gz.part", "c.nii.gz.1", "d.mif", "e.nia", "f.v", "g.nii.gz~"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"something")
+    for number, file in enumerate(make_series(tmp_path / "s", 6)):
+        file.rename(tmp_path / "s" / f"IM{number}")
+    (tmp_path / "s" / "IM5").write_bytes(b"x" + (tmp_path / "s" / "IM5").read_bytes()[:127] + b"DIXM")
+    (scan,), left_out = find_scans([tmp_path])
+    assert scan.shape[0] == 5
+    assert {out.source: out.expected for out in left_out} == {**dict.fromkeys(names, True), "s/IM5": False}
+    assert all("not recognised as an image" in out.reason for out in left_out)
+
+
 def test_img_without_its_header(tmp_path):
     (tmp_path / "a.img").write_bytes(b"something")
     assert "no .hdr" in reasons(tmp_path)["a.img"]
