@@ -50,9 +50,9 @@ def update(folder: Path, prepared: Sequence[Row], left_out: Sequence[LeftOut]) -
     """
     earlier = read(folder)
     cases = {row.case: row for row in [*earlier, *prepared] if row.status == PREPARED}
-    known = {row.source for row in cases.values()} | {item.source for item in left_out}
+    known = {row.source for row in prepared} | {item.source for item in left_out}
     kept = [row for row in earlier if row.status != PREPARED and row.source not in known]
-    now = dict.fromkeys(Row(item.source, reason=item.reason) for item in left_out)
+    now = [Row(item.source, reason=item.reason) for item in left_out]
     with atomic_path(folder / FILE_NAME) as path, open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow([field.name for field in fields(Row)])

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from pretraining.preparation.manifest import Row, write_split
+from pretraining.preparation.manifest import Row, read, update, write_split
+from pretraining.scans.scan import LeftOut
 
 
 def test_patients_are_not_divided_and_stay_where_they_are(tmp_path):
@@ -30,6 +31,20 @@ def test_single_patient_or_no_fraction_validates_on_the_training_cases(tmp_path,
     training, validation = write_split(tmp_path, [*rows, *more], 0.2)
     assert validation < training
     assert training + validation == cases + 10
+
+
+def test_rows_of_what_is_left_out_stay_until_more_is_known(tmp_path):
+    series, scouts = Row("P1", "dicom_1", "prepared"), LeftOut("P1", "3 files: localizer (scout) images")
+    twice = [LeftOut("bad.nii.gz", "truncated")] * 2  # of two roots
+    update(tmp_path, [series], [scouts, *twice])
+    update(tmp_path, [Row("P2", "dicom_2", "prepared")], [])
+    rows = [(row.source, row.status) for row in read(tmp_path)]
+    left_out = [("P1", "left out"), *[("bad.nii.gz", "left out")] * 2]
+    assert sorted(rows) == sorted([("P1", "prepared"), ("P2", "prepared"), *left_out])
+    update(tmp_path, [series, Row("bad.nii.gz", "bad", "prepared")], [scouts])
+    rows = [(row.source, row.status) for row in read(tmp_path)]
+    assert ("bad.nii.gz", "left out") not in rows
+    assert rows.count(("P1", "left out")) == 1
 
 
 def test_a_patient_who_is_told_later_moves_no_case_that_was_trained_on(tmp_path):
