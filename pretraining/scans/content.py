@@ -36,6 +36,8 @@ def named_like_labels(path: str) -> bool:
 def is_label_map(voxels: np.ndarray, named: bool = False) -> bool:
     """Tell labels, masks and maps of probability from scans: values that nearly all have neighbours of the same value.
 
+    Maps of which nothing but :func:`may_be_probability` speaks aren't told.
+
     Args:
         voxels: (Z, Y, X), not all the same.
         named: whether its name says labels, which makes what is nearly clear sure.
@@ -55,8 +57,13 @@ def is_label_map(voxels: np.ndarray, named: bool = False) -> bool:
     return (np.mean(kappas) > _INSTANCES and min(kappas) > _INSTANCES_ALONG_AN_AXIS) or _is_probability(within, named)
 
 
-def _is_probability(voxels: np.ndarray, named: bool) -> bool:
-    """Tell a probability: from 0 to 1, most of it at 0 without noise, its slopes smooth or much of the rest near 1."""
+def may_be_probability(voxels: np.ndarray) -> bool:
+    """Tell whether voxels (not all the same) are as smooth as a blurred mask; so are some scans scaled to 0 to 1."""
+    return bool(voxels.min() >= 0 and voxels.max() <= 1.001) and _is_probability(voxels[_box(voxels > 0)], False, True)
+
+
+def _is_probability(voxels: np.ndarray, named: bool, smooth: bool = False) -> bool:
+    """Tell a probability: from 0 to 1, most of it at 0 without noise, much of the rest near 1, or all smooth."""
     highest = voxels.max()
     if voxels.min() < 0 or (highest > 1.001 and not named) or min(voxels.shape) < 3:
         return False
@@ -68,7 +75,7 @@ def _is_probability(voxels: np.ndarray, named: bool) -> bool:
     high = voxels > 0.95
     # Clipping a scan leaves many voxels at exactly 1, a network's output few.
     certain = high.sum() > 0.1 * (~low).sum() and np.mean(voxels[high] == voxels.max()) < 0.8
-    return bool(named or certain or _is_smooth(voxels, ~low & ~high))
+    return bool(named or certain or (smooth and _is_smooth(voxels, ~low & ~high)))
 
 
 def _is_smooth(voxels: np.ndarray, counted: np.ndarray) -> bool:

@@ -8,7 +8,14 @@ import SimpleITK
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from pretraining.scans.body import body_mask
-from pretraining.scans.content import is_ct_name, is_label_map, looks_like_ct, may_be_soft_tissue, named_like_labels
+from pretraining.scans.content import (
+    is_ct_name,
+    is_label_map,
+    looks_like_ct,
+    may_be_probability,
+    may_be_soft_tissue,
+    named_like_labels,
+)
 from pretraining.scans.dicom import read_dicom
 from pretraining.scans.image_files import check_values, os_errors_in_words, read_image_file
 from pretraining.scans.itk_files import itk_image, properties_of
@@ -25,6 +32,8 @@ _PADDED_TISSUE = 0.6
 _OFFSET, _SLOPE = "Correct its rescale intercept", "Correct its rescale slope and intercept"
 _MOST = 0.05  # share of voxels out of the ordinary: metal, noise
 LABELS = "labels of a scan, not a scan (if it is one: --include_labels)"
+_PERHAPS_LABELS = ("smooth values from 0 to 1, most of them 0: a map of probability, or a scan that was scaled and "
+                   "blurred (then: --include_labels)")  # fmt: skip
 _SAME = {"PET": "PT", "MRI": "MR"}
 _TAGS = ("CT", "MR", "PT", "NM", "US")
 _SAYS_NOTHING = (None, "", "OT", "SC")  # DICOM's "other" and "secondary capture"
@@ -98,7 +107,7 @@ class ScanReader(BaseReaderWriter):
         """Read a scan; see :func:`read_scan`.
 
         Raises:
-            LabelMapError: it holds labels.
+            ScanError: it holds labels (a LabelMapError), or may do so.
         """
         image, properties = read_scan(image_fnames)
         self._remarks = properties.pop("remarks", [])
@@ -147,11 +156,15 @@ def reoriented(image: np.ndarray, properties: dict) -> tuple[np.ndarray, dict]:
 
 
 def check_no_labels(scan: Scan, image: np.ndarray) -> None:
-    """Raise LabelMapError if all channels (C, Z, Y, X) of an image file that show something hold labels."""
+    """Raise ScanError if all channels (C, Z, Y, X) of an image file that show something hold labels, or may do so."""
     shown = [channel for channel in image if channel.min() < channel.max()]
     named = named_like_labels(scan.channels[0][0])
-    if scan.kind != "dicom" and all(is_label_map(channel, named) for channel in shown):
+    if scan.kind == "dicom":
+        return
+    if all(is_label_map(channel, named) for channel in shown):
         raise LabelMapError(f"label map: {LABELS}")
+    if all(may_be_probability(channel) for channel in shown):
+        raise ScanError(_PERHAPS_LABELS)
 
 
 def modality_of(

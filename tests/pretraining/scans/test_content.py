@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import SimpleITK
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 from scipy.spatial import cKDTree
 
-from pretraining.scans.content import is_ct_name, is_label_map, looks_like_ct, named_like_labels
+from pretraining.scans.content import is_ct_name, is_label_map, looks_like_ct, may_be_probability, named_like_labels
 from pretraining.scans.find import find_scans
-from pretraining.scans.reading import read_scan
+from pretraining.scans.reading import ScanReader, read_scan
+from pretraining.scans.scan import LeftOut, ScanError
 
 SHAPE = (24, 48, 48)
 RNG = np.random.default_rng(0)
@@ -76,6 +78,20 @@ def test_labels(name):
 @pytest.mark.parametrize("name", SCANS)
 def test_scans(name):
     assert not is_label_map(np.asarray(SCANS[name], np.float32))
+
+
+def test_smooth_values_from_0_to_1_may_be_a_probability(tmp_path):
+    blurred = gaussian_filter(ORGAN, 2)
+    scan = gaussian_filter(((BODY + 160) / 400).clip(0, 1), 1)  # a CT in a window, scaled and blurred
+    for image in (blurred, scan):
+        assert may_be_probability(image)
+        assert not is_label_map(image)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image.astype(np.float32)), str(tmp_path / "a.nii.gz"))
+        (found,), _ = find_scans([tmp_path / "a.nii.gz"])
+        with pytest.raises(ScanError, match=r"smooth values from 0 to 1.*--include_labels") as error:
+            ScanReader().read_images(found)
+        assert not LeftOut.because("a", error.value).expected
+    assert not any(may_be_probability(np.asarray(image)) for image in SCANS.values())
 
 
 def test_of_what_is_unclear_the_name_decides():
