@@ -1,11 +1,13 @@
 """What a preparation was asked for."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_genesis.errors import GenesisError
+from pretraining.scans.scan import MODALITIES, SAME_MODALITY
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class PrepareOptions:
             (f"-num_parts {self.num_parts} -part_id {self.part_id}: expected both, and a part from 0 to num_parts - 1",
              alone or part),
             ("--no_pp: plans need the scans of all parts; it can't go with -part_id", not self.no_pp or not part),
+            (f"-c {' '.join(self.configurations)}: expected configurations in 3D, as 3d_fullres; scans become volumes",
+             not any(name.startswith("2d") for name in self.configurations)),
+            (f"-gpu_memory_target {self.gpu_memory_target}: expected at least 1 (GB)",
+             self.gpu_memory_target is None or 1 <= self.gpu_memory_target < math.inf),
             (f"--hu_window {self.hu_window}: expected LOW < HIGH",
              not self.hu_window or self.hu_window[0] < self.hu_window[1]),
             (f"--modality {self.modality}: expected at most 16 letters, digits, '-' or '_'",
@@ -74,6 +80,6 @@ class PrepareOptions:
 
     @property
     def asked_modality(self) -> str | None:
-        """``CT``, ``MR``, …, or ``None`` for auto; nnU-Net takes ``ct`` for CT too."""
+        """``CT``, ``MR``, …, or ``None`` for auto; known names are taken in lower case too, as nnU-Net takes ``ct``."""
         known = self.modality.upper()
-        return None if known == "AUTO" else known if known in ("CT", "MR", "PET") else self.modality
+        return None if known == "AUTO" else known if known in (*MODALITIES, *SAME_MODALITY) else self.modality

@@ -145,7 +145,7 @@ class Planning:
                     f"{self.folder}: was prepared with {key} = {record.get(key)}, now {value} is asked for. All scans "
                     "of a data set must be prepared alike: repeat the earlier option, or use a new data set (-d, -n)."
                 )
-        if options.asked_modality not in (None, record["modality"]):
+        if options.asked_modality and options.asked_modality.upper() != record["modality"].upper():
             raise GenesisError(
                 f"{self.folder}: holds {record['modality']} scans; --modality {options.modality} doesn't fit."
             )

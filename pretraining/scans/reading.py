@@ -19,7 +19,7 @@ from pretraining.scans.content import (
 from pretraining.scans.dicom import read_dicom
 from pretraining.scans.image_files import check_values, os_errors_in_words, read_image_file
 from pretraining.scans.itk_files import itk_image, properties_of
-from pretraining.scans.scan import LabelMapError, Scan, ScanError
+from pretraining.scans.scan import MODALITIES, SAME_MODALITY, LabelMapError, Scan, ScanError
 
 _ENOUGH = 1_000_000  # voxels tell what intensities are
 _TISSUE = (-200, 300)  # HU: fat, water, blood and soft tissue
@@ -34,8 +34,6 @@ _MOST = 0.05  # share of voxels out of the ordinary: metal, noise
 LABELS = "labels of a scan, not a scan (if it is one: --include_labels)"
 _PERHAPS_LABELS = ("smooth values from 0 to 1, most of them 0: a map of probability, or a scan that was scaled and "
                    "blurred (then: --include_labels)")  # fmt: skip
-_SAME = {"PET": "PT", "MRI": "MR"}
-_TAGS = ("CT", "MR", "PT", "NM", "US")
 _SAYS_NOTHING = (None, "", "OT", "SC")  # DICOM's "other" and "secondary capture"
 _NO_BODY = "no body was told from a background: the whole image counts as body"
 
@@ -179,13 +177,13 @@ def modality_of(
     """
     hounsfield = [looks_like_ct(channel) for channel in image]
     wanted = asked or expected
-    tag = _SAME.get(scan.modality or "", scan.modality) if scan.modality not in _SAYS_NOTHING else None
+    tag = SAME_MODALITY.get(scan.modality or "", scan.modality) if scan.modality not in _SAYS_NOTHING else None
     found = tag or ("CT" if any(hounsfield) else "MR")
     if wanted is None:
         return found, hounsfield
     fits = is_ct_name(found) == is_ct_name(wanted)
     if tag:  # a name that is no tag (T1, CTA) may be any of its kind
-        fits &= tag == _SAME.get(wanted, wanted) or _SAME.get(wanted, wanted) not in _TAGS
+        fits &= tag == SAME_MODALITY.get(wanted, wanted) or SAME_MODALITY.get(wanted, wanted) not in MODALITIES
     elif asked and not fits:  # where values don't decide; other kinds of CT needn't be in HU
         is_kind = is_ct_name(asked) and (asked != "CT" or may_be_soft_tissue(image))
         fits = is_kind or not (is_ct_name(asked) or (is_ct_name(found) and not why_no_hounsfield(image)))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pretraining.scans.dicom_headers import SliceHeader
 
 Triple = tuple[float, float, float]
+MODALITIES, SAME_MODALITY = ("CT", "MR", "PT", "NM", "US"), {"PET": "PT", "MRI": "MR"}  # DICOM's, and other names
 ERROR_LOG = "genesis_errors.log"  # beside the manifest
 _PIECE = 1 << 16  # bytes
 

@@ -33,6 +33,11 @@ def test_options_are_frozen():
         ({"hu_window": (100.0, -100.0)}, "--hu_window (100.0, -100.0): expected LOW < HIGH"),
         ({"hu_window": (-1000.0, 1000.0), "modality": "MR"}, "--hu_window is for CT"),
         ({"hu_window": (-1000.0, 1000.0), "modality": "CTA"}, "--hu_window is for CT"),
+        ({"configurations": ("3d_fullres", "2d")}, "-c 3d_fullres 2d: expected configurations in 3D"),
+        *(
+            ({"gpu_memory_target": gb}, f"-gpu_memory_target {gb}: expected at least 1 (GB)")
+            for gb in (0.0, -8.0, 0.01, float("nan"), float("inf"))
+        ),
         ({"modality": "a/b"}, "--modality a/b: expected at most 16 letters"),
         ({"like": "4", "planner": "nnUNetPlannerResEncM"}, "--like takes the other data set's plans"),
         ({"like": "4", "gpu_memory_target": 8.0}, "can't go with -pl, -gpu_memory_target or --hu_window"),
@@ -51,6 +56,9 @@ def test_dataset_name_is_nnunets(number, name):
     assert prepare_options(dataset_id=number).dataset_name == name
 
 
-@pytest.mark.parametrize(("modality", "asked"), [("auto", None), ("ct", "CT"), ("CBCT", "CBCT"), ("pet", "PET")])
+@pytest.mark.parametrize(
+    ("modality", "asked"),
+    [("auto", None), ("cbct", "cbct"), *((name, name.upper()) for name in ("ct", "pet", "pt", "Mri", "nm", "us"))],
+)
 def test_asked_modality(modality, asked):
     assert prepare_options(modality=modality).asked_modality == asked
