@@ -4,9 +4,11 @@ Never reads pixels. What it gives is plain data without a patient's text: identi
 """
 
 import hmac
+import io
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -62,6 +64,7 @@ _NO_IMAGES = {
 _RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "XA", "RF")
 LOCALIZER, _NO_IMAGE, _COLOUR = "localizer (scout) images", "DICOM objects without an image", "colour images"
 _MOSAIC = "Siemens mosaics (all slices of a volume in one image): convert them to NIfTI, for example with dcm2niix"
+_MOST_UNPACKED, _MOST_RATIO = 1 << 26, 20  # bytes, and what each byte of a deflated file may add to them
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -100,6 +103,20 @@ def patient_group(patient: str, key: bytes) -> str:
     return f"patient_{hmac.new(key, f'patient_{digest(patient, 12)}'.encode(), 'sha256').hexdigest()[:12]}"
 
 
+class _File(io.BufferedReader):
+    """A file that is never read to its end where that would be unpacked into far more than a scan is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does; pydicom reads to the end to unpack a deflated data set, whole."""
+        data = super().read(size)
+        if size is None or size < 0:
+            unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+            unpacking.decompress(data, _MOST_UNPACKED + _MOST_RATIO * len(data))
+            if unpacking.unconsumed_tail:
+                raise ScanError("deflated DICOM that unpacks to far more than a scan: save it without deflation")
+        return data
+
+
 def read_headers(path: str | os.PathLike[str], key: bytes = b"") -> list[SliceHeader] | None:
     """Read the headers of a file's images, or None if it is not DICOM (or a DICOMDIR, which only lists files).
 
@@ -111,7 +128,7 @@ def read_headers(path: str | os.PathLike[str], key: bytes = b"") -> list[SliceHe
         ScanError: the file is DICOM but its header is damaged.
         OSError: the file can't be opened.
     """
-    with open(path, "rb") as file:
+    with _File(io.FileIO(path)) as file:
         head = file.read(132)
         marked = head[128:] == b"DICM"
         # Files without the 128-byte preamble start with a tag of group 2 or 8 (little or big endian).
@@ -160,8 +177,9 @@ def _headers(
     needed = matrix[0] * matrix[1] * samples * count * bits // 8 if matrix else 0
     complete = matrix is None or _holds_pixels(data, file, needed)
     enhanced = _SHARED in data or _PER_FRAME in data
+    # Without groups of their own nothing tells frames apart, however many there are said to be.
     frames = _frames(data, elements, max(1, count)) if enhanced else [elements]
-    speaks_for = 1 if enhanced else count
+    speaks_for = 1 if _PER_FRAME in data else count
     return [_header(path, i, speaks_for, enhanced, frame, matrix, complete, key) for i, frame in enumerate(frames)]
 
 
@@ -192,8 +210,8 @@ def _plain(raw: Any, vr: str | None) -> Any:
 
 def _frames(data: pydicom.Dataset, file: Elements, count: int) -> Iterator[Elements]:
     """Yield each frame as a classic header has it: its functional groups' elements beside the file's own."""
-    shared, own = data.get(_SHARED) or [pydicom.Dataset()], data.get(_PER_FRAME) or [pydicom.Dataset()] * count
-    if len(own) != count:
+    shared, own = data.get(_SHARED) or [pydicom.Dataset()], data.get(_PER_FRAME) or [pydicom.Dataset()]
+    if _PER_FRAME in data and len(own) != count:
         raise ScanError(f"damaged DICOM header: {count} frames, and functional groups of {len(own)}")
     common = file | _of_groups(shared[0])
     for groups in own:

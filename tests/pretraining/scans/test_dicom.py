@@ -1,17 +1,19 @@
 """DICOM series: what is read equals what is stored, and what is no volume is left out with the right reason."""
 
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pretraining.scans.dicom import read_dicom
 from pretraining.scans.find import ScanError, find_scans
 from pretraining.scans.reading import read_scan
-from tests.pretraining.scans.dicom_series import SECRETS, SERIES, edit, make_series, make_slice
+from tests.pretraining.scans.dicom_series import SECRETS, SERIES, at, edit, make_enhanced, make_series, make_slice
 
 
 def reason(folder: Path) -> str:
@@ -66,6 +68,32 @@ def test_scans_of_a_study_without_a_patient_are_one_group(tmp_path):
     scans, _ = find_scans([tmp_path])
     a, b, c = (scan.group for scan in scans)
     assert a == b != c
+
+
+def test_frames_are_not_made_because_a_number_says_so(tmp_path):
+    make_enhanced(tmp_path / "a.dcm", [at(0, np.zeros((4, 6)))])
+    edit(tmp_path / "a.dcm", NumberOfFrames=30_000_000, PerFrameFunctionalGroupsSequence=None)
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    del data.PerFrameFunctionalGroupsSequence
+    data.save_as(tmp_path / "a.dcm")
+    assert "truncated" in reason(tmp_path)
+
+
+@pytest.mark.parametrize(("zeros", "read"), [(48, True), (300 << 20, False)])
+def test_deflated_file_is_not_unpacked_beyond_a_scan(tmp_path, zeros, read):
+    make_series(tmp_path, 3)
+    for file in tmp_path.iterdir():
+        data = pydicom.dcmread(file)
+        data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        data.PixelData = bytes(zeros)
+        data.save_as(file)
+    tracemalloc.start()
+    scans, left_out = find_scans([tmp_path])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(scans), len(left_out)) == ((1, 0) if read else (0, 3))
+    assert all("deflated DICOM that unpacks to far more than a scan" in out.reason for out in left_out)
+    assert most < 150 << 20
 
 
 def test_copied_slices_count_once(tmp_path):
