@@ -88,7 +88,7 @@ class SeriesCollector:
             headers=tuple(ordered),
             real=self._files[paths[0]].real,
             stamps=tuple(self._files[path].stamp for path in paths),
-            corrections=tuple(_corrections(part)),
+            corrections=(*_corrections(part), *geometry.corrections),
         )
 
     def _place(self, headers: Sequence[SliceHeader]) -> str:

@@ -13,8 +13,11 @@ from pretraining.scans.scan import Geometry, ScanError
 SPACING_TOLERANCE = 0.05
 # Direction cosines are rounded differently from slice to slice; 1e-3 is 0.06 degrees.
 ORIENTATION_TOLERANCE = 1e-3
-# Where highdicom stops to call the stack perpendicular: a cosine of 0.999, 2.6 degrees.
+# Where highdicom stops to call any two slices perpendicular to their planes: a cosine of 0.999, 2.6 degrees.
 _PERPENDICULAR = 1e-3
+# Degrees by which the whole stack may lean: as far as image files' axes may be off a right angle. Less is remarked on,
+# if the last slice lies farther aside (mm) than rounding puts it.
+_MOST_TILT, _ROUNDED = 1.25, 0.1
 
 
 class MissingSlicesError(ScanError):
@@ -46,7 +49,30 @@ def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Geo
     assert first.matrix and first.pixel_spacing and first.position  # noqa: PT018 - _check_objects has seen to it
     (rows, columns), (down, across), (x, y, z) = first.matrix, first.pixel_spacing, first.position
     axes = tuple(np.stack([row, column, normal], axis=1).ravel().tolist())
-    return ordered, Geometry((columns, rows, len(ordered)), (across, down, float(distance)), (x, y, z), axes)
+    remarks = _tilt(np.subtract(ordered[-1].position, first.position), normal)
+    return ordered, Geometry(
+        (columns, rows, len(ordered)), (across, down, float(distance)), (x, y, z), axes, corrections=remarks
+    )
+
+
+def _tilt(span: np.ndarray, normal: np.ndarray) -> tuple[str, ...]:
+    """Remark on a stack, whose last slice lies at ``span`` (mm) from its first, that leans a little.
+
+    Raises:
+        ScanError: more than a little.
+    """
+    height = span @ normal
+    aside = float(np.linalg.norm(span - height * normal))
+    angle = np.degrees(np.arctan2(aside, height))
+    if aside <= _ROUNDED:
+        return ()
+    if angle > _MOST_TILT:
+        raise _tilted(angle)
+    return (f"a gantry tilt of {angle:.2g} degrees was taken for none",)
+
+
+def _tilted(angle: float) -> ScanError:
+    return ScanError(f"gantry tilt of {angle:.1f} degrees: the slices are not stacked at a right angle")
 
 
 def _check_objects(headers: Sequence[SliceHeader]) -> None:
@@ -104,7 +130,7 @@ def _reason(positions: np.ndarray, normal: np.ndarray) -> ScanError:
     steps = np.diff(positions[order], axis=0)
     angle = np.degrees(np.arctan2(np.linalg.norm(steps - np.outer(gaps, normal), axis=1), gaps))
     if np.median(angle) > np.degrees(np.arccos(1 - _PERPENDICULAR)):
-        return ScanError(f"gantry tilt of {np.median(angle):.1f} degrees: the slices are not stacked at a right angle")
+        return _tilted(float(np.median(angle)))
     odd = np.flatnonzero(np.abs(gaps - typical) > SPACING_TOLERANCE * typical)
     multiple = np.round(gaps[odd] / typical)
     if not len(odd) or np.any(

@@ -129,6 +129,16 @@ def test_one_repeated_position(tmp_path):
     assert reason(tmp_path).startswith("1 of 13 slices lie where another one does")
 
 
+@pytest.mark.parametrize(("degrees", "said"), [(0.1, ""), (0.5, "0.5"), (1.1, "1.1"), (1.5, None), (2.5, None)])
+def test_small_gantry_tilt(tmp_path, degrees, said):
+    for z in range(12):
+        make_slice(tmp_path / f"{z}.dcm", z, ImagePositionPatient=[0, 2.5 * z * np.tan(np.radians(degrees)), 2.5 * z])
+    scans, left_out = find_scans([tmp_path])
+    remark = [f"a gantry tilt of {said} degrees was taken for none"] if said else []
+    assert [list(scan.corrections) for scan in scans] == ([] if said is None else [remark])
+    assert said is not None or f"gantry tilt of {degrees} degrees" in left_out[0].reason
+
+
 def test_gantry_tilt(tmp_path):
     c, s = np.cos(np.radians(15)), np.sin(np.radians(15))
     make_series(tmp_path, ImageOrientationPatient=[1, 0, 0, 0, round(c, 7), round(-s, 7)])
