@@ -21,6 +21,7 @@ _DEFLATE_MOST = 1032  # times that gzip can shrink data
 _CHUNK = 1 << 20
 _HEADER = nibabel.Nifti1Header.sizeof_hdr
 _FIRST_VOXEL = nibabel.Nifti1Header.single_vox_offset  # behind the header and four bytes that tell of extensions
+_SAME_SPACING = 0.05
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -156,3 +157,8 @@ def _check_fields(header: nibabel.Nifti1Header) -> None:
         raise ScanError("its NIfTI header has no valid direction of the axes") from e
     if not np.isfinite(affine).all():
         raise ScanError("its header has a position or direction that is not a finite number")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(lengths, spacing, rtol=_SAME_SPACING):
+        ours, theirs = (" x ".join(f"{length:.3g}" for length in found) for found in (spacing, lengths))
+        raise ScanError(f"its header contradicts itself: voxels of {ours} mm (pixdim), and of {theirs} mm (sform): save it "
+                        "with the right ones")  # fmt: skip

@@ -132,6 +132,15 @@ def test_affine_must_be_finite(tmp_path):
     header_refuses(save_nifti(tmp_path / "a.nii", volume(), srow_x=[1, 0, 0, np.nan], sform_code=1), "finite")
 
 
+@pytest.mark.parametrize(("pixdim", "read"), [((1, 1, 1), False), ((2, 3, 4.1), True), ((2, 3, 5), False)])
+def test_spacing_that_contradicts_the_sform(tmp_path, pixdim, read):
+    path = save_nifti(tmp_path / "a.nii", volume(), pixdim=[1, *pixdim, 0, 0, 0, 0], qform_code=0, sform_code=1)
+    if read:
+        assert read_geometry(path).spacing == pytest.approx(pixdim)
+    else:
+        header_refuses(path, r"contradicts itself: voxels of .* mm \(pixdim\), and of 2 x 3 x 4 mm \(sform\)")
+
+
 def test_sheared_affine(tmp_path):
     shear = np.eye(4)
     shear[0, 1] = 0.5
