@@ -33,7 +33,6 @@ def write_page(folder: Path) -> Path:
     shown = [(row, _preview(folder, row.case)) for row in prepared[:_MOST_SCANS]]
     remarks = ((row, text) for row in rows for text in row.remark.split("; ") if text)
     page = template("pretraining", "preparation", "manifest.html.jinja", cut=lambda text: text[:_LONGEST]).render(
-        rows=rows,
         prepared=prepared,
         left_out=len(rows) - len(prepared),
         counts=_counts((row, row.reason) for row in rows),

@@ -18,8 +18,6 @@ from pretraining.scans.image_files import ending_of, read_geometry
 from pretraining.scans.patients import patients_of
 from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, digest, own_name, sample, stamp
 
-__all__ = ["LeftOut", "Scan", "ScanError", "find_scans"]
-
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _NO_IMAGES = (
     ".txt", ".json", ".raw", ".zraw", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".log", ".pdf", ".png",

@@ -11,8 +11,9 @@ import SimpleITK
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pretraining.scans.dicom import read_dicom
-from pretraining.scans.find import ScanError, find_scans
+from pretraining.scans.find import find_scans
 from pretraining.scans.reading import read_scan
+from pretraining.scans.scan import ScanError
 from tests.pretraining.scans.dicom_series import SECRETS, SERIES, at, edit, make_enhanced, make_series, make_slice
 
 

@@ -17,8 +17,9 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_genesis.errors import GenesisError
-from pretraining.scans.find import ScanError, find_scans
+from pretraining.scans.find import find_scans
 from pretraining.scans.reading import ScanReader, read_scan
+from pretraining.scans.scan import ScanError
 from tests.pretraining.scans.dicom_series import SERIES, make_series, make_slice
 
 

@@ -13,8 +13,8 @@ import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
-from pretraining.scans.find import ScanError
 from pretraining.scans.image_files import read_geometry, read_image_file
+from pretraining.scans.scan import ScanError
 
 REAL = [
     "ct_unlabeled/kits_00072_partial.nii.gz",
