@@ -160,5 +160,5 @@ def _check_fields(header: nibabel.Nifti1Header) -> None:
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(lengths, spacing, rtol=_SAME_SPACING):
         ours, theirs = (" x ".join(f"{length:.3g}" for length in found) for found in (spacing, lengths))
-        raise ScanError(f"its header contradicts itself: voxels of {ours} mm (pixdim), and of {theirs} mm (sform): save "
-                        "it with the right ones")  # fmt: skip
+        raise ScanError(f"its header contradicts itself: voxels of {ours} mm (pixdim), and of {theirs} mm (sform): "
+                        "save it with the right ones")  # fmt: skip
