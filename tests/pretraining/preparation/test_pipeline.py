@@ -229,6 +229,22 @@ def test_changed_scan_is_prepared_again(quick, capsys):
     assert quick.times() == after  # what was made of it while it was whole is kept
 
 
+def test_changed_scan_is_prepared_again_for_every_configuration(quick):
+    plans, scan = quick.json("nnUNetPlans.json"), quick.root / "A" / "scans" / "p0.nii.gz"
+    low = {"inherits_from": "3d_fullres", "data_identifier": "low", "spacing": [4.0, 4.0, 4.0]}
+    plans["configurations"]["3d_lowres"] = low
+    (quick.base / "nnUNetPlans.json").write_text(json.dumps(plans))
+    both = quick.options(inputs=(scan.parent,), configurations=("3d_lowres", "3d_fullres"))
+    assert prepare_dataset(both) == []
+    file = quick.base / "low" / f"{quick.cases()['p0.nii.gz']}.b2nd"
+    before = file.read_bytes()
+    write_scan(scan, 9)
+    assert prepare_dataset(quick.options(inputs=(scan.parent,))) == []
+    assert file.read_bytes() == before
+    assert prepare_dataset(both) == []
+    assert file.read_bytes() != before
+
+
 def test_series_that_has_grown_is_prepared_again(quick):
     pixels = np.random.default_rng(0).integers(0, 40, 24) + 1020 * (np.arange(24) % 2)
     for count in (12, 24):
