@@ -1,9 +1,10 @@
 """The classification part of the report, from predictions on disk."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,9 +19,11 @@ GENESIS = "nnUNetTrainerGenesisClassifier"
 
 
 @pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For speed; enough for a p below 0.05."""
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For speed, enough for a p below 0.05; and with the fonts of a report, whatever nnU-Net's plots left behind."""
     monkeypatch.setattr(metrics, "RESAMPLES", 40)
+    with matplotlib.style.context("default"):
+        yield
 
 
 def write_arm(folder: Path, trainer: str, signal: float, places: bool = False, classes: int = 2, seed: int = 0) -> None:
@@ -71,9 +74,8 @@ def test_the_page_has_the_section(tmp_path):
     for seed, folder in enumerate(("results", "again")):
         write_arm(tmp_path / folder / "Dataset001_Scans", GENESIS, 1.2, seed=seed)
         write_arm(tmp_path / folder / "Dataset001_Scans", BASELINE, 0, seed=seed)
-    with matplotlib.rc_context():
-        seaborn.set_theme(font_scale=2.5)  # as nnU-Net's plot of a training
-        page = write_report([], tmp_path / "report", [tmp_path / "results", tmp_path / "again"]).read_text()
+    seaborn.set_theme(font_scale=2.5)  # as nnU-Net's plot of a training
+    page = write_report([], tmp_path / "report", [tmp_path / "results", tmp_path / "again"]).read_text()
     assert "Dataset001_Scans: classification" in page
     assert "120 (60),<br>2 runs" in page
     assert "volume alone" in page
