@@ -139,7 +139,7 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Aske
         spacing = [round(float(length), 3) for length in planned.spacing]
         print(f"{name}: patch size {list(planned.patch_size)}, batch size {planned.batch_size}, spacing {spacing} mm, "
               f"{', '.join(planned.normalization_schemes)}")  # fmt: skip
-    held_out = f"{validation} held out" if validation else "the training scans themselves are held out"
+    held_out = f"{validation} held out" if validation else "none held out: they validate, too"
     print(f"{folder}: {training} scans to train on, {held_out}. Have a look at them: {page}")
     if left_out:
         print(f"{len(left_out)} left out, see {folder / manifest.FILE_NAME}:", *_reasons(left_out), sep="\n")
