@@ -25,7 +25,7 @@ _NO_IMAGES = (
     ".odt", ".ods", ".htm", ".css", ".js", ".gif", ".bmp", ".svg", ".webp", ".mp4", ".avi", ".ini", ".cfg", ".conf",
     ".toml", ".inf", ".sh", ".bat", ".exe", ".dll", ".jar", ".class", ".lnk", ".url", ".db", ".md5", ".sha1", ".sha256",
     ".ipynb", ".m", ".r", ".c", ".h", ".cpp", ".stl", ".obj", ".ply", ".ds_store", ".gitignore", ".gitattributes",
-    ".bidsignore",
+    ".bidsignore", ".jsonl", ".pkl", ".lock",
 )  # fmt: skip
 _NO_IMAGE = ("dicomdir", "lockfile", "version", "readme", "license", "licence", "changes")
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".z")
