@@ -1,6 +1,7 @@
 """The classification part of a data set's report: one row an arm and metric, with intervals, and the curves."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,6 @@ from nnunet_genesis.errors import GenesisError
 QUESTION = "AUC"  # the one metric that is tested
 BASELINE = "nnUNetTrainerGenesisClassifierScratch"
 TEXTS = ("case", "group", "label")  # of the items; everything else is numbers
-ITEM = ("case", "x", "y", "z")
 
 
 @dataclasses.dataclass(eq=False)
@@ -94,7 +94,8 @@ def find_arms(folders: Sequence[Path]) -> list[Arm]:
 
 def _read(model: Path, files: Sequence[Path]) -> pd.DataFrame:
     try:
-        table = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False) for file in files], ignore_index=True)
+        parts = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
+        table = pd.concat(parts, ignore_index=True)
         numbers = [name for name in table if name not in TEXTS]
         table[numbers] = table[numbers].replace("", "nan").astype(float)
     except (ValueError, UnicodeDecodeError) as error:
@@ -102,20 +103,17 @@ def _read(model: Path, files: Sequence[Path]) -> pd.DataFrame:
     missing = {"case", "group", "rank", "volume"} - set(table.columns)
     if missing or table.drop(columns="volume").isna().any(axis=None) or (table[["case", "group"]] == "").any(axis=None):
         raise GenesisError(f"{model}: the folds' {PREDICTIONS} differ or lack columns. Write them anew: --val.")
-    if (twice := table.duplicated([key for key in ITEM if key in table])).any():
+    if twice := [case for case, count in Counter(c for part in parts for c in set(part["case"])).items() if count > 1]:
+        folds = ", ".join(file.parents[1].name for file in files)
         raise GenesisError(
-            f"{model}: {table['case'][twice].iloc[0]} was validated in several of {', '.join(_folds(files))}, expected "
-            "each item in one. Move away the folds of another split."
+            f"{model}: {min(twice)} was validated in several of {folds}, expected each case in one. Move away the folds of "
+            "another split."
         )
     return table
 
 
-def _folds(files: Sequence[Path]) -> list[str]:
-    return [file.parents[1].name for file in files]
-
-
 def _same_items(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    keys = [key for key in (*ITEM, "rank", "group") if key in one]
+    keys = [key for key in ("case", "x", "y", "z", "rank", "group") if key in one]
     return one.columns.equals(other.columns) and one[keys].equals(other[keys])
 
 
