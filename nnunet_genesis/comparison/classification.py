@@ -103,7 +103,8 @@ def _read(model: Path, files: Sequence[Path]) -> pd.DataFrame:
     missing = {"case", "group", "rank", "volume"} - set(table.columns)
     if missing or table.drop(columns="volume").isna().any(axis=None) or (table[["case", "group"]] == "").any(axis=None):
         raise GenesisError(f"{model}: the folds' {PREDICTIONS} differ or lack columns. Write them anew: --val.")
-    if twice := [case for case, count in Counter(c for part in parts for c in set(part["case"])).items() if count > 1]:
+    counts = Counter(case for part in parts for case in part["case"].unique())
+    if twice := [case for case, count in counts.items() if count > 1]:
         folds = ", ".join(file.parents[1].name for file in files)
         raise GenesisError(
             f"{model}: {min(twice)} was validated in several of {folds}, expected each case in one. Move away the folds of "
