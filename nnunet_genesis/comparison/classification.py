@@ -107,8 +107,8 @@ def _read(model: Path, files: Sequence[Path]) -> pd.DataFrame:
     if twice := [case for case, count in counts.items() if count > 1]:
         folds = ", ".join(file.parents[1].name for file in files)
         raise GenesisError(
-            f"{model}: {min(twice)} was validated in several of {folds}, expected each case in one. Move away the folds "
-            "of another split."
+            f"{model}: {min(twice)} was validated in several of {folds}, expected each case in one. Move away "
+            "the folds of another split."
         )
     return table
 
