@@ -85,7 +85,7 @@ def find_scans(
         first = unique.setdefault(scan.case, scan)
         if first is scan:
             continue
-        if sample(scan) == sample(first):
+        if sample(scan) == sample(first) != "":
             left_out.append(LeftOut.copy(scan, first))
         else:
             unique[own_name(scan)] = replace(scan, case=own_name(scan))
