@@ -257,7 +257,7 @@ def report() -> None:
     parser.add_argument("--nsd_tolerance", type=float, default=None, metavar="MM",
                         help="0 or more [default: as exported, or the median edge of the planned voxels]")  # fmt: skip
     parser.add_argument("--export", type=Path, default=None, metavar="FOLDER",
-                        help="also write what is made of segmentations: small tables, without images")  # fmt: skip
+                        help="also write what it is made from: small tables, without images")  # fmt: skip
     args = parse(parser)
     if not args.d and args.results is None:
         parser.error("give -d, or --results")

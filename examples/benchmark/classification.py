@@ -211,7 +211,7 @@ def main() -> None:
             run(dataset, CLASSIFIER, fold, weights=weights, **common)
             _probe(out, seed, dataset, fold, weights, length)
     results = [out / f"results_seed_{seed}" for seed in args.seeds]
-    print(write_report([dataset], out / "report", results, SCRATCH))
+    print(write_report([dataset], out / "report", results, SCRATCH, export=out / "results"))
 
 
 def _probe(out: Path, seed: int, dataset: str, fold: int, weights: Path, length: dict[str, int]) -> None:

@@ -1,9 +1,7 @@
 """The classification part of a data set's report: one row an arm and metric, with intervals, and the curves."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +11,19 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_curve
 
 from nnunet_genesis.classification import metrics
-from nnunet_genesis.classification.labels import PREDICTIONS, SCORE
+from nnunet_genesis.comparison.arms import Arm, find_arms, same_items
 from nnunet_genesis.comparison.figures import Picture, look, panel, picture, plain, short
 from nnunet_genesis.comparison.statistics import LEVEL, holm
-from nnunet_genesis.errors import GenesisError
 
 QUESTION = "AUC"  # the one metric that is tested
 BASELINE = "nnUNetTrainerGenesisClassifierScratch"
-TEXTS = ("case", "group", "label")  # of the items; everything else is numbers
-
-
-@dataclasses.dataclass(eq=False)
-class Arm:
-    """A trainer's out-of-fold predictions.
-
-    Attributes:
-        tables: by run; a row an item, the same in all.
-        probabilities: (items, runs, classes, in their order).
-    """
-
-    trainer: str
-    plans: str
-    configuration: str
-    tables: dict[int, pd.DataFrame]
-
-    def __post_init__(self) -> None:
-        self.table = next(iter(self.tables.values()))
-        columns = [name for name in self.table.columns if name.startswith(SCORE)]
-        self.classes = [name.removeprefix(SCORE) for name in columns]
-        self.probabilities = np.stack([table[columns].to_numpy(float) for table in self.tables.values()], 1)
-        self.ranks, self.patients = self.table["rank"].to_numpy(int), self.table["group"].to_numpy(str)
-        self.candidates = "x" in self.table and len(self.classes) == 2
-        cases = self.table["case"].to_numpy(str)
-        self.key = (self.trainer, self.plans, self.configuration)
-        self.metrics = metrics.METRICS | ({"CPM": metrics.cpm_of(cases)} if self.candidates else {})
-
-    @cache  # noqa: B019 - as long as the arm
-    def resampled(self, metric: str) -> np.ndarray:
-        """Return the metric in each resample of the bootstrap."""
-        return metrics.resampled(self.metrics[metric], self.ranks, self.probabilities, self.patients)
 
 
 @dataclasses.dataclass
 class Section:
     """What the page shows: ``rows`` by arm and metric, confusion matrices by arm, figures, remarks, one sentence."""
 
+    arms: list[Arm]
     baseline: str
     rows: list[dict[str, Any]]
     confusions: list[tuple[str, list[str], list[list[int]]]]
@@ -66,60 +32,8 @@ class Section:
     verdict: str
 
 
-def find_arms(folders: Sequence[Path]) -> list[Arm]:
-    """Find a data set's arms, without folds that validate training cases (``all``).
-
-    Args:
-        folders: of the data set in nnUNet_results; the further ones hold the same arms trained again.
-
-    Raises:
-        GenesisError: a file of predictions isn't ours, or an arm's items differ between folders.
-    """
-    found: dict[tuple[str, str, str], dict[int, pd.DataFrame]] = {}
-    for run, folder in enumerate(folders):
-        for model in sorted(folder.glob("*__*__*")):
-            files = sorted(model.glob(f"fold_[0-9]*/validation/{PREDICTIONS}"))
-            if not files or model.name.count("__") != 2:
-                continue
-            trainer, plans, configuration = model.name.split("__")
-            table, tables = _read(model, files), found.setdefault((trainer, plans, configuration), {})
-            if tables and not _same_items(table, first := next(iter(tables.values()))):
-                raise GenesisError(
-                    f"{model}: has {len(table)} items in {len(files)} folds, and other ones than the {len(first)} "
-                    "of this arm's earlier folder. Give --results of the same labels and split."
-                )
-            tables[run] = table
-    return [Arm(*names, tables) for names, tables in found.items()]
-
-
-def _read(model: Path, files: Sequence[Path]) -> pd.DataFrame:
-    try:
-        parts = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
-        table = pd.concat(parts, ignore_index=True)
-        numbers = [name for name in table if name not in TEXTS]
-        table[numbers] = table[numbers].replace("", "nan").astype(float)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise GenesisError(f"{model}: {PREDICTIONS} can't be read ({error}). Write it anew: --val.") from error
-    missing = {"case", "group", "rank", "volume"} - set(table.columns)
-    if missing or table.drop(columns="volume").isna().any(axis=None) or (table[["case", "group"]] == "").any(axis=None):
-        raise GenesisError(f"{model}: the folds' {PREDICTIONS} differ or lack columns. Write them anew: --val.")
-    counts = Counter(case for part in parts for case in part["case"].unique())
-    if twice := [case for case, count in counts.items() if count > 1]:
-        folds = ", ".join(file.parents[1].name for file in files)
-        raise GenesisError(
-            f"{model}: {min(twice)} was validated in several of {folds}, expected each case in one. Move away "
-            "the folds of another split."
-        )
-    return table
-
-
-def _same_items(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    keys = [key for key in ("case", "x", "y", "z", "rank", "group") if key in one]
-    return one.columns.equals(other.columns) and one[keys].equals(other[keys])
-
-
 def section(folders: Sequence[Path], baseline: str = BASELINE) -> Section | None:
-    """Compare all arms of :func:`find_arms` with the baseline; ``None`` where nothing was classified."""
+    """Compare all arms of :func:`arms.find_arms` with the baseline; ``None`` where nothing was classified."""
     arms = sorted(find_arms(folders), key=lambda arm: (arm.plans, arm.configuration, arm.trainer != baseline))
     if not arms:
         return None
@@ -135,7 +49,7 @@ def section(folders: Sequence[Path], baseline: str = BASELINE) -> Section | None
         truth, found = np.repeat(arm.ranks, len(arm.tables)), arm.probabilities.argmax(2).ravel()
         matrix = confusion_matrix(truth, found, labels=range(len(arm.classes)))
         confusions.append((names[arm.key], arm.classes, matrix.tolist()))
-    return Section(baseline, rows, confusions, _pictures(arms, rows), remarks, verdict(rows, baseline))
+    return Section(arms, baseline, rows, confusions, _pictures(arms, rows), remarks, verdict(rows, baseline))
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -153,7 +67,7 @@ def _baseline(arm: Arm, arms: list[Arm], name: str, remarks: list[str]) -> Arm |
     wanted = (name, arm.plans, arm.configuration)
     for other in arms:
         if other.key == wanted and other is not arm:
-            if _same_items(arm.table, other.table) and arm.tables.keys() == other.tables.keys():
+            if same_items(arm.table, other.table) and arm.tables.keys() == other.tables.keys():
                 return other
             remarks.append(f"{arm.trainer}: not tested against {name}, which has other items or other runs.")
     return None

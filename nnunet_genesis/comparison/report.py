@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import style
 
 from nnunet_genesis.classification.labels import PREDICTIONS
-from nnunet_genesis.comparison import figures, statistics
+from nnunet_genesis.comparison import arms, figures, statistics
 from nnunet_genesis.comparison.classification import BASELINE as CLASSIFIERS_BASELINE
 from nnunet_genesis.comparison.classification import Section, section
 from nnunet_genesis.comparison.overlays import Overlay, overlays
@@ -23,7 +23,8 @@ from nnunet_genesis.html import template
 
 BASELINE = "nnUNetTrainerGenesisScratch"
 SUMMARIES = "*/fold_*/validation/summary.json"
-RESULTS = (PROTOCOL, SUMMARIES, f"*/fold_*/validation/{PREDICTIONS}")
+SEGMENTED = (PROTOCOL, SUMMARIES)
+RESULTS = (*SEGMENTED, arms.EXPORTED, f"*/fold_*/validation/{PREDICTIONS}")
 OUTLINES = ("#ffd700", "#ff7f0e", "#2ee6a6", "#b39dff", "#ff5fa8", "#9be22d")  # the reference's, the arms'; on black
 
 
@@ -89,12 +90,10 @@ def write_report(
     alone = out.suffix == ".html"
     tested = baseline if "Classifier" in baseline else CLASSIFIERS_BASELINE
     classified = {name: found for name, folders in places.items() if (found := section(folders, tested))}
-    if export and classified:
-        print(f"--export: no classification; its tables are {PREDICTIONS} in each fold's validation folder.")
     reports = [
         _report(folders, baseline, tolerance, with_images=not alone)
         for name, folders in places.items()
-        if name not in classified or any(any(folder.glob(SUMMARIES)) for folder in folders)
+        if name not in classified or any(any(folder.glob(kind)) for folder in folders for kind in SEGMENTED)
     ]
     page = out if alone else out / "report.html"
     files = {page: _html(reports, classified).encode()}
@@ -105,6 +104,8 @@ def write_report(
     if export:
         for report in reports:
             write_export(report.results, export / report.results.dataset)
+        for name, found in classified.items():
+            arms.write_export(found.arms, export / name)
     tables = {
         "report.csv": [report.table() for report in reports],
         "classification.csv": [pd.DataFrame(s.rows).assign(dataset=name) for name, s in classified.items()],

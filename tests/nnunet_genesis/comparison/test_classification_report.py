@@ -43,7 +43,7 @@ def write_arm(folder: Path, trainer: str, signal: float, places: bool = False, c
         table[[f"p:{k}" for k in range(classes)]] = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         file = folder / f"{trainer}__nnUNetPlans__3d_fullres" / f"fold_{fold}" / "validation" / "classification.csv"
         file.parent.mkdir(parents=True)
-        table.to_csv(file, index=False)
+        table.to_csv(file, index=False, float_format="%.6g")
 
 
 def value(found, trainer: str, metric: str) -> dict:
@@ -84,6 +84,48 @@ def test_the_page_has_the_section(tmp_path):
     assert (tmp_path / "report" / "Dataset001_Scans_ROC.svg").exists()
     table = pd.read_csv(tmp_path / "report" / "classification.csv")
     assert set(table["trainer"]) == {GENESIS, BASELINE, "volume alone"}
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_an_export_of_two_trainings_gives_the_same_report_alone_and_beside_a_third(tmp_path, places):
+    for seed, folder in enumerate(("one", "two", "three")):
+        write_arm(tmp_path / folder / "Dataset001_Scans", GENESIS, 1, places, seed=seed)
+        write_arm(tmp_path / folder / "Dataset001_Scans", BASELINE, 0, places, seed=seed)
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    write_report([], tmp_path / "first", folders[:2], export=tmp_path / "export")
+    assert [*(tmp_path / "export").rglob("*.csv")] == [tmp_path / "export" / "Dataset001_Scans" / "predictions.csv"]
+    write_report([], tmp_path / "again", [tmp_path / "export"])
+    write_report([], tmp_path / "page.html", [tmp_path / "export"])
+    assert (tmp_path / "again" / "report.html").read_text() == (tmp_path / "first" / "report.html").read_text()
+    write_report([], tmp_path / "all", folders)
+    write_report([], tmp_path / "beside", [tmp_path / "export", folders[2]])
+    tables = [(tmp_path / name / "classification.csv").read_text() for name in ("all", "beside")]
+    assert tables[0] == tables[1]
+    assert ",3," in tables[0]
+
+
+def test_an_export_keeps_arms_of_other_classes_apart(tmp_path):
+    write_arm(tmp_path / "results" / "Dataset001_Scans", GENESIS, 1, classes=3)
+    write_arm(tmp_path / "results" / "Dataset001_Scans", BASELINE, 0)
+    write_report([], tmp_path / "report", [tmp_path / "results"], export=tmp_path / "export")
+    found = section([tmp_path / "export" / "Dataset001_Scans"])
+    assert [len(classes) for _, classes, _ in found.confusions] == [2, 3]
+
+
+def test_a_damaged_export_is_named(tmp_path):
+    write_arm(tmp_path / "results" / "Dataset001_Scans", GENESIS, 1)
+    write_report([], tmp_path / "report", [tmp_path / "results"], export=tmp_path / "export")
+    file = tmp_path / "export" / "Dataset001_Scans" / "predictions.csv"
+    whole = pd.read_csv(file, dtype=str, keep_default_na=False)
+    for damaged, message in [
+        (whole.assign(run="elsewhere"), "run 'elsewhere': expected TRAINER__PLANS__CONFIG@NUMBER"),
+        (whole.drop(columns="group"), "lacks the columns group"),
+        (whole.assign(rank=["", *whole["rank"][1:]]), "has empty fields"),
+        (whole.assign(rank="first"), "can't be read"),
+    ]:
+        damaged.to_csv(file, index=False)
+        with pytest.raises(GenesisError, match=f"predictions.csv: .*{message}.*Restore it"):
+            section([file.parent])
 
 
 def test_of_several_runs_the_mean_and_an_interval_over_runs_too(tmp_path):
