@@ -163,7 +163,7 @@ def import_() -> None:
             raise GenesisError(f"{args.o}: exists already. Move it away, or choose another file with -o.")
         if not args.o.resolve().parent.is_dir():
             raise GenesisError(f"{args.o}: expected an existing folder for it, found none. Make it first.")
-        weights, fetched = hub.fetch(args.weights) if hub.is_hub(args.weights) else (args.weights, None)
+        weights, fetched = hub.fetch(args.weights) if args.weights.startswith(hub.PREFIX) else (args.weights, None)
         imported = importers.convert(weights, args.format, args.keep_axes, args.licence, args.source or fetched)
         text = import_text(imported, args.o)
         with disk_in_words(args.o, "run the same command again."):

@@ -96,8 +96,6 @@ def read_json(file: Path) -> Any:
     """
     try:
         return json.loads(regular_file(file, "a JSON file").read_text(encoding="utf-8"))
-    except PermissionError as error:
-        raise GenesisError(f"{file}: no permission to read it. Check the file's owner and mode.") from error
     except (ValueError, RecursionError) as error:
         raise GenesisError(f"{file}: expected JSON, found something else ({error}). Restore or remove it.") from error
 
@@ -106,7 +104,7 @@ def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.p
     """Return ``path`` if it is a file; a device or a pipe (``/dev/zero``) could give bytes, or none, for ever.
 
     Raises:
-        GenesisError: there is no such file, or it is a folder, a device, a pipe or an address.
+        GenesisError: there is no such file, it may not be read, or it is a folder, a device, a pipe or an address.
     """
     if "://" in os.fspath(path) or os.fspath(path).startswith("hf:"):
         raise GenesisError(
@@ -116,7 +114,9 @@ def regular_file(path: str | os.PathLike[str], expected: str = "a checkpoint (.p
     path = Path(path)
     try:
         if path.is_file():
-            return path
+            if os.access(path, os.R_OK):
+                return path
+            raise GenesisError(f"{path}: no permission to read it. Check the file's owner and mode.")
         found = "found a folder" if path.is_dir() else "found a device or a pipe" if path.exists() else "no such file"
     except (OSError, ValueError) as error:  # e.g. a name of 10,000 letters
         found = f"no such file ({getattr(error, 'strerror', None) or error})"

@@ -16,8 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights
 from nnunet_genesis.checkpoint.architecture import without_values
-from nnunet_genesis.checkpoint.citations import texts
-from nnunet_genesis.checkpoint.lineage import Origin
+from nnunet_genesis.checkpoint.lineage import Origin, texts
 from nnunet_genesis.errors import GenesisError, printable
 from nnunet_genesis.folders import planned_dataset
 from nnunet_genesis.settings import Settings
@@ -114,7 +113,7 @@ def describe_weights(weights: GenesisWeights) -> dict[str, Any]:
             "strictest_licence": Origin([{"licence": record.licence}, *(record.lineage or [])]).licence,
             "citations": texts(record.citations),
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise GenesisError(
             f"{weights.path}: its Genesis record is damaged ({type(error).__name__}: {error}). Write it anew with "
             "nnUNetv2_genesis_pretrain or nnUNetv2_genesis_import."

@@ -131,7 +131,7 @@ def weights_file(settings: Settings, plans: Mapping[str, Any], trainer: str) -> 
         GenesisError: neither names a file, the plans' entry isn't what it should be, or the digest is another.
     """
     if settings.weights:
-        return _expanded(settings.weights)
+        return Path(os.path.expanduser(settings.weights))
     planned = plans.get("genesis", {})
     planned = planned if isinstance(planned, Mapping) else {"weights": planned}
     path, digest = planned.get("weights"), planned.get("sha256")
@@ -147,7 +147,7 @@ def weights_file(settings: Settings, plans: Mapping[str, Any], trainer: str) -> 
             f'{ENTRY}["weights"]; found neither. Set nnUNet_genesis_weights=/path/to/checkpoint_final.pth (from '
             "nnUNetv2_genesis_pretrain), or train from random weights with -tr nnUNetTrainerGenesisScratch."
         )
-    file = _expanded(path)
+    file = Path(os.path.expanduser(path))
     if digest is not None and (found := sha256(regular_file(file))) != digest.strip().lower():
         raise GenesisError(
             f'{file}: expected the SHA-256 {digest} that {ENTRY}["sha256"] names, found {found}; it is another file, '
@@ -155,10 +155,3 @@ def weights_file(settings: Settings, plans: Mapping[str, Any], trainer: str) -> 
             "trust this one, name it in nnUNet_genesis_weights."
         )
     return file
-
-
-def _expanded(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # ~ of a user who isn't there
-        raise GenesisError(f"{path}: expected the path of a checkpoint, found {error}. Check the path.") from error

@@ -9,7 +9,7 @@ import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.paths import nnUNet_preprocessed
 
-from nnunet_genesis.architectures.genesis_unet3d import architecture, planned_map
+from nnunet_genesis.architectures.genesis_unet3d import planned_map
 from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RESIDUAL, without_values
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import channel_names, read_plans
@@ -181,18 +181,6 @@ class FixedNetworkPlanner(ExperimentPlanner):
 
 class GenesisUNet3DPlanner(FixedNetworkPlanner):
     """The same for :class:`nnunet_genesis.architectures.GenesisUNet3D`; plans keep their planner's name."""
-
-    def __init__(
-        self,
-        dataset_name_or_id: str | int,
-        *,
-        plans_name: str = PLANS_NAME,
-        network: Mapping[str, Any] | None = None,
-        entry: Mapping[str, Any] | None = None,
-        **options: Any,
-    ):
-        options |= {"plans_name": plans_name, "entry": {"architecture": "genesis_unet3d", **(entry or {})}}
-        super().__init__(dataset_name_or_id, network=network or architecture(), **options)
 
     def architecture(self, schemes: Sequence[str], transpose: Sequence[int]) -> dict[str, Any]:
         """Add what maps each channel to [0, 1]; the network is the same for any order of the axes."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
+from nnunet_genesis.architectures.genesis_unet3d import architecture
 from nnunet_genesis.architectures.planner import FOR_WEIGHTS, PLANS_NAME, FixedNetworkPlanner, GenesisUNet3DPlanner
 from nnunet_genesis.checkpoint import GenesisWeights, load_weights
 from nnunet_genesis.checkpoint.architecture import GENESIS, own_words
@@ -64,19 +66,20 @@ def plan_network(
     numbers = {"-gpu_memory_target": [gpu_memory_target], "-overwrite_target_spacing": spacing, "--patch": patch_size}
     numbers["--batch_size"] = None if batch_size is None else [batch_size]
     for option, given in numbers.items():
-        if given is not None and min(given) <= 0:
+        if given is not None and not all(0 < number < math.inf for number in given):
             raise GenesisError(f"{option} {given if given[1:] else given[0]}: expected numbers above 0. Correct it.")
     options: dict[str, Any] = {"gpu_memory_target_in_gb": gpu_memory_target, "patch_size": patch_size}
     options |= {"batch_size": batch_size, "plans_name": plans_name or (FOR_WEIGHTS if whole else PLANS_NAME)}
     if spacing:
         options["overwrite_target_spacing"] = [float(length) for length in spacing]
+    options |= {"network": architecture(), "entry": {"architecture": "genesis_unet3d"}}
     planner: type[FixedNetworkPlanner] = GenesisUNet3DPlanner
     if file:
         weights = load_weights(file)
-        options["entry"] = {"weights": str(file.resolve())} | ({"sha256": weights.sha256} if whole else {})
         options["network"], options["axes"] = network, axes = _network(weights)
         if network["network_class_name"] != GENESIS:
-            planner = FixedNetworkPlanner
+            planner, options["entry"] = FixedNetworkPlanner, {}
+        options["entry"] |= {"weights": str(file.resolve())} | ({"sha256": weights.sha256} if whole else {})
         if not whole and planner is FixedNetworkPlanner:
             raise GenesisError(
                 f"{file}: expected weights of the original Genesis 3D U-Net, found a {source_network(weights).kind} "
@@ -109,7 +112,7 @@ def _plan(dataset: str, planner: type[FixedNetworkPlanner], options: dict[str, A
     name = _dataset_name(dataset)
     folder = Path(nnUNet_preprocessed) / name
     file = folder / f"{options['plans_name']}.json"
-    _refuse_foreign_plans(file, planner.__name__, options.get("entry", {}).get("sha256"))
+    _refuse_foreign_plans(file, planner.__name__, options["entry"].get("sha256"))
     if not (folder / "dataset_fingerprint.json").is_file():
         print(f"{folder}: no dataset_fingerprint.json yet; extracting it, as nnUNetv2_extract_fingerprint does")
         extract_fingerprint_dataset(convert_dataset_name_to_id(name), verbose=False)

@@ -77,7 +77,7 @@ def first_convolution(names: Iterable[str]) -> str | None:
 
 def input_channels(weights: Mapping[str, torch.Tensor]) -> int:
     """Count the channels that the first kernel among a network's tensors sees."""
-    return next(int(value.shape[1]) for value in weights.values() if value.ndim == 5)
+    return int(weights[first_convolution(weights) or ""].shape[1])
 
 
 def without_values(
@@ -151,7 +151,8 @@ def _operation(argument: str, value: Any, file: Path) -> str | None:
     known = name in _OPERATIONS and module.split(".")[0] in ("", "torch", "dynamic_network_architectures")
     if known and isinstance(value, str):
         return _OPERATIONS[name]
-    advice = "It is a 2D network; Genesis weights are 3D." if name.endswith("2d") else "Use other weights."
+    other = "It is a 2D network; Genesis weights are 3D: use those of a 3d_fullres or 3d_lowres configuration."
+    advice = other if name.endswith("2d") else "Use other weights."
     raise GenesisError(
         f"{file}: {argument}: expected one of {', '.join(_OPERATIONS)}, found {str(value)[:80]!r}. {advice}"
     )

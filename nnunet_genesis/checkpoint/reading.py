@@ -66,11 +66,8 @@ def load(path: str | os.PathLike[str], map_location: str | torch.device = "cpu")
         GenesisError: the file is missing, unreadable, no checkpoint, or holds anything else.
     """
     path = regular_file(path)
-    try:
-        read = safetensors_format.read if safetensors_format.is_safetensors(path) else _read_torch
-        checkpoint = read(path, map_location)
-    except PermissionError as error:
-        raise GenesisError(f"{path}: no permission to read it. Check the file's owner and mode.") from error
+    read = safetensors_format.read if safetensors_format.is_safetensors(path) else _read_torch
+    checkpoint = read(path, map_location)
     check_sizes(checkpoint, path)
     if not isinstance(checkpoint, dict):
         raise GenesisError(
@@ -119,7 +116,7 @@ def _read_torch(path: Path, map_location: str | torch.device) -> Any:
     try:
         with restricted(path):
             return torch.load(path, map_location=map_location, weights_only=True)
-    except (GenesisError, PermissionError):
+    except GenesisError:
         raise
     except Exception as error:  # torch raises a dozen types for a file that isn't a checkpoint
         raise GenesisError(_damaged(path, error)) from error
@@ -135,10 +132,10 @@ def restricted(path: Path) -> Iterator[None]:
     Raises:
         GenesisError: the file claims more than it holds, is damaged, no checkpoint, or holds anything else; the message
             names what.
-        PermissionError: it may not be read.
     """
     _check_file(path)
-    with environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"), torch.serialization.safe_globals(_NUMPY):
+    only = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}  # torch refuses both as 1
+    with environment(**only), torch.serialization.safe_globals(_NUMPY):
         try:
             yield
         except (UnpicklingError, EOFError) as error:

@@ -12,8 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_genesis import __version__
 from nnunet_genesis.checkpoint.architecture import adaptation_entries
-from nnunet_genesis.checkpoint.citations import CITATIONS, texts
-from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin
+from nnunet_genesis.checkpoint.lineage import CITATIONS, NOT_STATED, Origin, texts
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.folders import check_plans
 

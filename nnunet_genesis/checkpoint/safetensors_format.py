@@ -24,42 +24,25 @@ def write(checkpoint: Mapping[str, Any], path: str) -> None:
 
     nnU-Net's state dict names each tensor up to four times. The name that ``named_parameters()`` gives is kept, the
     others go to the header as ``aliases``.
-
-    Raises:
-        GenesisError: record or plan hold more than plain data.
     """
     weights = checkpoint["network_weights"]
     aliases = duplicates(weights)
-    header = {key: _to_json(key, checkpoint[key]) for key in _KEPT if key in checkpoint}
+    header = {key: json.dumps(checkpoint[key]) for key in _KEPT if key in checkpoint}
     header |= {"format": "pt", _ALIASES: json.dumps(aliases)}
     # clone(): views of one storage, which safetensors refuses, become tensors of their own.
     unique = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items() if name not in aliases}
     Path(path).write_bytes(save(unique, metadata=header))  # save_file would make it readable by its owner alone
 
 
-def _to_json(key: str, value: Any) -> str:
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise GenesisError(
-            f"The checkpoint's {key!r} can't be written as JSON ({error}); expected plain data. Write it as .pth."
-        ) from error
-
-
 def duplicates(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Map name to canonical name, for each name of a tensor that the state dict holds under a better one too."""
     best: dict[Any, str] = {}
+    found = {}
     for name in sorted(weights, key=_rank):  # stable: the first of equals stays
-        best.setdefault(_identity(weights[name]), name)
-    return {
-        name: best[_identity(value)]
-        for name, value in weights.items()
-        if value.numel() and best[_identity(value)] != name
-    }
-
-
-def _identity(value: torch.Tensor) -> Any:
-    return value.data_ptr(), tuple(value.shape), value.stride(), value.dtype
+        value = weights[name]
+        if value.numel():
+            found[name] = best.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), name)
+    return {name: first for name, first in found.items() if name != first}
 
 
 def _rank(name: str) -> tuple[bool, bool]:
@@ -94,8 +77,6 @@ def read(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         content = {key: json.loads(header[key]) for key in _KEPT if key in header}
         aliases = json.loads(header.get(_ALIASES, "{}"))
         whole = weights | {name: weights[first] for name, first in aliases.items() if name not in weights}
-    except PermissionError:
-        raise
     except Exception as error:  # safetensors' own, JSON's, and whatever a header of other types gives
         raise GenesisError(
             f"{path}: can't be read as safetensors ({type(error).__name__}: {str(error)[:200]}); it is damaged, "

@@ -119,8 +119,6 @@ def _cells(file: Path) -> list[tuple[int, list[str]]]:
         with open(regular_file(file, "a label file (.csv)"), newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, strict=True)
             found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except PermissionError as error:
-        raise GenesisError(f"{file}: no permission to read it. Check the file's owner and mode.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         problem = f"expected CSV in UTF-8, found something else ({error}); a spreadsheet can be saved as 'CSV UTF-8'"
         raise _error(file, problem) from error

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.checkpoint.citations import nnssl_citations, texts
-from nnunet_genesis.checkpoint.untrusted import plain, some_keys
+from nnunet_genesis.checkpoint.lineage import nnssl_citations, texts
+from nnunet_genesis.checkpoint.untrusted import HDF5, plain, some_keys
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import regular_file, sha256
 from nnunet_genesis.importers import genesis_unet3d, keras, nnssl, nnunet_v1, nnunet_v2, repository
@@ -47,7 +47,9 @@ def read(path: str | Path) -> Source:
     """
     file, card = repository.find(Path(path))
     path = regular_file(file, "a file of weights")
-    content = keras.read(path) if keras.is_hdf5(path) else checkpoint.load(path)
+    with open(path, "rb") as stream:
+        is_keras = stream.read(len(HDF5)) == HDF5
+    content = keras.read(path) if is_keras else checkpoint.load(path)
     if card.plan is not None and "network_weights" in content:  # the checkpoint's own plan comes first
         content = {nnssl.PLAN: card.plan} | content
     return Source(path, content, sha256(path), card)

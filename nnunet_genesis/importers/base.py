@@ -1,5 +1,6 @@
 """What importers share: a foreign file as read, a network's tensors, placing the former in the latter, the result."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class Source:
         """Return the state dict under ``key`` (``None``: all), without the prefixes of wrappers (``module.``, …).
 
         Raises:
-            GenesisError: it is missing, holds anything but dense tensors of finite numbers, or is a 2D nnU-Net's.
+            GenesisError: it is missing, holds anything but dense tensors of finite numbers.
         """
         state = self.content if key is None else self.content.get(key)
         if not isinstance(state, dict) or not state:
@@ -53,20 +54,7 @@ class Source:
             )
         advice = "The file is damaged or was not written by the program that it names: copy it again from where it was "
         check_tensors(state, self.path, f"{advice}published.")
-        state = {_unwrapped(name): value for name, value in state.items()}
-        flat = next((name for name, value in state.items() if name.startswith("encoder.") and value.ndim == 4), None)
-        if flat:
-            raise GenesisError(
-                f"{self.path}: {flat!r} has a 2D kernel {list(state[flat].shape)}; it is an nnU-Net 2D checkpoint, "
-                "expected a 3D one. Use the weights of a 3d_fullres or 3d_lowres configuration."
-            )
-        return state
-
-
-def _unwrapped(name: str) -> str:
-    while name.startswith(("module.", "_orig_mod.")):
-        name = name.partition(".")[2]
-    return name
+        return {re.sub(r"^((module|_orig_mod)\.)+", "", name): value for name, value in state.items()}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import sha256
@@ -78,8 +77,3 @@ def _in_words(name: str) -> Iterator[None]:
             f"{name}: can't be fetched ({type(error).__name__}: {why}). Check the name and the connection, and run the "
             "command again: what has come is kept. Or download the repository yourself and give its folder."
         ) from error
-
-
-def is_hub(name: Any) -> bool:
-    """Say whether the user typed a repository of the hub."""
-    return str(name).startswith(PREFIX)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from nnunet_genesis.architectures.genesis_unet3d import architecture
-from nnunet_genesis.checkpoint.untrusted import HDF5
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis_unet3d
 from nnunet_genesis.importers.base import Imported, Layout, Source, Tensors
@@ -41,12 +40,6 @@ _NOTES = (
     "Up-sampling is a transposed convolution with ones on the diagonal, which is the same.",
 )
 _FILE = dataclasses.replace(genesis_unet3d.FILE, format="keras", notes=_NOTES)
-
-
-def is_hdf5(path: Path) -> bool:
-    """Tell from the first bytes."""
-    with open(path, "rb") as file:
-        return file.read(len(HDF5)) == HDF5
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:

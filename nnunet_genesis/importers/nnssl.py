@@ -6,7 +6,7 @@ from typing import Any
 
 from nnunet_genesis.checkpoint import Record
 from nnunet_genesis.checkpoint.architecture import RES_ENC_L, input_channels, own_words
-from nnunet_genesis.checkpoint.citations import texts
+from nnunet_genesis.checkpoint.lineage import texts
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers.base import CONFIGURATION, Imported, Source, Tensors, minimal_plans, own_layout

@@ -63,15 +63,8 @@ def find(path: Path) -> tuple[Path, Card]:
 
 
 def _card(folder: Path) -> Card:
-    licence, citations, notes = _readme(folder / README)
-    config = folder / CONFIG
-    if config.is_file():
-        try:
-            _json(config)
-        except GenesisError as error:
-            notes = (*notes, f"{error} Nothing is read from it.")
     plan = _json(folder / PLAN) if (folder / PLAN).is_file() else None
-    return Card(plan, licence, citations, notes)
+    return Card(plan, *_readme(folder / README))
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def _readme(file: Path) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
         front = _FRONT_MATTER.match(text)
         # BaseLoader builds text, lists and dicts, and nothing else: no tags, numbers, dates or merged keys.
         data = yaml.load(front[1], Loader=yaml.BaseLoader) if front else None
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except (GenesisError, ValueError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())[:200]
         return None, (), (f"{README}: its YAML can't be read ({why}): no licence is taken from it.",)
     if not isinstance(data, dict):

@@ -12,8 +12,7 @@ from jinja2 import UndefinedError
 from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint import GenesisWeights, Record
 from nnunet_genesis.checkpoint.architecture import input_channels
-from nnunet_genesis.checkpoint.citations import nnssl_citations
-from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, strictness
+from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin, nnssl_citations, strictness
 from nnunet_genesis.checkpoint.record import one_configuration
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError, printable
@@ -57,7 +56,7 @@ def export_hub(file: Path, folder: Path, *, licence: str | None = None, panels: 
         plan = record.adaptation_plan(input_channels(weights.network_weights))
         log = plain(source.content.get("logging") or {}, file)
         card = model_card(weights, plan, log, PANEL if picture else None)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, UndefinedError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, UndefinedError) as error:
         raise GenesisError(
             f"{file}: its Genesis record is damaged ({type(error).__name__}: {error}). Write it anew with "
             "nnUNetv2_genesis_pretrain or nnUNetv2_genesis_import."

@@ -1,9 +1,9 @@
 """Which stage of the pretrained network plays the part of which stage of the target."""
 
 import functools
-import math
 from collections.abc import Sequence
-from itertools import accumulate
+
+import numpy as np
 
 Vector = Sequence[float]
 
@@ -12,10 +12,7 @@ TOLERANCE = 0.5  # octaves: what is called the same resolution
 
 def resolutions(strides: Sequence[Sequence[int]], spacing: Vector | None = None) -> list[list[float]]:
     """Return each stage's voxel size, one number an axis: the cumulative stride, times the spacing (mm) where given."""
-    cumulative = accumulate(strides, lambda above, stride: [a * b for a, b in zip(above, stride, strict=True)])
-    return [
-        [factor * length for factor, length in zip(stage, spacing or [1.0] * 3, strict=True)] for stage in cumulative
-    ]
+    return (np.cumprod(strides, axis=0, dtype=float) * (spacing or [1.0] * 3)).tolist()
 
 
 def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None]:
@@ -36,7 +33,8 @@ def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None
     Returns:
         A source index per target stage, or ``None`` where the target keeps its initialisation.
     """
-    octaves = [[_octaves(one, other) for other in _relative(source)] for one in _relative(target)]
+    one, other = (np.asarray(stages) / np.min(stages[0]) for stages in (target, source))
+    octaves = np.abs(np.log2(one[:, None] / other))
 
     @functools.cache
     def best(i: int, j: int) -> tuple[int, float, tuple[int | None, ...]]:
@@ -52,12 +50,3 @@ def align(source: Sequence[Vector], target: Sequence[Vector]) -> list[int | None
         return min(options, key=lambda option: option[:2])
 
     return [0, *best(1, 1)[2]]
-
-
-def _relative(stages: Sequence[Vector]) -> list[list[float]]:
-    finest = min(stages[0])
-    return [[length / finest for length in stage] for stage in stages]
-
-
-def _octaves(one: Vector, other: Vector) -> list[float]:
-    return [abs(math.log2(a / b)) for a, b in zip(one, other, strict=True)]

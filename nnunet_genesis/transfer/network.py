@@ -85,7 +85,7 @@ def source_network(weights: GenesisWeights) -> Network:
             PlansManager(record.plans), record.configuration, names, shapes, record.spacing, record.axis_order or ""
         )
         _check(network)
-    except (GenesisError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+    except (GenesisError, LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise GenesisError(
             f"{weights.path}: its Genesis record is damaged or incomplete ({type(error).__name__}: {error}). Expected "
             "plans, configuration, spacing, axis_order and channel names that describe its tensors. Write it anew "

@@ -8,6 +8,7 @@ Unit variance of each layer's output at the start: Mishkin and Matas, All you ne
 """
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
@@ -25,33 +26,29 @@ def scale_to_unit_variance(network: nn.Module, loaded: Collection[str], batches:
         loaded: names of parameters.
         batches: inputs, (batch, channels, z, y, x), on the network's device.
     """
-    blocks = {
-        name: module
+    variances: dict[Any, list[torch.Tensor]] = {
+        module.conv: []
         for name, module in network.named_modules()
         if isinstance(module, ConvDropoutNormReLU)
         and f"{name}.conv.weight" in loaded
         and isinstance(getattr(module, "norm", None), nn.InstanceNorm3d)
     }
-    if not blocks:  # no batch needs to be made
+    if not variances:  # no batch needs to be made
         return 0
-    variances: dict[str, list[torch.Tensor]] = {name: [] for name in blocks}
 
-    def note(name: str, output: torch.Tensor) -> None:
+    def note(convolution: nn.Module, _: Any, output: torch.Tensor) -> None:
         # per image, as the norm sees it
-        variances[name].append(output.float().flatten(2).var(2, correction=0).mean(0))
+        variances[convolution].append(output.float().flatten(2).var(2, correction=0).mean(0))
 
-    hooks = [
-        block.conv.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name, block in blocks.items()
-    ]
+    hooks = [convolution.register_forward_hook(note) for convolution in variances]
     for batch in batches:
         network(batch)
     for hook in hooks:
         hook.remove()
-    for name, block in blocks.items():
-        variance = torch.stack(variances[name]).mean(0)
+    for convolution, found in variances.items():
+        variance = torch.stack(found).mean(0)
         scale = torch.where(variance > LEAST_VARIANCE, variance.rsqrt(), 1.0)
-        block.conv.weight *= scale.view(-1, 1, 1, 1, 1)
-        if block.conv.bias is not None:
-            block.conv.bias *= scale
-    return len(blocks)
+        convolution.weight *= scale.view(-1, 1, 1, 1, 1)
+        if convolution.bias is not None:
+            convolution.bias *= scale
+    return len(variances)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_genesis import checkpoint
+from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.checkpoint.record import software_versions
 from nnunet_genesis.errors import GenesisError
 
@@ -28,6 +28,23 @@ def refusal(path: Path) -> str:
         checkpoint.load_weights(path)
     assert str(error.value).startswith(f"{path}: ")
     return str(error.value).removeprefix(f"{path}: ")
+
+
+def test_the_usual_workaround_for_old_checkpoints_neither_harms_nor_loosens(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    checkpoint.save(content(), tmp_path / "c.pth")
+    assert checkpoint.load(tmp_path / "c.pth")["current_epoch"] == 2
+    torch.save(content(path=tmp_path), tmp_path / "c.pth")  # a pathlib object
+    assert "Path" in refusal(tmp_path / "c.pth")
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    checkpoint.save(content(), tmp_path / "c.pth")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may read all
+    for read in (checkpoint.load, importers.read):
+        with pytest.raises(GenesisError, match=r"c\.pth: no permission to read it"):
+            read(tmp_path / "c.pth")
 
 
 def test_round_trip(tmp_path):

@@ -17,7 +17,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_genesis import checkpoint, cli, importers
 from nnunet_genesis.checkpoint.architecture import GENESIS, PLAIN, RES_ENC_L, RESIDUAL
-from nnunet_genesis.checkpoint.citations import texts
+from nnunet_genesis.checkpoint.lineage import texts
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers import genesis_unet3d, nnssl, nnunet_v2
 from nnunet_genesis.importers.base import Source
@@ -283,7 +283,7 @@ def test_two_values_for_one_tensor_are_refused():
 
 def test_2d_is_refused(tmp_path):
     torch.save(v2_content(dim=2), tmp_path / "f.pth")
-    with pytest.raises(GenesisError, match=r"f\.pth: .*it is an nnU-Net 2D checkpoint, expected a 3D one"):
+    with pytest.raises(GenesisError, match=r"f\.pth: .*It is a 2D network; Genesis weights are 3D"):
         importers.convert(tmp_path / "f.pth")
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from nnunet_genesis import checkpoint, importers
-from nnunet_genesis.checkpoint.citations import CITATIONS, nnssl_citations
+from nnunet_genesis.checkpoint.lineage import CITATIONS, nnssl_citations
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.sharing.hub_export import export_hub, to_text, without_paths
 from tests.nnunet_genesis.importers.test_planned_files import from_v2, v2_content
@@ -76,6 +76,8 @@ def test_what_is_not_about_the_weights_stays_behind(tmp_path):
     content["genesis"]["plans"] |= {"genesis": {"weights": secret}, "note": secret}
     checkpoint.save(content, file)
     export_hub(file, tmp_path / "out")
+    plan = json.loads((tmp_path / "out" / "adaptation_plan.json").read_text())
+    assert plan["pretrain_num_input_channels"] == 1  # safetensors gives names in another order: the decoder first
     everything = "".join(path.read_bytes().decode("latin-1") for path in (tmp_path / "out").iterdir())
     assert "Mueller" not in everything
     assert "scan.nii.gz" in (tmp_path / "out" / "README.md").read_text()

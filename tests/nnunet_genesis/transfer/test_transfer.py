@@ -115,6 +115,7 @@ def test_minimum_is_inclusive(file):
         ({"spacing": [1, 1]}, "spacing"),
         ({"spacing": [1, 0, 1]}, "spacing"),
         ({"spacing": "1mm"}, "ValueError"),
+        ({"spacing": [10**400, 1, 1]}, "OverflowError"),
         ({"data": {"channel_names": {"0": "A", "1": "B"}}}, "2 channel names for 1 input channels"),
         ({"data": {}}, "channel_names"),
         ({"plans": plans_of(network(3))}, "3 strides for 4 encoder stages"),
