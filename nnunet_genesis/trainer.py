@@ -5,7 +5,6 @@ needs nothing from here but the class name.
 """
 
 import dataclasses
-import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_genesis.checkpoint import load_weights
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.folders import check_plans
 from nnunet_genesis.settings import Settings, weights_file
 from nnunet_genesis.training.fine_tuning import FineTuningTrainer
 from nnunet_genesis.training.schedule import (
@@ -67,10 +65,6 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
-        try:
-            check_plans(plans, f"{type(self).__name__}'s plans", configuration)
-        except GenesisError as error:  # before there is a log
-            sys.exit(f"ERROR: {error}")
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = self._or_stop(Settings.from_environment)
         self._or_stop(lambda: self.settings.refuse(self.unused, type(self).__name__))
@@ -115,7 +109,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         Raises:
             GenesisError: the run is to go on, and a variable asks for something else than that many epochs.
         """
-        stored, settings = record.get("schedule"), self.settings
+        stored, settings, seed = record.get("schedule"), self.settings, record.get("seed")
         epochs, iterations = (record.get(name) for name in ("epochs", "iterations"))  # None: of an early version
         schedule = Schedule.from_plain(stored) if stored else self.early_schedule()
         if self.logger.resume:
@@ -127,6 +121,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
                 "freeze": (settings.freeze, "encoder" if schedule.frozen else None),
                 "mirroring": (settings.mirroring, record["mirroring"]),
                 "optimizer": (settings.optimizer, record["optimizer"]),
+                "seed": (settings.seed, settings.seed if seed is None else seed),
                 "iterations": (settings.iterations, iterations or settings.iterations),
             }
             for name, (now, then) in asked.items():
@@ -139,6 +134,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
         self.set_length(settings.epochs or epochs, iterations)
         if epochs and epochs != self.num_epochs:
             self.print_to_log_file(f"Epochs: {self.num_epochs}, before this {epochs}")
+        self.seed = self.seed if seed is None else seed
         self.use(schedule)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name

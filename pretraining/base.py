@@ -10,8 +10,7 @@ import torch
 from torch import distributed as dist
 
 from nnunet_genesis import checkpoint
-from nnunet_genesis.checkpoint.citations import nnssl_citations
-from nnunet_genesis.checkpoint.lineage import Origin
+from nnunet_genesis.checkpoint.lineage import Origin, nnssl_citations
 from nnunet_genesis.checkpoint.writing import GO_ON, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, read_json
@@ -95,7 +94,7 @@ class PretrainingTrainer(ResumableTrainer):
         nnU-Net looks for each training case among the validation cases: 20 s of 100,000 cases.
         """
         file = Path(self.preprocessed_dataset_folder_base) / SPLITS
-        if self.fold != "all" and file.is_file():
+        if self.fold != "all" and run_on_rank_0(file.is_file):  # all ranks alike, or some would wait for ever
             split = read_json(file)[int(self.fold)]
             return split["train"], split["val"]
         return self._on_rank_0(super().do_split)
@@ -114,12 +113,7 @@ class PretrainingTrainer(ResumableTrainer):
 
     def _on_rank_0(self, work: Callable[[], Any]) -> Any:
         """Do ``work``, which writes to the preprocessed data, on rank 0; its result, or what the disk says, on all."""
-
-        def in_words() -> Any:
-            with disk_in_words(self.preprocessed_dataset_folder_base, GO_ON):
-                return work()
-
-        return run_on_rank_0(in_words)
+        return run_on_rank_0(disk_in_words(self.preprocessed_dataset_folder_base, GO_ON)(work))
 
     def _gather(self, values: torch.Tensor) -> np.ndarray:
         """Stack the values of all ranks along a new first axis."""

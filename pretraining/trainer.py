@@ -9,7 +9,6 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch.nn.parallel import DistributedDataParallel
 
@@ -94,15 +93,8 @@ class nnUNetTrainerRestoration(PretrainingTrainer):
         self.was_initialized = True
 
     def _build_restoration_network(self) -> torch.nn.Module:
-        configuration = self.configuration_manager
-        network = get_network_from_plans(
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-            self.num_input_channels,
-            self.num_input_channels,
-            deep_supervision=False,
-        )
+        planned, channels = (self.plans_manager, self.configuration_manager), self.num_input_channels
+        network = self.build_network_architecture(*planned, channels, channels, enable_deep_supervision=False)
         for head in network.decoder.seg_layers[:-1]:
             head.requires_grad_(False)  # unused without deep supervision; DDP would wait for their gradients
         return network
@@ -129,22 +121,13 @@ class nnUNetTrainerRestoration(PretrainingTrainer):
         folder, plans, configuration = self.preprocessed_dataset_folder, self.plans_manager, self.configuration_manager
         self.ranges = self._on_rank_0(lambda: load_ranges(Path(folder), cases, plans, configuration))
         self.number_of_cases = {"training": len(training.identifiers), "validation": len(validation.identifiers)}
-        common = (configuration.batch_size, configuration.patch_size, self.label_manager)
-        oversample, seed = self.oversample_foreground_percent, self.options.seed
+        seed, period = self.options.seed, self.num_val_iterations_per_epoch
         kinds = {"all": self.corruption(), **{name: RestorationTransform.only(name) for name in self.alone}}
-        self.train_loader = RestorationDataLoader(
-            training, *common, oversample, self.ranges, kinds["all"], (seed, TRAINING), self.positions
-        )
+        sizes = configuration.batch_size, configuration.patch_size
+        common = (*sizes, self.label_manager, self.oversample_foreground_percent, self.ranges, kinds["all"])
+        self.train_loader = RestorationDataLoader(training, *common, (seed, TRAINING), self.positions)
         self.val_loader = ValidationDataLoader(
-            validation,
-            *common,
-            oversample,
-            self.ranges,
-            kinds["all"],
-            (seed, VALIDATION),
-            self.positions,
-            kinds=kinds,
-            period=self.num_val_iterations_per_epoch,
+            validation, *common, (seed, VALIDATION), self.positions, kinds=kinds, period=period
         )
         workers = get_allowed_n_proc_DA()
         pin = self.device.type == "cuda"

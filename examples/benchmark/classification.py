@@ -11,10 +11,11 @@ import csv
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from protocol_options import refuse_other_settings
 
 CONFIGURATION, PLANS = "3d_fullres", "nnUNetNarrowPlans"
 SETTINGS = ("task", "epochs", "pretraining_epochs", "peak_lr", "features", "stages", "batch_size")
@@ -138,24 +139,13 @@ def run(dataset: str, trainer: str, fold: int, **settings: Any) -> None:
     """Train and validate a fold, unless that is done."""
     from nnunetv2.run.run_training import run_training
 
-    names = {f"nnUNet_genesis_{name}": str(value) for name, value in settings.items()}
+    from nnunet_genesis.folders import environment
+
     folder = Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__{PLANS}__{CONFIGURATION}" / f"fold_{fold}"
     if (folder / "validation" / "classification.csv").exists():
         return
-    os.environ.update(names)
-    try:
+    with environment(**{f"nnUNet_genesis_{name}": str(value) for name, value in settings.items()}):
         run_training(dataset, CONFIGURATION, fold, trainer, PLANS, continue_training=True, device=_cpu())
-    finally:
-        for name in names:
-            del os.environ[name]
-
-
-def _refuse_other_settings(file: Path, settings: dict[str, Any]) -> None:
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
-    if found != settings:
-        sys.exit(f"ERROR: {file}: made with {found}. Use the same settings, or another folder with -o.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def _cpu() -> Any:
@@ -194,7 +184,7 @@ def main() -> None:
     from nnunet_genesis.comparison.report import write_report
     from pretraining.run import pretrain
 
-    _refuse_other_settings(out / "settings.json", {name: getattr(args, name) for name in SETTINGS})
+    refuse_other_settings(out / "settings.json", {name: getattr(args, name) for name in SETTINGS})
     os.environ["nnUNet_extTrainer"] = str(trainers_folder())
     dataset = _candidates(args) if args.task == "candidates" else set_up(args)
     os.environ["nnUNet_n_proc_DA"] = "0"
@@ -215,13 +205,14 @@ def main() -> None:
 
 
 def _probe(out: Path, seed: int, dataset: str, fold: int, weights: Path, length: dict[str, int]) -> None:
-    before = os.environ["nnUNet_results"]
-    os.environ["nnUNet_results"] = str(out / f"probe_seed_{seed}")
-    run(dataset, CLASSIFIER, fold, weights=weights, freeze="encoder", seed=seed, **length)
+    from nnunet_genesis.folders import environment
+
+    results = out / f"probe_seed_{seed}"
+    with environment(nnUNet_results=str(results)):
+        run(dataset, CLASSIFIER, fold, weights=weights, freeze="encoder", seed=seed, **length)
     model = Path(dataset) / f"{CLASSIFIER}__{PLANS}__{CONFIGURATION}" / f"fold_{fold}" / "validation"
-    arm = Path(before) / str(model).replace(CLASSIFIER, f"{CLASSIFIER}Probe")  # an arm of its own in the report
-    shutil.copytree(os.environ["nnUNet_results"] / model, arm, dirs_exist_ok=True)
-    os.environ["nnUNet_results"] = before
+    arm = Path(os.environ["nnUNet_results"]) / str(model).replace(CLASSIFIER, f"{CLASSIFIER}Probe")  # of its own
+    shutil.copytree(results / model, arm, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

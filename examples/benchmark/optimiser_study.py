@@ -11,10 +11,8 @@ import csv
 from pathlib import Path
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+from nnunet_genesis.folders import planned_dataset
 from nnunet_genesis.training.schedule import PhasedLRScheduler, Schedule
 from pretraining.options import RestorationOptions
 from pretraining.trainer import nnUNetTrainerRestoration
@@ -42,9 +40,9 @@ class StudyTrainer(nnUNetTrainerRestoration):
         kind, momentum, lr, warmup, _ = VARIANTS[self.variant]
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         if kind == "SGD":
-            optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=True)
+            optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=True, fused=True)
         else:
-            optimizer = torch.optim.AdamW(parameters, lr, weight_decay=self.weight_decay)
+            optimizer = torch.optim.AdamW(parameters, lr, weight_decay=self.weight_decay, fused=True)
         schedule = Schedule("warmup", lr, (round(warmup * self.num_epochs),))
         return optimizer, PhasedLRScheduler(optimizer, schedule, self.num_epochs)
 
@@ -62,8 +60,8 @@ def main() -> None:
     parser.add_argument("-o", type=Path, required=True)
     args = parser.parse_args()
 
-    base = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(args.dataset)
-    plans = load_json(str(base / "nnUNetPlans.json"))
+    dataset = planned_dataset(args.dataset, "nnUNetPlans", "3d_fullres")
+    plans = dataset.plans
     configuration = plans["configurations"]["3d_fullres"]
     kwargs = configuration["architecture"]["arch_kwargs"]
     configuration.update(patch_size=args.patch, batch_size=args.batch)
@@ -71,9 +69,7 @@ def main() -> None:
     plans.update(plans_name="optimiserStudyPlans", continue_training=False)
     for variant in args.variants:
         for seed in args.seeds:
-            trainer = StudyTrainer(
-                dict(plans), "3d_fullres", 0, load_json(str(base / "dataset.json")), torch.device("cpu")
-            )
+            trainer = StudyTrainer(dict(plans), "3d_fullres", 0, dataset.dataset_json, torch.device("cpu"))
             trainer.variant, trainer.disable_checkpointing = variant, True
             trainer.use(RestorationOptions(args.epochs, args.iterations, gradient_clip=VARIANTS[variant][4], seed=seed))
             trainer.run_training()

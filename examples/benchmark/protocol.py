@@ -28,7 +28,7 @@ from typing import Any
 
 from protocol_data import dataset_name, download, is_msd, link_or_clear
 from protocol_jobs import Job, cores, run_jobs
-from protocol_options import ARMS, VARIANTS, Budget, arguments, budget_of
+from protocol_options import ARMS, VARIANTS, Budget, arguments, budget_of, refuse_other_settings
 from protocol_plans import CONFIGURATION, time_steps, write_small_plans
 
 from nnunet_genesis.cli import trainers_folder
@@ -207,11 +207,7 @@ class Protocol:
         """Results under ``-o`` must all be made alike."""
         names = ("budget", "seed", "group_by", "patch", "spacing", "unlabelled")
         settings = {**asdict(self.budget), **{name: getattr(self.args, name) for name in names}, "data": self.dataset}
-        file = self.out / "protocol.json"
-        found = asdict(Budget()) | json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
-        if other := {name: found.get(name) for name, value in settings.items() if found.get(name) != value}:
-            sys.exit(f"ERROR: {file}: made with {other}. Use the same settings, or another folder with -o.")
-        file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        refuse_other_settings(self.out / "protocol.json", settings, asdict(Budget()))
 
 
 def named(trainer: str, variant: str) -> str:

@@ -1,7 +1,9 @@
 """What a protocol can be told, and the budgets: the published one, and one for two CPU cores and a few hours."""
 
 import argparse
+import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -81,3 +83,12 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
         parser.error("--patch goes with --budget cpu")
     args.device = args.device or ("cpu" if args.budget == "cpu" else "cuda")
     return args
+
+
+def refuse_other_settings(file: Path, settings: dict[str, Any], defaults: dict[str, Any] | None = None) -> None:
+    """Stop unless all results in a folder are made alike; ``defaults``: of settings that early versions lacked."""
+    found = (defaults or {}) | json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+    if other := {name: found.get(name) for name, value in settings.items() if found.get(name) != value}:
+        sys.exit(f"ERROR: {file}: made with {other}. Use the same settings, or another folder with -o.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=1), encoding="utf-8")

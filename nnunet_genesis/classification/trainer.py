@@ -3,6 +3,7 @@
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pandas as pd
 import torch
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from torch import distributed as dist
 from torch import nn
 
 from nnunet_genesis.classification.data import ItemLoader, Items
@@ -31,12 +31,12 @@ from nnunet_genesis.classification.network import Classifier, mean_outputs
 from nnunet_genesis.classification.places import starts_of
 from nnunet_genesis.classification.splits import make_folds
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import atomic_path, disk_in_words, read_json, write_json
+from nnunet_genesis.files import atomic_path, read_json, write_json
 from nnunet_genesis.folders import SPLITS, nnunet_folder
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches
+from nnunet_genesis.training.distributed import gather
 from nnunet_genesis.training.schedule import PhasedLRScheduler, Schedule, default_warmup
-from nnunet_genesis.training.signals import StopValidation
 
 EPOCHS, ITERATIONS = 100, 100
 PEAK_LR, PROBE_LR, WEIGHT_DECAY = 1e-4, 1e-2, 1e-2
@@ -220,7 +220,7 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Log the loss, and the AUC where nnU-Net logs its pseudo Dice."""
-        val_outputs = self._gather(val_outputs)
+        val_outputs = list(chain.from_iterable(gather(val_outputs)))
         ranks, probabilities = (np.concatenate([o[name] for o in val_outputs]) for name in ("ranks", "probabilities"))
         value = auc(ranks, probabilities, np.ones(len(ranks)))
         value = value if np.isfinite(value) else 0.5  # too few batches to meet every class
@@ -234,34 +234,21 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
             args = tuple(arg.replace(old, new) if isinstance(arg, str) else arg for arg in args)
         super().print_to_log_file(*args, **kwargs)
 
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+    def _validate(self, save_probabilities: bool) -> None:
         """Classify the fold's validation cases whole, mirrored too, and write ``validation/classification.csv``."""
-        with StopValidation():
-            self._or_stop(self._validate)
-
-    def _validate(self) -> None:
         _, val = self.do_split()
         if self.inference_allowed_mirroring_axes is None:
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        ranks = dist.get_world_size() if self.is_ddp else 1
-        found = self._gather(list(self._predictions(val[self.local_rank :: ranks])))
+        found = chain.from_iterable(gather(list(self._predictions(val[self.local_rank :: len(gather(None))]))))
         if self.local_rank != 0:
             return
         rows = pd.concat(found, ignore_index=True).sort_values("case", kind="stable")
         folder = Path(self.output_folder) / "validation"
         folder.mkdir(exist_ok=True)
-        again = disk_in_words(folder, "validate again, with --val in place of --c.")
-        with again, atomic_path(folder / PREDICTIONS) as path:
+        with atomic_path(folder / PREDICTIONS) as path:
             rows.to_csv(path, index=False, float_format="%.6g")
         value = auc(rows["rank"].to_numpy(), rows[self._columns()].to_numpy(), np.ones(len(rows)))
         self.print_to_log_file(f"Validation complete: {len(rows)} items, AUC {value:.4f}")
-
-    def _gather(self, mine: list[Any]) -> list[Any]:
-        """Join the lists of all processes; nnU-Net's own don't set torchrun's variables."""
-        of_ranks: list[Any] = [mine] * (dist.get_world_size() if self.is_ddp else 1)
-        if self.is_ddp:
-            dist.all_gather_object(of_ranks, mine)
-        return [item for items in of_ranks for item in items]
 
     def _columns(self) -> list[str]:
         return [SCORE + name for name in self.classes]

@@ -30,20 +30,16 @@ OUTLINES = ("#ffd700", "#ff7f0e", "#2ee6a6", "#b39dff", "#ff5fa8", "#9be22d")  #
 
 @dataclasses.dataclass
 class DatasetReport:
-    """What the page shows of a data set; ``rows`` and ``reached`` are :mod:`statistics`' tables."""
+    """What the page shows of a data set: :mod:`statistics`' tables; ``questions``: what was decided beforehand."""
 
     results: Results
     baseline: str
     rows: pd.DataFrame
+    questions: pd.DataFrame
     reached: pd.DataFrame
     verdict: str
     figures: list[figures.Picture]
     overlays: list[Overlay]
-
-    @property
-    def questions(self) -> pd.DataFrame:
-        """The rows that ask what was decided beforehand."""
-        return self.rows[statistics.is_question(self.rows)]
 
     def table(self) -> pd.DataFrame:
         """Tabulate the statistics; rows of mean Dice say when the baseline's last pseudo-Dice was reached."""
@@ -167,7 +163,7 @@ def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, wit
         results.remarks.append(
             "No overlay figure: images or predictions aren't there, or the page was asked for alone."
         )
-    return DatasetReport(results, baseline, rows, reached, verdict(questions, baseline), drawn, shown)
+    return DatasetReport(results, baseline, rows, questions, reached, verdict(questions, baseline), drawn, shown)
 
 
 def _html(reports: Sequence[DatasetReport], classified: Mapping[str, Section]) -> str:

@@ -19,7 +19,7 @@ RECORDED = {"epochs": "num_epochs", "iterations": "num_iterations_per_epoch", "i
             "batch_size": "batch_size"}  # fmt: skip
 EPOCH = re.compile(r": Epoch (\d+)\s*$")
 PSEUDO_DICE = re.compile(r": Pseudo dice \[(.*)\]")
-PHASE = re.compile(r": Phase \d+ of \d+, epochs (\d+) to \d+: (.+)$")  # ours, of training/schedule.py
+PHASE = re.compile(r": Phase \d+ of \d+, epochs (\d+) to \d+: (.+?)\s*$")  # ours, of training/schedule.py
 NUMBER = re.compile(r"(?<![\w.])(?:nan|\d+\.?\d*(?:e[-+]?\d+)?)")  # not the 32 of np.float32(0.5)
 
 

@@ -85,9 +85,10 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def gather(value: Value) -> list[Value]:
     """Gather the values of all ranks, in their order."""
-    values = [value] * world_size()
-    if dist.is_initialized():
-        dist.all_gather_object(values, value)
+    if not dist.is_initialized():
+        return [value]
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return values
 
 

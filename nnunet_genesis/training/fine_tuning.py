@@ -15,7 +15,7 @@ from nnunet_genesis.checkpoint.reading import load as read
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, regular_file
-from nnunet_genesis.folders import environment
+from nnunet_genesis.folders import check_plans, environment
 from nnunet_genesis.training.base import MOST_IN_A_ROW, ResumableTrainer, require_finite, skip_unless_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
 from nnunet_genesis.training.plotting import progress_figure
@@ -28,6 +28,8 @@ class FineTuningTrainer(ResumableTrainer):
 
     With a seed, initial weights and batches depend on nothing else, and an interrupted run equals a whole one on a CPU.
     The patches of the validation are others in each epoch, as nnU-Net's, and follow from the seed and the epoch.
+    Subclasses have ``recorded``, which returns the plain types that they keep in a checkpoint, and ``keep``, which
+    takes them back before it is loaded; beside them it gets ``seed``, ``optimizer`` and ``mirroring``.
 
     Attributes:
         seed: fixes initial weights and batches; ``None``: nnU-Net's loaders draw as they do.
@@ -42,10 +44,11 @@ class FineTuningTrainer(ResumableTrainer):
     my_init_kwargs: dict[str, Any]
     judged_by = "pseudo Dice"
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, plans: dict, configuration: str, *args: Any, **kwargs: Any):
         try:
-            super().__init__(*args, **kwargs)
-        except GenesisError as error:  # a folder that may not be written to has no log either
+            check_plans(plans, f"{type(self).__name__}'s plans", configuration)
+            super().__init__(plans, configuration, *args, **kwargs)
+        except GenesisError as error:  # there is no log yet, and none in a folder that may not be written to
             sys.exit(f"ERROR: {error}")
         self.logger.plot_progress_png = self.plot_progress
 
@@ -130,11 +133,12 @@ class FineTuningTrainer(ResumableTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate as nnU-Net does; a signal ends the process, and the validation is to be done again."""
-        validate = disk_in_words(self.output_folder, "validate again, with --val in place of --c.")(
-            super().perform_actual_validation
-        )
+        again = disk_in_words(self.output_folder, "validate again, with --val in place of --c.")
         with StopValidation():
-            self._or_stop(lambda: validate(save_probabilities))
+            self._or_stop(lambda: again(self._validate)(save_probabilities))
+
+    def _validate(self, save_probabilities: bool) -> None:
+        super().perform_actual_validation(save_probabilities)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Read a checkpoint without running code in it; from then on no Genesis weights are to be loaded.
@@ -145,7 +149,6 @@ class FineTuningTrainer(ResumableTrainer):
         if self.logger.resume and not self.was_initialized:  # not for --val_best, which comes after a training
             file = self._or_stop(lambda: newest(Path(self.output_folder), self.print_to_log_file)) or file
         record = self._or_stop(lambda: _kept(read(file)))
-        self._or_stop(lambda: self._keep_seed(record.get("seed")))
         self._or_stop(lambda: self.keep(record))  # before the optimiser is built, whose state is read then
         load = super().load_checkpoint
         self._or_stop(lambda: _load_restricted(load, file))
@@ -153,25 +156,6 @@ class FineTuningTrainer(ResumableTrainer):
         if self.device.type == "cpu":
             self._compute_in(record.get("precision", self.precision))  # not this machine's
         self.resume(unfinished=record.get("so_far") is not None)
-
-    def keep(self, record: dict[str, Any]) -> None:
-        """Take what a subclass' :meth:`recorded` gave from the checkpoint that is read, before it is loaded.
-
-        Args:
-            record: beside it ``optimizer`` and ``mirroring``, as in the settings.
-        """
-
-    def recorded(self) -> dict[str, Any]:
-        """Return what a subclass keeps in its checkpoints: plain types."""
-        return {}
-
-    def _keep_seed(self, seed: int | None) -> None:
-        if None not in (seed, self.seed) and seed != self.seed:
-            raise GenesisError(
-                f"nnUNet_genesis_seed={self.seed}: the run in {self.output_folder} was started with {seed}. Set it to "
-                f"{seed} or unset it to go on, or move the folder away to start anew."
-            )
-        self.seed = seed if self.seed is None else self.seed
 
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint, so that the previous file stays whole until the new one is.

@@ -93,8 +93,8 @@ class RestorationTransform(Sampled):
         }
 
     @classmethod
-    def only(cls, corruption: str, seed: Seed = None) -> "RestorationTransform":
-        """Make the transform that always applies just this one of `CORRUPTIONS`, without flips: for validation."""
+    def only(cls, corruption: str, seed: Seed = None, p_flip: float = 0) -> "RestorationTransform":
+        """Make the transform that always applies just this one of `CORRUPTIONS`; without flips: for validation."""
         if corruption not in CORRUPTIONS:
             raise GenesisError(f"restoration: no corruption {corruption!r}; there are {', '.join(CORRUPTIONS)}")
         return cls(
@@ -103,7 +103,7 @@ class RestorationTransform(Sampled):
             p_intensity=corruption == "intensity",
             p_painting=corruption in ("inpainting", "outpainting"),
             p_inpainting=corruption == "inpainting",
-            p_flip=0,
+            p_flip=p_flip,
         )
 
     def sample(self, rng: np.random.Generator, channels: int, shape: tuple[int, ...]) -> dict[str, Any]:

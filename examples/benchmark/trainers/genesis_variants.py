@@ -30,23 +30,13 @@ class nnUNetTrainerRestoration_zscored(nnUNetTrainerRestoration):
     def _restore(self, batch: dict, network: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         with autocast(self.device, self.precision):
             output = (network or self.network)(batch["data"].to(self.device))
-        return output.float(), normalised(self, batch).to(self.device)
-
-
-def normalised(trainer: nnUNetTrainerRestoration, batch: dict) -> torch.Tensor:
-    """The clean patches (B, C, Z, Y, X) in nnU-Net's intensities."""
-    pairs = zip(batch["target"], batch["keys"], strict=True)
-    return torch.stack([from_unit(target, trainer.ranges[case]) for target, case in pairs])
+        pairs = zip(batch["target"], batch["keys"], strict=True)
+        target = torch.stack([from_unit(target, self.ranges[case]) for target, case in pairs])
+        return output.float(), target.to(self.device)
 
 
 def _alone(name: str) -> dict[str, Any]:
-    chances = {
-        "p_shuffling": name == "shuffling",
-        "p_intensity": name == "intensity",
-        "p_painting": name.endswith("painting"),
-        "p_inpainting": name == "inpainting",
-    }
-    return {"corruption": lambda self: RestorationTransform(**chances)}
+    return {"corruption": lambda self: RestorationTransform.only(name, p_flip=0.4)}
 
 
 def _named(base: type, variant: str, members: dict[str, Any]) -> dict[str, type]:
