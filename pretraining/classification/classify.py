@@ -11,7 +11,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
 from nnunet_genesis.folders import dataset_name, nnunet_folder
 from pretraining.classification.labelling import read_for, short_names
-from pretraining.classification.models import Model, Preprocessor, find_masks, trained_model
+from pretraining.classification.models import Model, find_masks, trained_model
 from pretraining.scans.scan import LeftOut
 
 
@@ -81,12 +81,12 @@ def classify(
         table[XYZ] *= signs
         last_only = len(record["classes"]) == 2 and _has_columns_of_luna16(candidates)
         header = [*list(LUNA)[:4], "probability"] if last_only else ["case", *XYZ, *record["classes"]]
-    preprocess = Preprocessor(models[0], find_masks(masks, scans) if masks else None)
+    of_regions = find_masks(masks, scans) if masks else None
     forwards = [(model.network, model.mirror_axes) for model in models]
     with atomic_path(out) as path, open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
-        for scan, rows, logits in preprocess.outputs(scans, forwards, device, left_out, table):
+        for scan, rows, logits in models[0].outputs(scans, forwards, device, left_out, table, of_regions):
             of_folds = [fold if rows is not None else fold.mean(0, keepdim=True) for fold in logits]
             found = torch.stack([fold.softmax(1) for fold in of_folds]).mean(0).numpy()
             places: list[list[str]] = [[names[scan.case]]]

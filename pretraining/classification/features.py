@@ -13,7 +13,7 @@ from nnunet_genesis.comparison.figures import plain
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path
 from pretraining.classification.labelling import read_for, short_names
-from pretraining.classification.models import Model, Preprocessor, pretrained_model, trained_model
+from pretraining.classification.models import Model, pretrained_model, trained_model
 from pretraining.scans.scan import LeftOut
 
 
@@ -52,7 +52,7 @@ def extract(
         outputs = network.encoder(network.input_map(x))
         return torch.cat([outputs[stage].mean((2, 3, 4)) for stage in chosen], 1)
 
-    found = Preprocessor(model).outputs(scans, [(pooled, ())], device, left_out)
+    found = model.outputs(scans, [(pooled, ())], device, left_out)
     vectors = {scan.case: outputs.mean(0).numpy() for scan, _, (outputs,) in found}
     if not vectors:
         raise GenesisError(f"{', '.join(map(str, inputs))}: no usable scan; {len(left_out)} can't be used.")

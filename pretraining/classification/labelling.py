@@ -15,6 +15,7 @@ from nnunet_genesis.folders import SPLITS
 from pretraining.preparation.manifest import PREPARED, Row
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.planning import PreparedDataset
+from pretraining.scans.image_files import ending_of
 from pretraining.scans.scan import LeftOut, Scan, digest
 
 Asked = tuple[Path, pd.DataFrame, list[LeftOut]]  # a label file, its rows by case and patient, labels without a scan
@@ -23,8 +24,7 @@ Asked = tuple[Path, pd.DataFrame, list[LeftOut]]  # a label file, its rows by ca
 def names_of(case: str, source: str) -> set[str]:
     """What a label file may call a scan: case, path, file name, each with and without ending and channel."""
     found = {case, source, source.rsplit("/", 1)[-1]}
-    for ending in (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd"):
-        found |= {name[: -len(ending)] for name in found if name.lower().endswith(ending)}
+    found |= {name[: -len(ending)] for name in found if (ending := ending_of(name))}
     return found | {name[:-5] for name in found if name.endswith("_0000")}
 
 

@@ -57,6 +57,47 @@ class Model:
             raise GenesisError(f"{', '.join(map(str, inputs))}: no usable scan; {len(left_out)} files can't be used.")
         return scans, left_out
 
+    def outputs(
+        self,
+        scans: Sequence[Scan],
+        forwards: Sequence[tuple[Forward, Sequence[int]]],
+        device: torch.device,
+        left_out: list[LeftOut],
+        candidates: pd.DataFrame | None = None,
+        masks: Mapping[str, Path] | None = None,
+    ) -> Iterator[tuple[Scan, pd.DataFrame | None, list[torch.Tensor]]]:
+        """Give each scan, its candidates, and what each of ``forwards`` says of windows over it, or of each candidate.
+
+        Args:
+            forwards: (B, C, Z, Y, X) → (B, F), with the axes to mirror.
+            left_out: gets the scans that can't be used, and candidates outside their scan.
+            candidates: columns case, x, y, z, line; ``None``: windows.
+            masks: of the scans' regions, by case; ``None``: the body.
+        """
+        channels = len(channel_names(self.dataset_json))
+        reader = ScanReader(channels=channels) if masks is None else MaskReader(channels, masks)
+        manager = ScanPlans(self.plans, reader)
+        configuration, transpose = manager.get_configuration(self.configuration), manager.transpose_forward
+        patch, preprocessor = configuration.patch_size, configuration.preprocessor_class(verbose=False)
+        for scan in scans:
+            rows = points = None
+            if candidates is not None and (rows := candidates[candidates["case"] == scan.case]).empty:
+                continue
+            try:
+                image, _, properties = preprocessor.run_case(scan, scan, manager, configuration, dict(_BODY))
+            except ScanError as error:
+                left_out.append(LeftOut.because(scan.source, error))
+                continue
+            if rows is not None:
+                within = inside(rows[XYZ].to_numpy(float), properties, transpose)
+                outside = rows["line"][~within]
+                left_out += [LeftOut(f"{scan.source}, line {n}", "a candidate outside its scan") for n in outside]
+                rows = rows[within]
+                points = rows[XYZ].to_numpy(float)
+            if starts := starts_of(points, image.shape[1:], properties, patch, transpose):
+                found = [mean_outputs(forward, image, starts, patch, device, axes) for forward, axes in forwards]
+                yield scan, rows, found
+
 
 def trained_model(fold: Path, device: torch.device) -> Model:
     """The model of ``…/TRAINER__PLANS__CONFIG/fold_X``: a classifier, or a segmentation's encoder.
@@ -126,62 +167,6 @@ class MaskReader(ScanReader):
             raise ScanError(f"its mask has the shape {mask.shape[1:]}, the scan {seg_fname.shape} (z, y, x)")
         mask = (mask > 0).astype(np.int8)
         return reoriented(mask, properties) if self.reorient else (mask, properties)
-
-
-class Preprocessor:
-    """Makes of a scan what a model sees; ``masks`` of the scans' regions, by case, or ``None``: the body."""
-
-    def __init__(self, model: Model, masks: Mapping[str, Path] | None = None):
-        channels = len(channel_names(model.dataset_json))
-        reader = ScanReader(channels=channels) if masks is None else MaskReader(channels, masks)
-        self.manager = ScanPlans(model.plans, reader)
-        self.configuration = self.manager.get_configuration(model.configuration)
-        self.patch: Sequence[int] = self.configuration.patch_size
-        self.transpose: Sequence[int] = self.manager.transpose_forward
-
-    def outputs(
-        self,
-        scans: Sequence[Scan],
-        forwards: Sequence[tuple[Forward, Sequence[int]]],
-        device: torch.device,
-        left_out: list[LeftOut],
-        candidates: pd.DataFrame | None = None,
-    ) -> Iterator[tuple[Scan, pd.DataFrame | None, list[torch.Tensor]]]:
-        """Give each scan, its candidates, and what each of ``forwards`` says of windows over it, or of each candidate.
-
-        Args:
-            forwards: (B, C, Z, Y, X) → (B, F), with the axes to mirror.
-            left_out: gets the scans that can't be used, and candidates outside their scan.
-            candidates: columns case, x, y, z, line; ``None``: windows.
-        """
-        for scan in scans:
-            rows = points = None
-            if candidates is not None and (rows := candidates[candidates["case"] == scan.case]).empty:
-                continue
-            try:
-                image, properties = self(scan)
-            except ScanError as error:
-                left_out.append(LeftOut.because(scan.source, error))
-                continue
-            if rows is not None:
-                within = inside(rows[XYZ].to_numpy(float), properties, self.transpose)
-                outside = rows["line"][~within]
-                left_out += [LeftOut(f"{scan.source}, line {n}", "a candidate outside its scan") for n in outside]
-                rows = rows[within]
-                points = rows[XYZ].to_numpy(float)
-            if starts := starts_of(points, image.shape[1:], properties, self.patch, self.transpose):
-                found = [mean_outputs(forward, image, starts, self.patch, device, axes) for forward, axes in forwards]
-                yield scan, rows, found
-
-    def __call__(self, scan: Scan) -> tuple[np.ndarray, dict[str, Any]]:
-        """The preprocessed image (C, Z, Y, X) and nnU-Net's properties.
-
-        Raises:
-            ScanError: the scan can't be used.
-        """
-        preprocessor = self.configuration.preprocessor_class(verbose=False)
-        image, _, properties = preprocessor.run_case(scan, scan, self.manager, self.configuration, dict(_BODY))
-        return image, properties
 
 
 def find_masks(folder: Path, scans: Sequence[Scan]) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """Which scans are prepared already: told by their files, of which each case's properties keep hashes."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -36,8 +36,7 @@ class Told:
 
 def properties_of(scan: Scan, remark: str) -> dict[str, object]:
     """Give what a case's properties keep of its scan."""
-    files = asdict(Told(path=path_of(scan), stamp=stamp_of(scan), sample=sample(scan)))
-    del files["remark"]
+    files = {"path": path_of(scan), "stamp": stamp_of(scan), "sample": sample(scan)}
     return {_FILES: files} | ({REMARK: remark} if remark else {})
 
 

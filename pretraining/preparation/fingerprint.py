@@ -29,18 +29,6 @@ class Analysis:
     intensities: np.ndarray  # (C, samples), random ones from the body
     relative_size: float  # after cropping, relative to before, in (0, 1]
 
-    def save(self, file: Path) -> None:
-        """Write to ``file`` (.npz), whole or not at all."""
-        with atomic_path(file) as path, open(path, "wb") as stream:
-            np.savez(stream, **dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, file: Path) -> "Analysis":
-        """Read what :meth:`save` wrote."""
-        with np.load(file, allow_pickle=False) as stored:
-            values = {name: stored[name] for name in stored.files}
-        return cls(**{**values, "modality": str(values["modality"]), "relative_size": float(values["relative_size"])})
-
 
 def analyse(scan: Scan, asked: str | None, samples: int, cache: Path, labels: bool = False) -> Analysis:
     """Analyse one scan as nnU-Net's fingerprint extractor does, or take the result of an earlier, interrupted run.
@@ -53,7 +41,8 @@ def analyse(scan: Scan, asked: str | None, samples: int, cache: Path, labels: bo
     """
     file = cache / f"{scan.case}.{stamp_of(scan)}.{asked or 'auto'}{'.labels' if labels else ''}.npz"
     if file.is_file():
-        return Analysis.load(file)
+        with np.load(file) as stored:
+            return Analysis(**{name: value if value.ndim else value.item() for name, value in stored.items()})
     reader = ScanReader(asked, labels=labels)
     shape, spacing, intensities, _, relative = DatasetFingerprintExtractor.analyze_case(
         scan, scan, lambda: reader, samples
@@ -61,7 +50,8 @@ def analyse(scan: Scan, asked: str | None, samples: int, cache: Path, labels: bo
     analysis = Analysis(
         reader.found_modality, np.array(shape), np.array(spacing), np.array(intensities, np.float32), float(relative)
     )
-    analysis.save(file)
+    with atomic_path(file) as path, open(path, "wb") as stream:
+        np.savez(stream, **dataclasses.asdict(analysis))
     return analysis
 
 

@@ -5,9 +5,7 @@ same. UIDs and words are hashed, patients have the names of their groups, and th
 What can't be read isn't kept, so that it is tried again.
 """
 
-import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +22,7 @@ from pretraining.preparation.manifest import GROUP_KEY, group_key, keep_group_ke
 from pretraining.preparation.pool import in_processes
 from pretraining.scans.dicom_headers import SliceHeader
 from pretraining.scans.find import Content, read_file
-from pretraining.scans.scan import File, Geometry, LeftOut
+from pretraining.scans.scan import File, Geometry, LeftOut, digest
 
 FILE_NAME = "genesis_index.jsonl"
 _FEW = 500  # files that are read sooner than processes start
@@ -67,7 +65,7 @@ def read_indexed(files: Sequence[File], folder: Path, processes: int) -> dict[st
 
 def _stored(files: Sequence[File], folder: Path) -> tuple[dict[str, Content], bool]:
     """Return what is known of the files, and whether just that is in the index."""
-    wanted = {_name(file): file for file in files}
+    wanted = {digest(file.real, 32): file for file in files}
     known: dict[str, Content] = {}
     has_key, names = (folder / GROUP_KEY).is_file(), list[str]()
     for name, size, time, content in _entries(folder / FILE_NAME):
@@ -75,7 +73,7 @@ def _stored(files: Sequence[File], folder: Path) -> tuple[dict[str, Content], bo
         file = wanted.get(name)
         if file and file.stamp == (size, time) and (has_key or "images" not in content):
             known[file.path] = _decode(content, file.path)
-    whole = names == [_name(file) for file in files if file.path in known]
+    whole = names == [digest(file.real, 32) for file in files if file.path in known]
     return known, whole and (folder / FILE_NAME).is_file()
 
 
@@ -125,16 +123,12 @@ def _write(files: Sequence[File], known: Mapping[str, Content], index: Path) -> 
                 print(_line(file, content), file=stream)
 
 
-def _name(file: File) -> str:
-    return hashlib.sha256(os.fsencode(file.real)).hexdigest()[:32]
-
-
 def _line(file: File, content: Sequence[SliceHeader] | Geometry | None) -> str:
     if isinstance(content, Geometry):
         plain: dict[str, list] = {"grid": [getattr(content, name) for name in _GRID]}
     else:
         plain = {} if content is None else {"images": [_plain(header) for header in content]}
-    return json.dumps([_name(file), *file.stamp, plain], separators=(",", ":"))
+    return json.dumps([digest(file.real, 32), *file.stamp, plain], separators=(",", ":"))
 
 
 def _plain(header: SliceHeader) -> list:

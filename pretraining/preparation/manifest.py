@@ -1,7 +1,6 @@
 """``genesis_manifest.csv``: a row per scan; its groups, its log of errors, and the held-out set."""
 
 import csv
-import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path, read_json, write_json
-from pretraining.scans.scan import ERROR_LOG, LeftOut, Scan
+from pretraining.scans.scan import ERROR_LOG, LeftOut, Scan, digest
 
 FILE_NAME, GROUP_KEY = "genesis_manifest.csv", "genesis_group_key"
 PREPARED = "prepared"
@@ -127,7 +126,7 @@ def write_split(folder: Path, rows: Sequence[Row], val_fraction: float) -> tuple
         # By hash: which patients are held out depends neither on the order of the scans nor on a random state; nor on
         # the groups' random key, so of a case's name.
         first = {groups[case]: case for case in sorted(groups, reverse=True)}
-        shuffled = sorted(first, key=lambda group: hashlib.sha256(first[group].encode()).hexdigest())
+        shuffled = sorted(first, key=lambda group: digest(first[group]))
         held_out = set(shuffled[: min(len(shuffled) - 1, max(1, round(val_fraction * len(shuffled))))])
         held_out = held_out if val_fraction > 0 else set()
     val = sorted(case for case, group in groups.items() if group in held_out and case not in trained_on)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nnunetv2
+import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -32,9 +33,9 @@ from nnunet_genesis.folders import (
 from pretraining.preparation.fingerprint import Analysis, fingerprint
 from pretraining.preparation.options import PrepareOptions
 from pretraining.scans.content import is_ct_name
+from pretraining.scans.scan import SAME_MODALITY
 
 DATASET, FINGERPRINT = "dataset.json", "dataset_fingerprint.json"
-DEFAULT_PLANNER = "ExperimentPlanner"
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,6 @@ class PreparedDataset(PlannedDataset):
         write_json(self.plans, file)  # last: where they are, all else is
 
 
-def planner_class(name: str | None) -> type:
-    """Find nnU-Net's planner of that name.
-
-    Raises:
-        GenesisError: nnU-Net has no such planner.
-    """
-    folder = os.path.join(nnunetv2.__path__[0], "experiment_planning")
-    found = recursive_find_python_class(folder, name or DEFAULT_PLANNER, "nnunetv2.experiment_planning")
-    if found is None:
-        raise GenesisError(
-            f"-pl {name}: nnU-Net has no such planner. For example ExperimentPlanner, nnUNetPlannerResEncM, "
-            "nnUNetPlannerResEncL or nnUNetPlannerResEncXL."
-        )
-    return found
-
-
 class Planning:
     """How a data set of scans is planned: by one of nnU-Net's planners, or as another data set is.
 
@@ -110,9 +95,18 @@ class Planning:
     """
 
     def __init__(self, options: PrepareOptions) -> None:
-        self._options, self.folder = options, _new_folder(options)
-        self.channels, self._like = options.channels, None
-        self._planner, self._plans_name = planner_class(options.planner), options.plans_name
+        self._options, self.folder, self._plans_name = options, _new_folder(options), options.plans_name
+        self.channels, self._like, planner = options.channels, None, options.planner
+        self._planner = recursive_find_python_class(
+            os.path.join(nnunetv2.__path__[0], "experiment_planning"),
+            planner or "ExperimentPlanner",
+            "nnunetv2.experiment_planning",
+        )
+        if self._planner is None:
+            raise GenesisError(
+                f"-pl {planner}: nnU-Net has no such planner. For example ExperimentPlanner, nnUNetPlannerResEncM, "
+                "nnUNetPlannerResEncL or nnUNetPlannerResEncXL."
+            )
         if options.like:
             given = f"--like {options.like}"
             self._like = planned_dataset(options.like, options.plans_name, *options.configurations, given=given)
@@ -145,7 +139,9 @@ class Planning:
                     f"{self.folder}: was prepared with {key} = {record.get(key)}, now {value} is asked for. All scans "
                     "of a data set must be prepared alike: repeat the earlier option, or use a new data set (-d, -n)."
                 )
-        if options.asked_modality and options.asked_modality.upper() != record["modality"].upper():
+        asked, held = (SAME_MODALITY.get(name.upper(), name.upper())
+                       for name in (options.asked_modality or record["modality"], record["modality"]))  # fmt: skip
+        if asked != held:
             raise GenesisError(
                 f"{self.folder}: holds {record['modality']} scans; --modality {options.modality} doesn't fit."
             )
@@ -208,7 +204,11 @@ class Planning:
                 (Path(place) / options.dataset_name).mkdir()
                 write_json(content, Path(place) / options.dataset_name / name, sort_keys=name == FINGERPRINT)
             places = {nnUNet_raw.env_var_name: raw, nnUNet_preprocessed.env_var_name: preprocessed}
-            with environment(**places, nnUNet_n_proc_DA=threads), contextlib.redirect_stdout(io.StringIO()):
+            with (
+                environment(**places, nnUNet_n_proc_DA=threads),
+                contextlib.redirect_stdout(io.StringIO()),
+                torch.device("meta"),  # it builds networks to count their maps
+            ):
                 plans, name = plan_experiment_dataset(options.dataset_id, self._planner, options.gpu_memory_target)
         check_plans(plans, f"Plans {name}", *options.configurations)
         return dict(plans)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import blosc2
-import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -23,7 +22,7 @@ from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.page import PREVIEW
 from pretraining.preparation.planning import PreparedDataset
 from pretraining.preparation.pool import for_each_scan
-from pretraining.preparation.preview import Preview, preview
+from pretraining.preparation.preview import preview
 from pretraining.preparation.resampling import FastConfiguration
 from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import LeftOut, Scan, ScanError
@@ -32,23 +31,10 @@ ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # the last one is written last: a case
 _MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20 MB, read anew for every patch
 
 
-class PreviewingReader(ScanReader):
-    """Reads scans, and keeps a preview of the last one whose body was found."""
-
-    preview: Preview
-
-    def read_seg(self, seg_fname: Scan) -> tuple[np.ndarray, dict]:
-        """Read the body mask of a scan; see the base class."""
-        body, properties = super().read_seg(seg_fname)
-        assert self._last is not None
-        self.preview = preview(self._last[1], body[0], properties)
-        return body, properties
-
-
 class ScanPlans(PlansManager):
     """nnU-Net's plans, with our reader, which turns axes as theirs, and our resampling, unless ``exact``."""
 
-    def __init__(self, plans: dict[str, Any], reader: PreviewingReader, exact: bool = False):
+    def __init__(self, plans: dict[str, Any], reader: ScanReader, exact: bool = False):
         super().__init__(plans)
         self.reader, self._exact = reader, exact
         reader.reorient = str(plans.get("image_reader_writer")).endswith("WithReorient")
@@ -126,7 +112,7 @@ def preprocess(
     Raises:
         ScanError: the scan can't be read, or isn't of the data set's modality.
     """
-    reader = PreviewingReader(asked, dataset.modality, len(channel_names(dataset.dataset_json)), labels)
+    reader = ScanReader(asked, dataset.modality, len(channel_names(dataset.dataset_json)), labels)
     manager = ScanPlans(dataset.plans, reader, exact)
     ranges: dict[str, Range] = {}
     for name, folder in dataset.case_folders.items():
@@ -177,9 +163,9 @@ def _check_shape(shape: Sequence[int]) -> None:
                         "an axis: its spacing is wrong, or it is no scan of this kind")  # fmt: skip
 
 
-def _complete_properties(file: Path, reader: PreviewingReader, scan: Scan) -> None:
+def _complete_properties(file: Path, reader: ScanReader, scan: Scan) -> None:
     properties = load_pickle(str(file)) | properties_of(scan, reader.remark)
-    properties[PREVIEW] = dataclasses.asdict(reader.preview)
+    properties[PREVIEW] = dataclasses.asdict(preview(reader.image, reader.body, reader.properties))
     # They are in random order: the first ones are a random sample.
     properties["class_locations"] = {k: v[:_MOST_LOCATIONS] for k, v in properties["class_locations"].items()}
     write_pickle(properties, str(file))

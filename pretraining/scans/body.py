@@ -28,12 +28,7 @@ def body_mask(image: np.ndarray, spacing: Sequence[float], modality: str) -> np.
     Returns:
         int8 (Z, Y, X), 1 in the body, 0 elsewhere; 1 everywhere if no body can be told from the background (a crop
         from within the body). Never empty.
-
-    Raises:
-        ValueError: another modality.
     """
-    if modality not in ("CT", "MR"):
-        raise ValueError(f"modality {modality!r} is neither 'CT' nor 'MR'")
     shape = image.shape[1:]
     steps = [max(1, round(_COARSE / s)) for s in spacing]
     if modality == "MR" and all(n * s < _WHOLE_BODY for n, s in zip(shape, spacing, strict=True)):

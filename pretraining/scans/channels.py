@@ -11,8 +11,8 @@ import numpy as np
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json
 from nnunet_genesis.folders import channel_names
-from pretraining.scans.image_files import ending_of
-from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, digest
+from pretraining.scans.image_files import data_files, ending_of
+from pretraining.scans.scan import SAME_SPACING, File, Geometry, LeftOut, Scan, ScanError, digest, stamp
 
 NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>\d{4})")
 Group = dict[int, File]  # files of one name in one folder, by number
@@ -96,10 +96,11 @@ def image_scan(case: Group, contents: Mapping[str, object], said: Said) -> Scan:
     ending, name = ending_of(files[0].path) or "", os.path.basename(files[0].path)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: -len(ending)].removesuffix("_0000"))[:40]
     name = f"{stem}_{digest(f'{files[0].root}/{files[0].source}', 8)}"
+    data = tuple(str(path) for file in files for path in data_files(Path(file.path)))
     return Scan(
         case=name, kind="image", channels=tuple(paths), source=files[0].source, group=name, modality=None,
         shape=first.shape, spacing=first.spacing_zyx, corrections=tuple(corrections), real=files[0].real,
-        stamps=tuple(file.stamp for file in files),
+        data=data, stamps=(*(file.stamp for file in files), *(stamp(os.stat(path)) for path in data)),
     )  # fmt: skip
 
 
@@ -126,7 +127,7 @@ def _geometry(content: object, file: File, count: int) -> Geometry:
 def _difference(a: Geometry, b: Geometry) -> str | None:
     if a.size != b.size:
         return f"shape: {a.shape} and {b.shape} (z, y, x)"
-    if not np.allclose(a.spacing, b.spacing, rtol=1e-3):
+    if not np.allclose(a.spacing, b.spacing, rtol=SAME_SPACING):
         return f"spacing: {a.spacing_zyx} and {b.spacing_zyx} mm (z, y, x)"
     if _angle(a, b) > _MOST_ANGLE or not np.allclose(a.origin, b.origin, atol=max(a.spacing)):
         return "position or orientation"

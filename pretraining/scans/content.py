@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 _ENOUGH = 500_000  # voxels tell what is in a volume
 _FEW = 64  # distinct values: hardly a scanner gives so few
@@ -42,7 +43,8 @@ def is_label_map(voxels: np.ndarray, named: bool = False) -> bool:
         voxels: (Z, Y, X), not all the same.
         named: whether its name says labels, which makes what is nearly clear sure.
     """
-    sample = _strided(voxels)
+    step = max(1, int((voxels.size / _ENOUGH) ** (1 / 3)))
+    sample = voxels[::step, ::step, ::step]
     values, counts = np.unique(sample, return_counts=True)
     background, share = values[counts.argmax()], counts.max() / sample.size
     within = voxels[_box(voxels != background)]
@@ -126,18 +128,10 @@ def may_be_soft_tissue(voxels: np.ndarray) -> bool:
     return bool(low > -200 and high < 300 and high - low < 250)
 
 
-def _strided(voxels: np.ndarray) -> np.ndarray:
-    step = max(1, int((voxels.size / _ENOUGH) ** (1 / 3)))
-    return voxels[::step, ::step, ::step]
-
-
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """Give the box around what is marked, and a voxel more."""
-    found = []
-    for axis in range(mask.ndim):
-        marked = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
-        found.append(slice(max(0, marked[0] - 1), marked[-1] + 2))
-    return tuple(found)
+    (found,) = find_objects(mask.view(np.int8))
+    return tuple(slice(max(0, s.start - 1), s.stop + 1) for s in found)
 
 
 def _with_neighbours(voxels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -17,7 +17,7 @@ from pydicom.pixels import iter_pixels
 
 from pretraining.scans.dicom_geometry import SPACING_TOLERANCE, order_slices
 from pretraining.scans.dicom_headers import LOCALIZER, SliceHeader, read_headers
-from pretraining.scans.dicom_series import Part, Rest, volumes_of, without_copies
+from pretraining.scans.dicom_series import Part, Rest, grouped, volumes_of, without_copies
 from pretraining.scans.itk_files import itk_image, quiet_itk
 from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, digest, stamp
 
@@ -31,22 +31,20 @@ class SeriesCollector:
     """Collects images, from any number of folders, into series by SeriesInstanceUID.
 
     Files whose SeriesInstanceUID an anonymiser has blanked form one series per folder.
+
+    Attributes:
+        files: those that were added, by path.
     """
 
     def __init__(self) -> None:
         self._series: dict[str, list[SliceHeader]] = defaultdict(list)
-        self._files: dict[str, File] = {}
+        self.files: dict[str, File] = {}
 
     def add(self, headers: Sequence[SliceHeader], file: File) -> None:
         """Add one file, the headers of whose images are given."""
         for header in headers:
             self._series[header.series or digest(f"{file.root}/{file.folder}")].append(header)
-        self._files[file.path] = file
-
-    @property
-    def paths(self) -> Iterable[str]:
-        """Of the files that were added."""
-        return self._files
+        self.files[file.path] = file
 
     def scans(self) -> tuple[list[Scan], list[LeftOut]]:
         """Return all volumes, and what is left out with the reason: a row for each reason and folder."""
@@ -86,14 +84,14 @@ class SeriesCollector:
             shape=geometry.shape,
             spacing=geometry.spacing_zyx,
             headers=tuple(ordered),
-            real=self._files[paths[0]].real,
-            stamps=tuple(self._files[path].stamp for path in paths),
+            real=self.files[paths[0]].real,
+            stamps=tuple(self.files[path].stamp for path in paths),
             corrections=(*_corrections(part), *geometry.corrections),
         )
 
     def _place(self, headers: Sequence[SliceHeader]) -> str:
         """Name the file that all images are in; else the folder of the first."""
-        file = self._files[headers[0].path]
+        file = self.files[headers[0].path]
         return file.source if len({h.path for h in headers}) == 1 else file.folder
 
     def _rows(self, rests: Sequence[Rest]) -> list[LeftOut]:
@@ -101,9 +99,9 @@ class SeriesCollector:
         groups: dict[tuple[str, str, str], list[SliceHeader]] = defaultdict(list)
         first: dict[tuple[str, str, str], Rest] = {}
         for rest in rests:
-            twin = self._files[rest.same_as.path].folder if rest.same_as else ""
+            twin = self.files[rest.same_as.path].folder if rest.same_as else ""
             for header in rest.headers:
-                key = (rest.reason, twin, self._files[header.path].folder if rest.expected else "")
+                key = (rest.reason, twin, self.files[header.path].folder if rest.expected else "")
                 groups[key].append(header)
                 first.setdefault(key, rest)
         rows = []
@@ -111,16 +109,15 @@ class SeriesCollector:
             same, expected = first[reason, twin, _].same_as, first[reason, twin, _].expected
             files = len({h.path for h in headers})
             if same:
-                reason += f" as {self._files[same.path].source if files == 1 else f'files in {twin}'}"
+                reason += f" as {self.files[same.path].source if files == 1 else f'files in {twin}'}"
             count = f"{files} files: " if expected and files > 1 else ""
             rows.append(LeftOut(self._place(headers), count + reason, expected=expected))
         return rows
 
     def _single(self, headers: Sequence[SliceHeader]) -> list[LeftOut]:
         """Make the rows of series of one image; those that look like one another are told of together."""
-        alike: dict[tuple, list[SliceHeader]] = defaultdict(list)
-        for h in headers:
-            alike[(self._files[h.path].folder, h.patient, h.modality, h.matrix, h.orientation, h.no_slice)].append(h)
+        alike = grouped(headers, lambda h: (self.files[h.path].folder, h.patient, h.modality, h.matrix, h.orientation,
+                                            h.no_slice))  # fmt: skip
         rows = []
         for group in alike.values():
             if len(group) >= _MANY and group[0].no_slice != LOCALIZER and all(h.position for h in group):

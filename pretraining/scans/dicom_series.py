@@ -14,6 +14,7 @@ from pretraining.scans.dicom_headers import ALSO, SHOWN, SliceHeader
 from pretraining.scans.scan import Geometry, ScanError
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 Digest = Callable[[SliceHeader], str]  # gives the hash of an image's pixels; called for suspected copies only
 _MOST_TAGS = 3  # that are tried together
 _NEAR = 3  # decimals of a mm: images that agree in them lie at the same place
@@ -69,8 +70,8 @@ def volumes_of(headers: Sequence[SliceHeader], digest: Digest) -> tuple[list[Par
     is divided by the fewest elements that make every part a volume. If images lie at the same place and elements tell
     them all apart, each part is judged alone; else one that can't be explained leaves out the series.
     """
-    rests = [Rest(images, images[0].no_slice, expected=all(h.company for h in images))
-             for images in _groups(headers, lambda h: h.no_slice) if images[0].no_slice]  # fmt: skip
+    rests = [Rest(images, reason, expected=all(h.company for h in images))
+             for reason, images in grouped(headers, lambda h: h.no_slice).items() if reason]  # fmt: skip
     slices = [header for header in headers if not header.no_slice]
     if not slices:
         return [], rests
@@ -83,11 +84,12 @@ def volumes_of(headers: Sequence[SliceHeader], digest: Digest) -> tuple[list[Par
     return [part for part in parts if part.is_volume], rests
 
 
-def _groups(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    groups: dict[Hashable, list[T]] = defaultdict(list)
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Group items by their key, in the order in which keys come first."""
+    groups: dict[K, list[T]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
-    return list(groups.values())
+    return groups
 
 
 def _place(header: SliceHeader) -> Hashable:
@@ -125,12 +127,12 @@ def _without_copies(
         return h.matrix, h.pixel_spacing, told, _place(h) or (h.path, h.frame)
 
     kept, copies = [], []
-    for group in _groups(headers, alike):
+    for group in grouped(headers, alike).values():
         if len(group) == 1 or not all(h.complete and h.frames == 1 for h in group):
             kept += group
             continue
         group.sort(key=lambda h: h.patient != headers[0].patient)  # of a scan under two names, all of one
-        for first, *others in _groups(group, digest):
+        for first, *others in grouped(group, digest).values():
             kept.append(first)
             copies += [Rest.copy([other], first) for other in others]
     return kept, copies
@@ -201,9 +203,7 @@ def _choices(tags: list[str]) -> Iterator[tuple[str, ...]]:
 def _division(
     headers: list[SliceHeader], labels: dict[int, dict[str, str]], tags: tuple[str, ...], least: int
 ) -> list[Part]:
-    groups: dict[tuple[str, ...], list[SliceHeader]] = defaultdict(list)
-    for header in headers:
-        groups[tuple(labels[id(header)].get(name, "") for name in tags)].append(header)
+    groups = grouped(headers, lambda header: tuple(labels[id(header)].get(name, "") for name in tags))
     known = [sorted(set(values)) for values in zip(*groups, strict=True)]
     parts = []
     for values in sorted(groups):

@@ -181,7 +181,7 @@ class _Finder:
 
     def _name_unknown(self) -> None:
         """Make the rows of files of an unknown kind: company, unless they are named as slices beside them."""
-        slices = {_kind(path) for path in self.series.paths}
+        slices = {_kind(path) for path in self.series.files}
         for file in self._unknown:
             company = _kind(file.path) not in slices
             reason = "not recognised as an image" + ("" if company else ", as the DICOM files beside it are: damaged?")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import polar
 
-from pretraining.scans.itk_files import SHEARED, read_itk, read_itk_geometry, verify_itk_data
-from pretraining.scans.nifti import NiftiFile, is_gzip, open_nifti, read_nifti
+from pretraining.scans.itk_files import SHEARED, data_names, read_itk, read_itk_geometry, verify_itk_data
+from pretraining.scans.nifti import NiftiFile, is_gzip, open_nifti, read_nifti, voxels_beside
 from pretraining.scans.scan import Geometry, ScanError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii", ".hdr")  # and Analyze
@@ -23,6 +23,17 @@ _EXACT, _MOST_SHEAR = 1e-4, math.sin(math.radians(1.25))
 def ending_of(name: str) -> str | None:
     """Return the supported ending of a file name, in lower case, or None."""
     return next((e for e in ENDINGS if name.lower().endswith(e)), None)
+
+
+def data_files(path: Path) -> list[Path]:
+    """Find the files beside a header that hold its voxels; none if they follow it, or aren't there."""
+    ending = ending_of(path.name)
+    try:
+        if ending in NIFTI_ENDINGS:
+            return [voxels_beside(path)] if ending == ".hdr" else []
+        return [path.parent / name for name in data_names(path)]
+    except (ScanError, OSError):  # the reader says so
+        return []
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -103,27 +114,21 @@ def read_image_file(path: Path, volumes: int = 1, may_be_constant: bool = False)
     Raises:
         ScanError: the header is unusable, the data are damaged or truncated, or the values are constant or not finite.
     """
-    remarks: list[str] = []
     with os_errors_in_words():
         nifti = open_nifti(path) if ending_of(path.name) in NIFTI_ENDINGS else None
-        geometry = None
         # A damaged NIfTI is best explained by its checksum; the others need a sound header before their data are read.
-        if nifti and not nifti.analyze:
-            voxels, more = read_nifti(nifti)
-            remarks = ["bytes behind its gzip stream were ignored"] if more else []
-            geometry = _geometry(path, nifti)
-        else:
-            geometry = _geometry(path, nifti)
-            if nifti:
-                read_nifti(nifti)
-            else:
-                verify_itk_data(path)
+        voxels, more = read_nifti(nifti) if nifti else (np.array([]), False)
+        geometry = _geometry(path, nifti)
+        if not nifti:
+            verify_itk_data(path)
+        if not nifti or nifti.analyze:
             voxels = read_itk(path)
     if voxels.shape != (geometry.volumes, *geometry.shape) or geometry.volumes != volumes:
         raise ScanError(f"its data have the shape {voxels.shape}, expected {(volumes, *geometry.shape)} (c, z, y, x)")
     for channel in voxels:
         check_values(channel, may_be_constant)
-    return voxels, geometry.properties() | ({"remarks": remarks} if remarks else {})
+    remarks = {"remarks": ["bytes behind its gzip stream were ignored"]} if more else {}
+    return voxels, geometry.properties() | remarks
 
 
 def check_values(voxels: np.ndarray, may_be_constant: bool = False) -> None:

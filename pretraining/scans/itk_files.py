@@ -100,6 +100,11 @@ def properties_of(image: SimpleITK.Image) -> dict:
     return {"sitk_stuff": stuff, "spacing": [abs(s) for s in spacing[::-1]]}
 
 
+def data_names(path: Path) -> list[str]:
+    """Name the files beside a header that hold its voxels; none if they follow it."""
+    return _header(path)[1] if path.stat().st_size <= _HEADER else []
+
+
 def verify_itk_data(path: Path) -> None:
     """Raise ScanError (or OSError) if data are truncated or damaged, or can't be opened, and SimpleITK wouldn't say so.
 

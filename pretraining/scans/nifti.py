@@ -81,7 +81,7 @@ def open_nifti(path: Path) -> NiftiFile:
     elif not pair and header["magic"] != b"n+1":  # nibabel would log what stands there
         raise ScanError("not a NIfTI file of header and voxels in one")
     _check_fields(header)
-    data = _voxels_beside(path) if pair else path
+    data = voxels_beside(path) if pair else path
     begin, least = float(header["vox_offset"]), 0 if pair else _FIRST_VOXEL
     if not least <= begin < math.inf:
         raise ScanError(f"its NIfTI header has the voxels begin at byte {begin:g}; at least {least} is needed")
@@ -118,7 +118,12 @@ def read_nifti(file: NiftiFile) -> tuple[np.ndarray, bool]:
     return np.ascontiguousarray(data.reshape(*data.shape[:3], -1).T, dtype=np.float32), more
 
 
-def _voxels_beside(path: Path) -> Path:
+def voxels_beside(path: Path) -> Path:
+    """Find the ``.img`` of a ``.hdr``.
+
+    Raises:
+        ScanError: there is none.
+    """
     stem = path.name[: -len(".hdr")]
     found = next((f for e in (".img", ".IMG", ".img.gz") if (f := path.parent / f"{stem}{e}").is_file()), None)
     if found is None:

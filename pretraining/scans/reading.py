@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from pretraining.scans.body import body_mask
 from pretraining.scans.content import (
@@ -19,7 +18,7 @@ from pretraining.scans.content import (
 from pretraining.scans.dicom import read_dicom
 from pretraining.scans.image_files import check_values, os_errors_in_words, read_image_file
 from pretraining.scans.itk_files import itk_image, properties_of
-from pretraining.scans.scan import MODALITIES, SAME_MODALITY, LabelMapError, Scan, ScanError
+from pretraining.scans.scan import MODALITIES, SAME_MODALITY, SAME_SPACING, LabelMapError, Scan, ScanError
 
 _ENOUGH = 1_000_000  # voxels tell what intensities are
 _TISSUE = (-200, 300)  # HU: fat, water, blood and soft tissue
@@ -67,12 +66,12 @@ def read_scan(scan: Scan) -> tuple[np.ndarray, dict]:
     for voxels, other in channels:
         if voxels.shape != scan.shape:
             raise ScanError(f"shape {voxels.shape} instead of {scan.shape} (z, y, x): it changed since it was found")
-        if not np.allclose(other["spacing"], properties["spacing"]):
+        if not np.allclose(properties["spacing"], other["spacing"], rtol=SAME_SPACING):
             raise ScanError(f"channels of different spacing: {other['spacing']} and {properties['spacing']} mm")
     return np.stack([voxels for voxels, _ in channels]), properties
 
 
-class ScanReader(BaseReaderWriter):
+class ScanReader:
     """Lets nnU-Net's own fingerprint extraction and preprocessing read a :class:`Scan` instead of file names.
 
     nnU-Net hands its ``image_files`` and ``seg_file`` to the reader as they are, so a Scan goes in both places. The
@@ -86,11 +85,15 @@ class ScanReader(BaseReaderWriter):
 
     Attributes:
         reorient: whether the axes are turned to the patient's (RAS), as readers of nnU-Net's with that name do.
-        found_modality: of the scan whose body was found last.
+        image, properties: of the scan read last.
+        body: int8 (Z, Y, X), of the scan whose body was found last.
+        found_modality: of that scan.
         remark: what a person should know of that scan and its body, or "".
     """
 
-    supported_file_endings: list[str] = []  # noqa: RUF012 - the base class declares it this way
+    image: np.ndarray
+    properties: dict
+    body: np.ndarray
 
     def __init__(
         self, asked: str | None = None, expected: str | None = None, channels: int | None = None, labels: bool = False
@@ -99,7 +102,7 @@ class ScanReader(BaseReaderWriter):
         self.reorient = False
         self.found_modality = self.remark = ""
         self._remarks: list[str] = []
-        self._last: tuple[Scan, np.ndarray, dict] | None = None
+        self._scan: Scan | None = None
 
     def read_images(self, image_fnames: Scan) -> tuple[np.ndarray, dict]:
         """Read a scan; see :func:`read_scan`.
@@ -113,7 +116,7 @@ class ScanReader(BaseReaderWriter):
             check_no_labels(image_fnames, image)
         if self.reorient:
             image, properties = reoriented(image, properties)
-        self._last = (image_fnames, image, properties)
+        self._scan, self.image, self.properties = image_fnames, image, properties
         return image, properties
 
     def read_seg(self, seg_fname: Scan) -> tuple[np.ndarray, dict]:
@@ -122,11 +125,10 @@ class ScanReader(BaseReaderWriter):
         Raises:
             ScanError: it or the number of channels isn't the expected one, or a CT's values are no HU.
         """
-        if self._last is None or self._last[0] != seg_fname:
+        if self._scan != seg_fname:
             self.read_images(seg_fname)
-        assert self._last is not None
-        scan, image, properties = self._last
-        found, hounsfield = modality_of(scan, image, self.asked, self.expected)
+        image, properties = self.image, self.properties
+        found, hounsfield = modality_of(seg_fname, image, self.asked, self.expected)
         if not (self.asked or self.expected or self.channels) and any(hounsfield) and not all(hounsfield):
             raise ScanError("its channels are CT and others, by their values: name them with --modality (if it isn't "
                             "CT, all are z-scored)")  # fmt: skip
@@ -138,13 +140,9 @@ class ScanReader(BaseReaderWriter):
         self.found_modality = found
         kind = "CT" if found == "CT" or (is_ct_name(found) and all(hounsfield)) else "MR"
         shown = image[hounsfield] if kind == "CT" and any(hounsfield) else image
-        body = body_mask(shown, properties["spacing"], kind)
-        self.remark = "; ".join([*self._remarks, *([_NO_BODY] if body.all() else [])])
-        return body[None], properties
-
-    def write_seg(self, seg: np.ndarray, output_fname: str, properties: dict) -> None:
-        """Raise NotImplementedError: scans are only read."""
-        raise NotImplementedError("ScanReader only reads")
+        self.body = body_mask(shown, properties["spacing"], kind)
+        self.remark = "; ".join([*self._remarks, *([_NO_BODY] if self.body.all() else [])])
+        return self.body[None], properties
 
 
 def reoriented(image: np.ndarray, properties: dict) -> tuple[np.ndarray, dict]:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import traceback
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from nnunet_genesis.errors import GenesisError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 Triple = tuple[float, float, float]
 MODALITIES, SAME_MODALITY = ("CT", "MR", "PT", "NM", "US"), {"PET": "PT", "MRI": "MR"}  # DICOM's, and other names
+SAME_SPACING = 1e-3  # relative difference up to which channels count as of one spacing
 ERROR_LOG = "genesis_errors.log"  # beside the manifest
 _PIECE = 1 << 16  # bytes
 
@@ -44,7 +46,8 @@ class Scan:
     spacing: Triple  # mm (z, y, x)
     headers: tuple["SliceHeader", ...] = ()  # of a DICOM volume, in reading order, so that none is read again
     real: str = ""  # path of its first file, without symbolic links
-    stamps: tuple[tuple[int, int], ...] = ()  # of its files, when their headers were read
+    data: tuple[str, ...] = ()  # files that hold the voxels of headers (.mhd, .nhdr, .hdr, ...) beside them
+    stamps: tuple[tuple[int, int], ...] = ()  # of its files and of data, when their headers were read
     corrections: tuple[str, ...] = ()  # what is taken otherwise than the files say, and other remarks: a sentence each
 
 
@@ -67,7 +70,7 @@ def sample(scan: Scan) -> str:
     """Hash sizes, begins, middles and ends (a gzip stream's checksum) of a scan's files; "" if one can't be read."""
     found = hashlib.sha256()
     try:
-        for path in dict.fromkeys(path for paths in scan.channels for path in paths):
+        for path in dict.fromkeys(chain(*scan.channels, scan.data)):
             with open(path, "rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 found.update(size.to_bytes(8, "big"))

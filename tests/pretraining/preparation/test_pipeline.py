@@ -229,6 +229,19 @@ def test_changed_scan_is_prepared_again(quick, capsys):
     assert quick.times() == after  # what was made of it while it was whole is kept
 
 
+def test_voxels_beside_a_header_tell_a_scan_too(quick, capsys):
+    for seed, site in enumerate("AB"):
+        write_scan(quick.root / site / "data" / "p.mhd", seed)
+        assert prepare_dataset(quick.options(inputs=(quick.root / site / "data",))) == []
+    assert len({row["case"] for row in manifest(quick.base)}) == 4
+    write_scan(quick.root / "B" / "data" / "p.mhd", 9)
+    assert prepare_dataset(quick.options(inputs=(quick.root / "B" / "data",))) == []
+    assert "1 scans have changed" in capsys.readouterr().out
+    (quick.root / "B" / "data" / "p.raw").unlink()
+    (left_out,) = prepare_dataset(quick.options(inputs=(quick.root / "B" / "data",)))
+    assert "No such file" in left_out.reason
+
+
 def test_changed_scan_is_prepared_again_for_every_configuration(quick):
     plans, scan = quick.json("nnUNetPlans.json"), quick.root / "A" / "scans" / "p0.nii.gz"
     low = {"inherits_from": "3d_fullres", "data_identifier": "low", "spacing": [4.0, 4.0, 4.0]}

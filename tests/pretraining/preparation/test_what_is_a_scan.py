@@ -14,8 +14,10 @@ from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.__main__ import prepare
+from pretraining.classification.labelling import names_of
 from pretraining.preparation import fingerprint
 from pretraining.preparation.pipeline import prepare_dataset
+from pretraining.scans.image_files import ENDINGS
 from tests.faults.preparations import without_processes
 from tests.pretraining.preparation.synthetic_scans import World, manifest, preprocessed, use_folders, write_scan
 from tests.pretraining.scans.dicom_series import make_series, make_slice
@@ -123,6 +125,11 @@ def test_brats_channels_without_labels(world, monkeypatch):
     assert sorted(world.cases()) == [f"B{i}/B{i}_{name}.nii.gz" for i in range(2) for name in ("flair", "t1ce")]
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_label_file_may_leave_out_the_ending(ending):
+    assert names_of("case", f"a/P1_0000{ending}") >= {"P1", f"P1_0000{ending}", "a/P1"}
+
+
 def test_label_maps_on_request(world):
     image = write_scan(world.root / "scans" / "a.nii.gz", modality="MR")
     write_labels(world.root / "scans" / "labels.nii.gz", image)
@@ -165,6 +172,14 @@ def test_modality_takes_any_name(world, monkeypatch, asked, case):
     assert schemes == ["CTNormalization" if asked == "CT" else "ZScoreNormalization"]
     assert status(monkeypatch, world) == 3  # the name is remembered
     assert status(monkeypatch, world, "--modality", "MR") not in (0, 3)
+
+
+def test_scans_are_added_under_another_name_of_their_modality(world, monkeypatch):
+    make_series(world.root / "scans" / "pet", Modality="PT")
+    assert status(monkeypatch, world) == 0
+    write_scan(world.root / "scans" / "a.nii.gz", modality="MR")
+    assert status(monkeypatch, world, "--modality", "pet") == 0
+    assert sorted(world.cases()) == ["a.nii.gz", "pet"]
 
 
 def planned(world: World, names: dict[str, str], scheme: str, reader: str = "SimpleITKIO") -> None:

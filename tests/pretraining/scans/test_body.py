@@ -75,11 +75,6 @@ def test_a_voxel_is_body_if_any_channel_says_so():
     assert mask[20, 30, 15] == mask[20, 30, 45] == 1
 
 
-def test_unknown_modality():
-    with pytest.raises(ValueError, match="'PT'"):
-        body_mask(np.zeros((1, 5, 5, 5), np.float32), (1, 1, 1), "PT")
-
-
 def test_body_of_all_real_ct(data):
     scans, _ = find_scans(
         [data / "ct_unlabeled", data / "Dataset003_Liver" / "imagesTr", data / "dicom" / "ct_abdomen"]

@@ -72,14 +72,15 @@ def test_case_name_does_not_depend_on_where_the_root_lies(tmp_path):
     assert first.case == second.case
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mhd", "a.nhdr", "a.hdr"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_second_scan_of_the_same_name_is_another_unless_it_is_a_copy(tmp_path, seed):
+def test_second_scan_of_the_same_name_is_another_unless_it_is_a_copy(tmp_path, seed, name):
     for place in ("here", "there"):
-        make_image(tmp_path / place / "data" / "a.nii.gz", seed=seed if place == "there" else 0)
+        make_image(tmp_path / place / "data" / name, seed=seed if place == "there" else 0)
     scans, left_out = find_scans([tmp_path / "here" / "data", tmp_path / "there" / "data"])
     assert len({scan.case for scan in scans}) == 1 + seed
     copies = [(out.source, out.reason, out.expected) for out in left_out]
-    assert copies == [("a.nii.gz", "same content as a.nii.gz in another folder", True)] * (1 - seed)
+    assert copies == [(name, f"same content as {name} in another folder", True)] * (1 - seed)
 
 
 def test_order_does_not_depend_on_the_order_of_creation(tmp_path):
@@ -264,6 +265,15 @@ def test_channels_of_different_geometry(tmp_path, change, word):
     make_image(tmp_path / "p_0000.nii.gz")
     make_image(tmp_path / "p_0001.nii.gz", **change)
     assert f"differ in {word}" in reasons(tmp_path)["p_0000.nii.gz"]
+
+
+@pytest.mark.parametrize(("spacing", "taken"), [(1.0005, True), (1.002, False)])
+def test_channels_of_nearly_the_same_spacing(tmp_path, spacing, taken):
+    make_image(tmp_path / "p_0000.nii.gz")
+    make_image(tmp_path / "p_0001.nii.gz", spacing=spacing, seed=1)
+    scans, left_out = find_scans([tmp_path])
+    assert [len(read_scan(scan)[0]) for scan in scans] == [2] * taken
+    assert len(left_out) == 1 - taken
 
 
 def test_numbers_without_a_channel_0_are_part_of_the_name(tmp_path):
@@ -470,5 +480,3 @@ def test_reader_gives_a_mask_for_the_scan_that_it_is_asked_for(data):
     assert mask.shape == (1, *scans[1].shape)
     assert mask.dtype == np.int8
     assert tuple(properties["spacing"]) == scans[1].spacing
-    with pytest.raises(NotImplementedError):
-        reader.write_seg(mask, "a", properties)

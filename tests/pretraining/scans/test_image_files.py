@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -13,7 +14,7 @@ import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
-from pretraining.scans.image_files import read_geometry, read_image_file
+from pretraining.scans.image_files import data_files, read_geometry, read_image_file
 from pretraining.scans.scan import ScanError
 
 REAL = [
@@ -337,6 +338,7 @@ LAYERS = "".join(f"{i}.raw\n" for i in range(9))
 )
 def test_data_in_files_of_their_own(tmp_path, name, header):
     path = write_raw(tmp_path, header, name, volume().T.tobytes())
+    assert data_files(path) == [tmp_path / file for file in re.findall(r"\w+\.raw(?:\.gz)?", header)]
     (tmp_path / "clean").mkdir()
     equals_clean_copy(path, tmp_path / "clean" / "a.nii")
 
