@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # nnU-Net reads these when it is imported.
 os.environ["nnUNet_def_n_proc"] = "2"
@@ -51,4 +52,28 @@ def nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
             patch.setenv(name, str(folder))
         for name in [name for name in os.environ if name.startswith("nnUNet_genesis_")]:
             patch.delenv(name)
+        draw_few_voxels(patch)
         yield folders
+
+
+def draw_few_voxels(patch: pytest.MonkeyPatch) -> None:
+    """For the statistics of intensities, of which nnU-Net draws 100 million, however small a data set is."""
+    # here: it imports torch
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    run = DatasetFingerprintExtractor.run
+
+    def run_on_few(extractor: DatasetFingerprintExtractor, *arguments: Any, **options: Any) -> dict[str, Any]:
+        extractor.num_foreground_voxels_for_intensitystats = 1e5
+        return run(extractor, *arguments, **options)
+
+    patch.setattr(DatasetFingerprintExtractor, "run", run_on_few)
+
+
+@pytest.fixture(scope="module")
+def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
+    """These folders with data set 701: five small scans, prepared; fine-tuning segments their bodies."""
+    from tests.integration.tiny_world import prepare_scans  # here: it imports torch
+
+    prepare_scans(nnunet_folders["nnUNet_preprocessed"], nnunet_folders["nnUNet_results"].parent / "scans")
+    return nnunet_folders

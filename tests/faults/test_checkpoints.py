@@ -11,17 +11,9 @@ import torch
 
 from nnunet_genesis.checkpoint.writing import LATEST, PREVIOUS
 from tests.faults.training_runs import Run, assert_equal_runs, runs
-from tests.integration.tiny_world import prepare_scans
 
 KINDS = ("pretraining", "fine-tuning")
 LENGTH = (4, 2)
-
-
-@pytest.fixture(scope="module")
-def world(nnunet_folders: dict[str, Path], tmp_path_factory) -> dict[str, Path]:
-    """A small prepared data set; fine-tuning segments its bodies."""
-    prepare_scans(nnunet_folders["nnUNet_preprocessed"], tmp_path_factory.mktemp("scans"))
-    return nnunet_folders
 
 
 @pytest.fixture(scope="module")

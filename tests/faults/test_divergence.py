@@ -13,27 +13,13 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunet_genesis.checkpoint.writing import LATEST
 from pretraining.monitoring import COLLAPSED_R2
 from tests.faults.training_runs import Run, runs
-from tests.integration.tiny_world import prepare_scans
 
 KINDS = ("pretraining", "fine-tuning")
 LENGTH = (2, 24)
 
 
 @pytest.fixture(scope="module")
-def world(nnunet_folders: dict[str, Path], tmp_path_factory) -> dict[str, Path]:
-    """A small prepared data set; fine-tuning segments its bodies."""
-    prepare_scans(nnunet_folders["nnUNet_preprocessed"], tmp_path_factory.mktemp("scans"))
-    return nnunet_folders
-
-
-@pytest.fixture(scope="module")
-def whole(world) -> dict[str, dict]:
-    """Final checkpoints of runs that nothing happens to."""
-    return {kind: run.finish() for kind, run in runs(world, *LENGTH).items()}
-
-
-@pytest.fixture(scope="module")
-def half(world, whole, tmp_path_factory) -> Path:
+def half(world, tmp_path_factory) -> Path:
     """Results of runs that were killed after their first epoch."""
     results = tmp_path_factory.mktemp("half")
     for run in runs(world | {"nnUNet_results": results}, *LENGTH).values():
@@ -93,7 +79,7 @@ def test_steps_with_nan_are_skipped_and_counted(begun, poison, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_but_nan_stops_with_the_last_good_checkpoint(begun, whole, poison, kind):
+def test_nothing_but_nan_stops_with_the_last_good_checkpoint(begun, poison, kind):
     run = begun[kind]
     before = (run.folder() / LATEST).read_bytes()
     poison.put(5)

@@ -19,20 +19,12 @@ from nnunet_genesis.training.signals import RESUME_STATUS, SIGNALS, Interrupted
 from pretraining.__main__ import pretrain
 from tests.faults.training_runs import Run, assert_equal_runs, runs
 from tests.integration.distributed_rank import watched
-from tests.integration.tiny_world import prepare_scans
-from tests.integration.warm_processes import start_command
+from tests.integration.warm_processes import Within, start_command
 
 KINDS = ("pretraining", "fine-tuning")
 EPOCHS, ITERATIONS = 3, 4
 FLAGS = f"-device cpu --epochs {EPOCHS} --iterations {ITERATIONS} --seed 3 --precision fp32 --memory_format contiguous"
 ARGUMENTS = ["701", "3d_fullres", *FLAGS.split()]
-
-
-@pytest.fixture(scope="module")
-def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
-    """A small prepared data set; fine-tuning segments its bodies."""
-    prepare_scans(nnunet_folders["nnUNet_preprocessed"], nnunet_folders["nnUNet_results"].parent / "scans")
-    return nnunet_folders
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +196,8 @@ def test_a_signal_to_one_task_of_two_stops_both_after_the_same_iteration(fresh, 
 
 def test_a_signal_to_the_command_that_started_two_processes_stops_both(fresh, tmp_path):
     run, output = fresh["pretraining"], tmp_path / "output.txt"
-    process = start_command(pretrain, [*ARGUMENTS, "--batch_size", "2", "-num_gpus", "2"], output)
+    command = Within(pretrain, str(tmp_path))
+    process = start_command(command, [*ARGUMENTS, "--batch_size", "2", "-num_gpus", "2"], output)
     while not (run.folder() / "checkpoint_latest.pth").is_file():
         assert process.is_alive(), output.read_text()
         time.sleep(0.02)

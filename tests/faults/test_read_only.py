@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.training_runs import Run, runs
-from tests.integration.tiny_world import prepare_scans
 
 KINDS = ("pretraining", "fine-tuning")
-
-
-@pytest.fixture(scope="module")
-def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
-    prepare_scans(nnunet_folders["nnUNet_preprocessed"], nnunet_folders["nnUNet_results"].parent / "scans")
-    return nnunet_folders
 
 
 @pytest.fixture

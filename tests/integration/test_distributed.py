@@ -17,7 +17,6 @@ from nnunetv2.run.run_training import find_free_network_port
 from nnunet_genesis.errors import GenesisError
 from pretraining.run import pretrain
 from tests.integration.distributed_rank import watched
-from tests.integration.tiny_world import prepare_scans
 from tests.integration.warm_processes import start_command
 
 CPU = torch.device("cpu")
@@ -28,13 +27,6 @@ FLAGS = f"-device cpu --epochs {EPOCHS} --iterations {ITERATIONS} --batch_size {
 ARGUMENTS = ["701", "3d_fullres", *FLAGS.split()]
 RANK = ["-m", "tests.integration.distributed_rank", *ARGUMENTS]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-
-
-@pytest.fixture(scope="module")
-def world(nnunet_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data set 701: five scans, prepared in this process."""
-    prepare_scans(nnunet_folders["nnUNet_preprocessed"], tmp_path_factory.mktemp("scans"))
-    return nnunet_folders
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.inspection import inspect_weights
 from pretraining.run import pretrain
 from tests.integration.predicting import predict
-from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess, prepare_scans
+from tests.integration.tiny_world import LABELLED, prepare_labelled
 
 CPU, OLD = torch.device("cpu"), Path(__file__).with_name("old_checkpoints")
 TRAINER = "nnUNetTrainerGenesisFull"
@@ -36,11 +36,9 @@ def use_its_plans(content: dict, preprocessed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(nnunet_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    prepare_scans(nnunet_folders["nnUNet_preprocessed"], tmp_path_factory.mktemp("scans"))
-    make_raw_dataset(nnunet_folders["nnUNet_raw"], "Dataset702_Old", {"background": 0, "outer": 1, "inner": 2})
-    plan_and_preprocess(nnunet_folders["nnUNet_preprocessed"], 702)
-    return nnunet_folders
+def world(world: dict[str, Path]) -> dict[str, Path]:
+    prepare_labelled(world["nnUNet_raw"], world["nnUNet_preprocessed"])
+    return world
 
 
 def test_the_record_is_read_and_written_again_as_it_was(tmp_path):
@@ -69,7 +67,7 @@ def pretraining(world: dict[str, Path]) -> Path:
 def fine_tuning(world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in {"extTrainer": str(trainers_folder()), "genesis_epochs": "2", "genesis_iterations": "2"}.items():
         monkeypatch.setenv(f"nnUNet_{name}", value)
-    model = world["nnUNet_results"] / "Dataset702_Old" / f"{TRAINER}__nnUNetPlans__3d_fullres"
+    model = world["nnUNet_results"] / LABELLED / f"{TRAINER}__nnUNetPlans__3d_fullres"
     return unpacked("fine_tuned", model / "fold_0" / "checkpoint_latest.pth")
 
 
@@ -104,6 +102,6 @@ def test_a_fine_tuning_goes_on_and_predicts(world, tmp_path, monkeypatch):
     for name in ("plans.json", "dataset.json"):
         assert (model / name).is_file()
     unpacked("fine_tuned", model / "fold_0" / "checkpoint_final.pth")
-    predict(world["nnUNet_raw"] / "Dataset702_Old" / "imagesTr", tmp_path / "out", "-d", "702", "-c", "3d_fullres",
+    predict(world["nnUNet_raw"] / LABELLED / "imagesTr", tmp_path / "out", "-d", "702", "-c", "3d_fullres",
             "-f", "0", "-tr", TRAINER)  # fmt: skip
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 5

@@ -21,7 +21,9 @@ from typing import Any
 
 import pytest
 import torch
+from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
 
+from tests.conftest import draw_few_voxels
 from tests.integration.test_classify import write_scan
 from tests.integration.test_foundation_weights import make_repository
 from tests.integration.tiny_world import make_case, make_raw_dataset, shrink, write_image
@@ -70,6 +72,13 @@ sys.exit(status)
 """
 
 
+def plan_quickly() -> None:
+    """``nnUNetv2_plan_and_preprocess`` for a tiny data set."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_few_voxels(patch)
+        plan_and_preprocess_entry()
+
+
 class World(socketserver.ThreadingUnixStreamServer):
     """A home with data, and a server that runs commands for the bash of a page."""
 
@@ -99,9 +108,12 @@ class World(socketserver.ThreadingUnixStreamServer):
             return 0, ""
         self.lines.append(line)
         output = self.root / f"output_{len(self.lines)}.txt"
-        command = Within(self.commands[name].load(), folder)
+        entry_point = plan_quickly if name == "nnUNetv2_plan_and_preprocess" else self.commands[name].load()
+        command = Within(entry_point, folder)
         more = environment | {"HOME": os.environ["HOME"], "PATH": os.environ["PATH"]}
         more["nnUNet_n_proc_DA"] = "1" if "plan" in name else "0"  # nnU-Net's planner can't do with 0
+        if "nnUNetGenesisUNet3DPlans" in arguments:
+            more["nnUNet_genesis_mirroring"] = "0"  # its network is large, and validated in 8 mirrored ways
         process = start_command(command, arguments + SHORTER.get(name, []), output, **more)
         process.join(120)
         if process.is_alive():
@@ -118,7 +130,7 @@ class World(socketserver.ThreadingUnixStreamServer):
     def follow(self, page: Path) -> None:
         """Type the page's blocks into one bash."""
         folder = self.root / page.stem
-        shutil.copytree(self.root / "here", folder, symlinks=True)
+        shutil.copytree(self.root / "here", folder, symlinks=True, copy_function=os.link)  # large, and only read
         text = PLACES.sub(f"{self.root}/", "\n".join(shell_blocks(page)))
         for many, few in FEWER.items():
             text = text.replace(many, few)

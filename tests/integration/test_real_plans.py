@@ -1,6 +1,7 @@
 """Weights of every origin into the networks that nnU-Net plans for real scans, tensor by tensor; training starts."""
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def planned(data: Path, nnunet_folders: dict[str, Path]) -> dict[str, Path]:
             plans, _ = read(folder, plans_name)
             if not (folder / plans["configurations"]["3d_fullres"]["data_identifier"]).is_dir():  # both share theirs
                 preprocess_few(data, nnunet_folders, name, plans_name)
-            plans["configurations"]["3d_fullres"].update(patch_size=PATCH, batch_size=2)
+            plans["configurations"]["3d_fullres"].update(patch_size=PATCH, batch_size=1)
             (folder / f"{plans_name}.json").write_text(json.dumps(plans))
     return nnunet_folders
 
@@ -57,15 +58,24 @@ def planned(data: Path, nnunet_folders: dict[str, Path]) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def own(planned: dict[str, Path]) -> dict[str, Path]:
     """Checkpoints of nnUNetv2_genesis_pretrain, by the plans that they can go into."""
-    return {
-        PLAIN: pretrain("3", "3d_fullres", PLAIN, "all", device=CPU, epochs=1, iterations=1, precision="fp32"),
-        RESIDUAL: pretrain("8", "3d_fullres", RESIDUAL, "all", device=CPU, epochs=1, iterations=1, precision="fp32"),
-    }
+    options = {"device": CPU, "epochs": 1, "iterations": 1, "precision": "fp32"}
+    with pytest.MonkeyPatch.context() as patch:
+        do_not_wait_for_the_disk(patch)
+        return {
+            PLAIN: pretrain("3", "3d_fullres", PLAIN, "all", **options),
+            RESIDUAL: pretrain("8", "3d_fullres", RESIDUAL, "all", **options),
+        }
+
+
+def do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """The files are large."""
+    patch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(autouse=True)
 def environment(planned: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
+    do_not_wait_for_the_disk(monkeypatch)
 
 
 def trainer_for(name: str, plans_name: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -263,7 +273,7 @@ def test_the_original_network_is_planned_and_filled(planned, released, monkeypat
 def test_the_original_network_starts_to_train_with_the_weights_of_its_plans(planned, released, monkeypatch):
     file = plan_network("4", released["genesis_unet3d"])
     plans = json.loads(file.read_text())
-    plans["configurations"]["3d_fullres"].update(patch_size=[16, 32, 32], batch_size=2)
+    plans["configurations"]["3d_fullres"].update(patch_size=[16, 32, 32], batch_size=1)
     file.write_text(json.dumps(plans))
     monkeypatch.delenv("nnUNet_genesis_weights", raising=False)
     trainer = get_trainer_from_args("4", "3d_fullres", "all", "nnUNetTrainerGenesisFull", PLANS_NAME, device=CPU)

@@ -12,7 +12,7 @@ from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.training.tracking import Guarded
 from pretraining.run import pretrain
-from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
+from tests.integration.tiny_world import LABELLED, prepare_labelled
 
 CPU, SCRATCH = torch.device("cpu"), "nnUNetTrainerGenesisScratch"
 HERE = {name: importlib.util.find_spec(name) is not None for name in ("tensorboard", "wandb")}
@@ -20,8 +20,7 @@ HERE = {name: importlib.util.find_spec(name) is not None for name in ("tensorboa
 
 @pytest.fixture(scope="module")
 def world(nnunet_folders: dict[str, Path]) -> dict[str, Path]:
-    make_raw_dataset(nnunet_folders["nnUNet_raw"], "Dataset830_Tracked", {"background": 0, "outer": 1, "inner": 2})
-    plan_and_preprocess(nnunet_folders["nnUNet_preprocessed"], 830)
+    prepare_labelled(nnunet_folders["nnUNet_raw"], nnunet_folders["nnUNet_preprocessed"])
     return nnunet_folders
 
 
@@ -33,7 +32,7 @@ def environment(world, monkeypatch):
 
 
 def folder(world: dict[str, Path], trainer: str) -> Path:
-    return world["nnUNet_results"] / "Dataset830_Tracked" / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
+    return world["nnUNet_results"] / LABELLED / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
 
 
 def events(folder: Path):
@@ -65,7 +64,7 @@ def test_a_tracker_that_fails_is_reported_once_and_left():
 def test_tensorboard_gets_a_pretraining_and_no_pictures_unless_asked(world, monkeypatch):
     monkeypatch.setenv("nnUNet_genesis_tensorboard", "1")
     options = {"device": CPU, "iterations": 2, "precision": "fp32"}
-    final = pretrain("830", "3d_fullres", epochs=2, **options)
+    final = pretrain("702", "3d_fullres", epochs=2, **options)
     log = torch.load(final, weights_only=True)["logging"]
     found = events(final.parent)
     for key in ("r2", "train_losses", "val_losses", "lrs"):
@@ -73,7 +72,7 @@ def test_tensorboard_gets_a_pretraining_and_no_pictures_unless_asked(world, monk
     assert [event.value for event in found.Scalars("phase")] == [1, 1]
     assert not found.Tags()["images"]
     monkeypatch.setenv("nnUNet_genesis_panels", "1")
-    pretrain("830", "3d_fullres", epochs=3, continue_training=True, **options)
+    pretrain("702", "3d_fullres", epochs=3, continue_training=True, **options)
     found = events(final.parent)
     assert [event.step for event in found.Scalars("r2_hidden")] == [0, 1, 2]
     assert [event.step for event in found.Images("restoration")] == [2]
@@ -84,7 +83,7 @@ def test_tensorboard_gets_a_fine_tuning_its_phases_and_its_final_dice(world, mon
     monkeypatch.setenv("nnUNet_genesis_tensorboard", "1")
     monkeypatch.setenv("nnUNet_genesis_epochs", "4")
     monkeypatch.setenv("nnUNet_genesis_schedule", "sawtooth")
-    run_training("830", "3d_fullres", 0, SCRATCH, device=CPU)
+    run_training("702", "3d_fullres", 0, SCRATCH, device=CPU)
     found = events(folder(world, SCRATCH))
     assert [event.value for event in found.Scalars("phase")] == [1, 2, 3, 4]
     assert {"lrs", "train_losses", "ema_fg_dice", "final_val/foreground_dice"} <= set(found.Tags()["scalars"])
@@ -96,7 +95,7 @@ def test_tensorboard_gets_a_fine_tuning_its_phases_and_its_final_dice(world, mon
 def test_wandb_offline(world, monkeypatch):
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     monkeypatch.setenv("nnUNet_wandb_mode", "offline")
-    final = pretrain("830", "3d_fullres", fold=1, device=CPU, epochs=1, iterations=2, precision="fp32")
+    final = pretrain("702", "3d_fullres", fold=1, device=CPU, epochs=1, iterations=2, precision="fp32")
     import wandb
 
     assert "hparas" in dict(wandb.run.config)
@@ -121,6 +120,6 @@ def test_what_is_wrong_stops_before_the_first_step(world, monkeypatch, variable,
         pytest.skip("it is installed")
     monkeypatch.setenv(variable, value)
     with pytest.raises(GenesisError, match=message):
-        pretrain("830", "3d_fullres", fold=2, trainer="nnUNetTrainerMasking", device=CPU, epochs=1, iterations=1)
+        pretrain("702", "3d_fullres", fold=2, trainer="nnUNetTrainerMasking", device=CPU, epochs=1, iterations=1)
     with pytest.raises(SystemExit, match=message):
-        get_trainer_from_args("830", "3d_fullres", 2, SCRATCH, device=CPU).run_training()
+        get_trainer_from_args("702", "3d_fullres", 2, SCRATCH, device=CPU).run_training()

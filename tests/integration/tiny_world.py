@@ -1,7 +1,10 @@
 """A tiny world for the tests: real files on disk, nnU-Net's own planner and preprocessor, small networks."""
 
 import json
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.pipeline import prepare_dataset
 
 SHAPE = (24, 32, 32)  # z, y, x
+LABELLED = "Dataset702_Old"  # its name in old_checkpoints
 
 
 def make_case(seed: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +57,21 @@ def make_raw_dataset(raw: Path, name: str, labels: dict[str, Any], cases: int = 
 
 def prepare_scans(preprocessed: Path, scans: Path) -> None:
     """Data set 701: five scans, prepared in this process, which is quick, with a shrunken network."""
+    prepared = Path(_prepared_scans().name)
+    shutil.copytree(prepared / "scans", scans, dirs_exist_ok=True)
+    shutil.copytree(prepared / "preprocessed", preprocessed, dirs_exist_ok=True)
+
+
+@cache
+def _prepared_scans() -> TemporaryDirectory:
+    """Once for all modules of tests."""
+    folder = TemporaryDirectory()
+    scans, preprocessed = Path(folder.name, "scans"), Path(folder.name, "preprocessed")
+    preprocessed.mkdir()
     for index in range(5):
         write_image(make_case(index)[0][0], scans / f"scan{index}.nii.gz")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_preprocessed", str(preprocessed))
         for module in ("pretraining.preparation.fingerprint", "pretraining.preparation.preprocess"):
             patch.setattr(f"{module}.for_each_scan", lambda work, scans, *_: [(scan, work(scan)) for scan in scans])
         prepare_dataset(PrepareOptions((scans,), 701, "One", val_fraction=0.4))
@@ -63,6 +79,28 @@ def prepare_scans(preprocessed: Path, scans: Path) -> None:
     plans = json.loads(file.read_text())
     shrink(plans["configurations"]["3d_fullres"])
     file.write_text(json.dumps(plans))
+    return folder
+
+
+def prepare_labelled(raw: Path, preprocessed: Path) -> None:
+    """Data set 702: five labelled cases, planned and preprocessed by nnU-Net."""
+    prepared = Path(_prepared_labelled().name)
+    shutil.copytree(prepared / "raw", raw, dirs_exist_ok=True)
+    shutil.copytree(prepared / "preprocessed", preprocessed, dirs_exist_ok=True)
+
+
+@cache
+def _prepared_labelled() -> TemporaryDirectory:
+    """Once for all modules of tests."""
+    folder = TemporaryDirectory()
+    raw, preprocessed = Path(folder.name, "raw"), Path(folder.name, "preprocessed")
+    preprocessed.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_raw", str(raw))
+        patch.setenv("nnUNet_preprocessed", str(preprocessed))
+        make_raw_dataset(raw, LABELLED, {"background": 0, "outer": 1, "inner": 2})
+        plan_and_preprocess(preprocessed, 702)
+    return folder
 
 
 def shrink(configuration: dict[str, Any]) -> None:

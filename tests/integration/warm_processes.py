@@ -21,6 +21,7 @@ MODULES = [
     "pretraining.__main__",
     "pretraining.preparation.pipeline",
     "pretraining.run",
+    "tests.integration.preloaded",
 ]
 
 if sys.platform != "win32":

@@ -1,5 +1,6 @@
 """The commands: help without torch, exit statuses, one line of error; and that nnU-Net finds the trainers."""
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_genesis import cli
 from nnunet_genesis.errors import GenesisError
+from tests.integration.warm_processes import start_command
 
 COMMANDS = {
     "nnUNetv2_genesis_trainers": "nnunet_genesis.cli:trainers",
@@ -66,7 +68,7 @@ def test_wrong_flag_is_wrong_usage(command, monkeypatch, capsys):
     module, function = COMMANDS[command].split(":")
     monkeypatch.setattr(sys, "argv", [command, "--nonsense"])
     with pytest.raises(SystemExit) as stop:
-        getattr(__import__(module, fromlist=[function]), function)()
+        getattr(importlib.import_module(module), function)()
     assert stop.value.code == 2
     assert f"usage: {command}" in capsys.readouterr().err
 
@@ -88,12 +90,15 @@ def test_trainers_prints_the_folder_of_the_shim_and_nothing_else():
 )
 def test_error_is_one_line_without_a_traceback(tmp_path, command, arguments, said):
     folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
-    done = call(command, *(text.format(tmp=tmp_path) for text in arguments), **folders)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-    assert done.returncode == 1
+    module, function = COMMANDS[command].split(":")
+    entry_point, output = getattr(importlib.import_module(module), function), tmp_path / "output.txt"
+    process = start_command(entry_point, [text.format(tmp=tmp_path) for text in arguments], output, **folders)
+    process.join()
+    errors = [line for line in output.read_text().splitlines() if line.startswith("ERROR: ")]
+    assert process.exitcode == 1
     assert len(errors) == 1
     assert said in errors[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in output.read_text()
 
 
 @pytest.mark.parametrize(("flag", "value"), [("-f", "none"), ("-f", "1.5"), ("-num_gpus", "0"), ("-num_gpus", "-1")])

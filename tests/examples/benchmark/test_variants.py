@@ -16,23 +16,23 @@ from pretraining.masking import nnUNetTrainerMasking
 from pretraining.options import RestorationOptions
 from pretraining.restoration import CORRUPTIONS
 from pretraining.run import pretrain
-from tests.integration.tiny_world import make_raw_dataset, plan_and_preprocess
+from tests.integration.tiny_world import LABELLED, prepare_labelled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "benchmark"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "benchmark" / "trainers"))
 import genesis_variants
+import optimiser_study
 from protocol import named
 from protocol_options import ARMS, VARIANTS
 
 TRAINERS = Path(genesis_variants.__file__).parent
-NAME, CPU = "Dataset812_Variants", torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def world(nnunet_folders: dict[str, Path]) -> Iterator[dict[str, Path]]:
     """Five preprocessed cases; and the trainers of both folders, as the protocol has them."""
-    make_raw_dataset(nnunet_folders["nnUNet_raw"], NAME, {"background": 0, "outer": 1, "inner": 2})
-    plan_and_preprocess(nnunet_folders["nnUNet_preprocessed"], 812)
+    prepare_labelled(nnunet_folders["nnUNet_raw"], nnunet_folders["nnUNet_preprocessed"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_extTrainer", os.pathsep.join(map(str, (trainers_folder(), TRAINERS))))
         yield nnunet_folders
@@ -61,7 +61,7 @@ def test_every_variant_has_a_trainer_of_its_own_and_fine_tuning_too(world, varia
 
 def test_pretrain_finds_a_variant_by_its_name(world):
     trainer = named("nnUNetTrainerRestoration", "masking")
-    final = pretrain("812", "3d_fullres", device=CPU, trainer=trainer, epochs=1, iterations=2, precision="fp32")
+    final = pretrain("702", "3d_fullres", device=CPU, trainer=trainer, epochs=1, iterations=2, precision="fp32")
     assert final.parents[1].name == f"{trainer}__nnUNetPlans__3d_fullres"
 
 
@@ -76,9 +76,17 @@ def test_the_masking_variant_is_the_first_class_one_and_z_scores_restore_normali
 
 
 def make_trainer(world, variant):
-    base = world["nnUNet_preprocessed"] / NAME
+    base = world["nnUNet_preprocessed"] / LABELLED
     plans, description = (json.loads((base / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset"))
     kind = getattr(genesis_variants, named("nnUNetTrainerRestoration", variant))
     trainer = kind(plans | {"continue_training": False}, "3d_fullres", 1, description, CPU)
     trainer.use(RestorationOptions(epochs=1, iterations=2, precision="fp32"))
     return trainer
+
+
+@pytest.mark.parametrize("variant", ["SGD 0.01, momentum 0.99 (nnU-Net)", "AdamW 1e-3"])
+def test_the_study_of_optimisers_trains(world, tmp_path, monkeypatch, variant):
+    options = ["--patch", "16", "16", "16", "--features", "2", "--epochs", "1", "--iterations", "1", "--variants"]
+    monkeypatch.setattr(sys, "argv", ["study", "702", *options, variant, "-o", str(tmp_path / "study.csv")])
+    optimiser_study.main()
+    assert variant in (tmp_path / "study.csv").read_text()
