@@ -63,6 +63,11 @@ def find_arms(folders: Sequence[Path]) -> list[Arm]:
         first = max((run + 1 for tables in found.values() for run in tables), default=0)
         for model, run, table in _exported(folder / EXPORTED) if (folder / EXPORTED).exists() else _validated(folder):
             tables = found.setdefault(model, {})
+            if any(table.equals(known) for known in tables.values()):
+                raise GenesisError(
+                    f"{folder / model}: has the predictions of another run of --results: a training given twice "
+                    "would count as two. Give each once."
+                )
             if tables and not same_items(table, known := next(iter(tables.values()))):
                 raise GenesisError(
                     f"{folder / model}: has {len(table)} items in {table['fold'].nunique()} folds, and other ones than "

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, roc_curve
 from nnunet_genesis.classification import metrics
 from nnunet_genesis.comparison.arms import Arm, find_arms, same_items
 from nnunet_genesis.comparison.figures import Picture, look, panel, picture, plain, short
-from nnunet_genesis.comparison.statistics import LEVEL, holm
+from nnunet_genesis.comparison.statistics import FEWEST_RUNS, LEVEL, holm
 
 QUESTION = "AUC"  # the one metric that is tested
 BASELINE = "nnUNetTrainerGenesisClassifierScratch"
@@ -87,7 +87,7 @@ def _rows(arm: Arm, baseline: Arm | None, is_first: bool) -> Iterator[dict[str, 
             row["difference"] = value - mean(ranks, baseline.probabilities, ones)
             differences = arm.resampled(name) - baseline.resampled(name)
             row["difference_low"], row["difference_high"] = metrics.interval(differences)
-            if name == QUESTION:
+            if name == QUESTION and len(arm.tables) >= FEWEST_RUNS:
                 row["p"] = metrics.paired_p(metric, ranks, arm.probabilities, baseline.probabilities, arm.patients)
         yield row
     if is_first and np.isfinite(arm.table["volume"]).all():
@@ -96,17 +96,25 @@ def _rows(arm: Arm, baseline: Arm | None, is_first: bool) -> Iterator[dict[str, 
 
 
 def verdict(rows: list[dict[str, Any]], baseline: str = BASELINE) -> str:
-    """Say what the AUCs show: a difference needs the test, and an interval without 0."""
-    tested = [row for row in rows if not pd.isna(row["p_holm"])]
-    if not tested:
-        return "Nothing is compared: no two arms have the same items, with some of every class."
-    first = min(tested, key=lambda row: (not _apart(row), row["p_holm"]))
-    name = _names(map(_key, rows))[_key(first)]
-    shown = f"{'is' if _apart(first) else 'is not'} shown to differ from {short(baseline)}"
+    """Say what the AUCs show: a difference needs enough runs for a test, its p, and an interval without 0."""
+    asked = [row for row in rows if row["metric"] == QUESTION and not pd.isna(row["difference"])]
+    if not asked:
+        return (
+            f"Nothing is compared: there are no {short(baseline)} and another arm with the same items, of every class, "
+            "and as many runs."
+        )
+    tested = [row for row in asked if not pd.isna(row["p_holm"])]
+    first = min(tested or asked, key=lambda row: (not _apart(row), row["p_holm"], -abs(row["difference"])))
+    name, other, more = _names(map(_key, rows))[_key(first)], short(baseline), ""
+    if tested:
+        words = f"{name} {'is' if _apart(first) else 'is not'} shown to differ from {other}"
+    else:
+        words = f"{name} and {other} can't be told from the chance of training, with fewer than {FEWEST_RUNS} runs"
+        more = "; another training may differ more"
     return (
-        f"{name} {shown}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against it "
-        f"({LEVEL:.0%} interval {first['difference_low']:+.3f} to {first['difference_high']:+.3f} over "
-        + ("patients and runs)." if first["runs"] > 1 else "the patients of one run; another may differ more).")
+        f"{words}: its AUC is {first['value']:.3f}, {first['difference']:+.3f} against it ({LEVEL:.0%} interval "
+        f"{first['difference_low']:+.3f} to {first['difference_high']:+.3f} over patients"
+        f"{' and runs' if first['runs'] > 1 else ''}{more})."
     )
 
 

@@ -63,7 +63,7 @@ def picture(name: str, caption: str, alt: str, axes: Axes, legend: bool = True) 
     return Picture(name, caption, alt, text.replace("<defs>", THEME + "<defs>", 1).encode())
 
 
-def forest(questions: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
+def forest(questions: pd.DataFrame, order: Sequence[str], unit: str) -> list[Picture]:
     """Draw the differences of mean Dice to the baseline in points, one line a size and trainer."""
     if questions.empty:
         return []
@@ -74,10 +74,10 @@ def forest(questions: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
     for line, row in enumerate(questions.to_dict("records")):
         colour, marker = look(order, row["trainer"])
         low, middle, high = (100 * row[name] for name in ("difference_low", "difference", "difference_high"))
-        covered = row["difference_interval"] == "cases and training"
+        covered = row["difference_interval"] == "runs"
         axes.plot([low, high], [line, line], color=colour, linewidth=1.8, linestyle="-" if covered else ":")
         axes.plot(middle, line, marker, color=colour, markerfacecolor=colour if row["p_holm"] < 1 - LEVEL else "none")
-        where = f"{row['cases']} cases" + (f", {row['plans']}, {row['configuration']}" if several else "")
+        where = f"{row['cases']} {unit}" + (f", {row['plans']}, {row['configuration']}" if several else "")
         labels.append(plain(f"{short(row['trainer'])}, {where}"))
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
     axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="difference in points of Dice (0.01)")
@@ -98,11 +98,11 @@ def label_efficiency(rows: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
         if part["train"].nunique() < 2:
             continue
         axes = panel()
-        for trainer, line in part.groupby("trainer", sort=False):
+        for number, (trainer, line) in enumerate(part.groupby("trainer", sort=False)):
             colour, marker = look(order, trainer)
             errors = np.abs(line[["low", "high"]].to_numpy().T - line["mean"].to_numpy())
             style: dict[str, Any] = {"color": colour, "marker": marker, "capsize": 3, "label": plain(short(trainer))}
-            axes.errorbar(line["train"], line["mean"], errors, **style)
+            axes.errorbar(line["train"] * 1.03**number, line["mean"], errors, **style)  # bars side by side
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks := sorted(part["train"].unique()), [f"{tick:g}" for tick in ticks])
         axes.set(xlabel="labelled training images", ylabel="Dice (mean of classes)")
@@ -112,7 +112,9 @@ def label_efficiency(rows: pd.DataFrame, order: Sequence[str]) -> list[Picture]:
     return pictures
 
 
-def training_curves(curves: pd.DataFrame, order: Sequence[str], phases: Mapping[str, Sequence[Any]]) -> list[Picture]:
+def training_curves(
+    curves: pd.DataFrame, order: Sequence[str], phases: Mapping[str, Sequence[Any]], unit: str
+) -> list[Picture]:
     """Draw smoothed pseudo-Dice over iterations, the mean of the runs that have the epoch; one picture a size.
 
     ``order`` has the baseline first; ``phases``, by run, the first epoch and the name of each phase of its schedule.
@@ -133,7 +135,8 @@ def training_curves(curves: pd.DataFrame, order: Sequence[str], phases: Mapping[
                 axes.axhline(mean.iloc[-1], color=colour, linestyle=":", linewidth=0.8)
         _mark_phases(axes, part, phases)
         axes.set(xlabel="training iterations", ylabel="pseudo-Dice (smoothed)")
-        caption = f"Training with {key[2]} cases ({key[0]}): smoothed pseudo-Dice; thin: runs, thick: their mean"
+        caption = f"Training with {key[2]} {unit} ({key[0]}): smoothed pseudo-Dice; thin: runs, thick: their mean, "
+        caption += f"dotted: the last of {short(order[0])}"
         alt = f"{_extremes(part, 'iteration', 'pseudo_dice')} iterations."
         pictures.append(picture(_numbered("training_curves", pictures), caption, alt, axes))
     return pictures

@@ -10,6 +10,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 from nnunet_genesis.comparison.runs import Run
+from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, write_json
 
 FILE = "genesis_nsd.json"
@@ -54,10 +55,11 @@ def nsd_of_run(run: Run, tolerance: float, references: Sequence[Path]) -> dict[s
         ``None`` where neither a stored file of this tolerance nor all images are there.
     """
     file, summary, ending = run.validation / FILE, run.validation / "summary.json", run.dataset_json["file_ending"]
-    if file.exists() and (stored := read_json(file))["tolerance_mm"] == tolerance:
+    stored = read_json(file) if file.exists() else None
+    if isinstance(stored, dict) and "cases" in stored and stored.get("tolerance_mm") == tolerance:
         predictions = any(run.validation.glob(f"*{ending}"))
         if not predictions or file.stat().st_mtime >= summary.stat().st_mtime:
-            return stored["cases"]
+            return dict(stored["cases"])
     found = {}
     for case, recorded, dice in run.metrics():
         prediction, reference = run.validation / (case + ending), find_reference(case + ending, recorded, references)
@@ -77,7 +79,13 @@ def find_reference(name: str, recorded: str, folders: Sequence[Path]) -> Path | 
 
 def _of_case(run: Run, reference: Path, prediction: Path, labels: Sequence[str], tolerance: float) -> dict[str, float]:
     reader = determine_reader_writer_from_dataset_json(run.dataset_json, str(reference), verbose=False)()
-    (truth, properties), (guess, _) = reader.read_seg(str(reference)), reader.read_seg(str(prediction))
+    try:
+        (truth, properties), (guess, _) = reader.read_seg(str(reference)), reader.read_seg(str(prediction))
+    except RuntimeError as error:
+        raise GenesisError(
+            f"{prediction}, or its reference {reference}: can't be read ({str(error).strip().splitlines()[-1]}). "
+            "Write the prediction anew: nnUNetv2_train … --val."
+        ) from error
     known, found = truth[0] != run.dataset_json["labels"].get("ignore", -1), {}
     for label in labels:
         key = key_to_label_or_region(label)

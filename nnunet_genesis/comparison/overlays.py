@@ -50,14 +50,15 @@ def overlays(
         return []
     others = sorted(set(shown["trainer"]) - {baseline}) or [baseline]
     chosen = shown[shown["trainer"] == others[0]]
-    chosen = chosen[chosen["train"] == chosen["train"].max()].drop_duplicates("case")
+    sizes = chosen["train"].fillna(0)  # not known
+    chosen = chosen[sizes == sizes.max()].drop_duplicates("case")
     chosen = chosen.sort_values("value", kind="stable")
     found = []
     for name, position in {"Best": -1, "Median": len(chosen) // 2, "Worst": 0}.items():
         row, same = chosen.iloc[position], [*KEYS, *RUN, "case"]
         alike = shown[(shown[same] == row[same]).all(axis=1)].set_index("trainer")["run"].map(folders)
         order = sorted(set(alike.index), key=lambda trainer: (trainer != baseline, trainer))
-        title = f"{name} case by the Dice of {short(others[0])} with {row['cases']} training cases: {row['case']}, "
+        title = f"{name} case by the Dice of {short(others[0])} trained with {row['cases']}: {row['case']}, "
         if overlay := _of_case(alike[order], row["case"], f"{title}{row['value']:.3f}", images, references):
             found.append(overlay)
     return found if len(found) == 3 else []

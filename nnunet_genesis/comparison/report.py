@@ -77,13 +77,15 @@ def write_report(
     Raises:
         GenesisError: no results are found, a file can't be used, or the tolerance is negative or not finite.
     """
+    alone = out.suffix == ".html"
+    if out.exists() and out.is_dir() == alone:
+        raise GenesisError(f"-o {out}: expected a folder, or NAME.html for a file; found the other. Choose another.")
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise GenesisError(f"--nsd_tolerance {tolerance:g}: expected 0 or more, in mm. Correct the command.")
     bases = [results] if isinstance(results, Path) else list(results or [nnunet_folder("nnUNet_results")])
     places = _places(datasets, bases)
     if export and any(export.resolve() == base.resolve() for base in bases):
         raise GenesisError(f"--export {export}: expected another folder than the results'. Choose one.")
-    alone = out.suffix == ".html"
     tested = baseline if "Classifier" in baseline else CLASSIFIERS_BASELINE
     classified = {name: found for name, folders in places.items() if (found := section(folders, tested))}
     reports = [
@@ -91,6 +93,10 @@ def write_report(
         for name, folders in places.items()
         if name not in classified or any(any(folder.glob(kind)) for folder in folders for kind in SEGMENTED)
     ]
+    remarks = {report.results.dataset: report.results.remarks for report in reports}
+    for name in places:
+        mine = remarks[name] if name in remarks else classified[name].remarks
+        mine += [f"{base} has no {name}: nothing from there." for base in bases if not (base / name).exists()]
     page = out if alone else out / "report.html"
     files = {page: _html(reports, classified).encode()}
     drawn = [(report.results.dataset, picture) for report in reports for picture in report.figures]
@@ -148,22 +154,26 @@ def _report(folders: Sequence[Path], baseline: str, tolerance: float | None, wit
     rows, reached = statistics.compare(measured, baseline, results.group_by), statistics.reached(curves, baseline)
     names, rises = results.labels | {MEAN: "mean of classes"}, statistics.rises(curves, baseline)
     rows["class_name"] = rows["label"].map(lambda label: names.get(label, label))
-    rows["baseline_rise"] = [rises.get(key, math.nan) for key in rows[KEYS].itertuples(index=False, name=None)]
+    rows = rows.join(rises.add_prefix("baseline_"), on=KEYS)
+    rows["converged"] = [statistics.converged(*row) for row in rows[["baseline_rise", "baseline_error"]].to_numpy()]
+    unpaired = rows[(rows["unpaired"] > 0) & (rows["metric"] == "Dice") & (rows["label"] != MEAN)]
+    results.remarks += [
+        f"{figures.short(row['trainer'])}, {row['cases']} {results.unit}, {row['class_name']}: {row['unpaired']} Dice "
+        "have no partner and are in no difference. One arm found a class that isn't there, or a run lacks the case."
+        for row in unpaired.to_dict("records")
+    ]
     order = sorted(rows["trainer"].unique(), key=lambda trainer: (trainer != baseline, trainer))
     if baseline not in order:
         results.remarks.append(f"No run of the baseline {baseline} was found: nothing is tested.")
     questions = rows[statistics.is_question(rows)]
     drawn = [
-        *figures.forest(questions, order),
+        *figures.forest(questions, order, results.unit),
         *figures.label_efficiency(rows, order),
-        *figures.training_curves(curves, order, results.phases()),
+        *figures.training_curves(curves, order, results.phases(), results.unit),
     ]
     shown = overlays(results.sources, measured, baseline, raw / "imagesTr", references) if with_images else []
-    if not shown:
-        results.remarks.append(
-            "No overlay figure: images or predictions aren't there, or the page was asked for alone."
-        )
-    return DatasetReport(results, baseline, rows, questions, reached, verdict(questions, baseline), drawn, shown)
+    sentence = verdict(questions, baseline, results.unit)
+    return DatasetReport(results, baseline, rows, questions, reached, sentence, drawn, shown)
 
 
 def _html(reports: Sequence[DatasetReport], classified: Mapping[str, Section]) -> str:

@@ -47,6 +47,11 @@ class Results:
     sources: list[Run] = dataclasses.field(default_factory=list)
     remarks: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def unit(self) -> str:
+        """What sizes count."""
+        return "cases" if self.group_by is None else "patients"
+
     def of_runs(self) -> pd.DataFrame:
         """Tabulate the runs, by name: trainer, plans, configuration, cases, train, the run, iterations an epoch."""
         frame = pd.DataFrame.from_dict(self.runs, orient="index")
@@ -55,6 +60,7 @@ class Results:
         frame = frame.reindex(columns=[*KEYS, "train", *RUN, "trainer", "iterations"])
         return frame.assign(
             cases=frame["cases"].map(str),
+            train=pd.to_numeric(frame["train"]).where(lambda number: number > 0),  # 0: not known
             seed=pd.to_numeric(frame["seed"]).fillna(-1).astype(int),
             repetition=pd.to_numeric(frame["repetition"]).fillna(0).astype(int),
             iterations=pd.to_numeric(frame["iterations"], errors="coerce"),
@@ -103,7 +109,7 @@ def together(parts: Sequence[Results]) -> Results:
     NSD stays where all runs have it.
 
     Raises:
-        GenesisError: they differ in classes, patients or NSD's tolerance.
+        GenesisError: they differ in classes, patients or NSD's tolerance, or a run is there twice.
     """
     first = parts[0]
     for name in ("labels", "group_by", "nsd_tolerance_mm"):
@@ -124,6 +130,7 @@ def together(parts: Sequence[Results]) -> Results:
             setattr(first, table, pd.concat([getattr(first, table), renamed], ignore_index=True))
         first.configurations = part.configurations | first.configurations
         first.remarks += part.remarks
+    _check_runs(first)
     lack = first.cases["NSD"].isna() & first.cases["Dice"].notna()
     if without := sorted(first.cases.loc[lack, "run"].unique()):  # means over other runs than Dice's would be compared
         missing = (
@@ -135,6 +142,25 @@ def together(parts: Sequence[Results]) -> Results:
         )
         first.cases["NSD"] = np.nan
     return first
+
+
+def _check_runs(results: Results) -> None:
+    """Refuse runs with other classes, whose means wouldn't compare, and copies, which would count as further runs."""
+    seen, first = dict[tuple[str, str], str](), results.cases.iloc[:0]
+    for run, table in results.cases.groupby("run", sort=False):
+        first = table if first.empty else first
+        if differing := set(table["label"]) ^ set(first["label"]):
+            raise GenesisError(
+                f"{results.dataset}: {run} and {first['run'].iloc[0]} have Dice of other classes "
+                f"({', '.join(sorted(differing))}). Write summary.json anew (nnUNetv2_train … --val)."
+            )
+        key = (str(run).partition("@")[0], table[["case", "label", "Dice"]].to_csv(index=False))
+        if key in seen and table["Dice"].nunique() > 1:
+            raise GenesisError(
+                f"--results: {run} and {seen[key]} have the same Dice in every case and class: a training that is "
+                "given twice would count as two. Give each once."
+            )
+        seen[key] = str(run)
 
 
 def _read_nnunet(folder: Path, tolerance: float | None, preprocessed: Path, references: Sequence[Path]) -> Results:
@@ -159,7 +185,7 @@ def _read_nnunet(folder: Path, tolerance: float | None, preprocessed: Path, refe
             known = surface.get(case, {})
             cases += [(run.name, case, label, value, known.get(label, np.nan)) for label, value in dice.items()]
         curves += [(run.name, epoch, value) for epoch, value in pseudo_dice.items()]
-    labels = found[0].dataset_json.get("labels", {})
+    labels = found[0].dataset_json["labels"]
     return Results(
         folder.name,
         {str(tuple(key)) if isinstance(key, list) else str(key): name for name, key in labels.items()},

@@ -42,8 +42,15 @@ class Run:
 
     @property
     def dataset_json(self) -> dict[str, Any]:
-        """nnU-Net's description of the data set, as kept beside the model."""
-        return read_json(self.folder.parent / "dataset.json")
+        """nnU-Net's description of the data set, as kept beside the model.
+
+        Raises:
+            GenesisError: it lacks the labels or the files' ending.
+        """
+        content = read_json(file := self.folder.parent / "dataset.json")
+        if not (isinstance(content, dict) and {"labels", "file_ending"} <= content.keys()):
+            raise GenesisError(f"{file}: expected nnU-Net's, with labels and file_ending. Restore it.")
+        return content
 
     def recorded(self) -> dict[str, float]:
         """Read :data:`RECORDED` from nnU-Net's ``debug.json``, if it is there and they are numbers."""
@@ -55,11 +62,22 @@ class Run:
         return numbers
 
     def configuration(self) -> dict[str, Any]:
-        """Read the plan's configuration that the run was trained with, and those that it inherits from."""
-        known = read_json(self.folder.parent / "plans.json")["configurations"]
-        found = known[self.folder.parent.name.split("__")[2]]
-        while parent := found.pop("inherits_from", None):
-            found = known[parent] | found
+        """Read the plan's configuration that the run was trained with, and those that it inherits from.
+
+        Raises:
+            GenesisError: the file isn't nnU-Net's plans, or lacks the configuration.
+        """
+        file, name = self.folder.parent / "plans.json", self.folder.parent.name.split("__")[2]
+        try:
+            known = read_json(file)["configurations"]
+            found = known[name]
+            while parent := found.pop("inherits_from", None):
+                found = known[parent] | found
+            list(found["spacing"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise GenesisError(
+                f"{file}: expected nnU-Net's plans with {name} and its spacing, found {error!r}. Restore the file."
+            ) from error
         return found
 
     def metrics(self) -> Iterator[tuple[str, str, dict[str, float]]]:
@@ -68,7 +86,7 @@ class Run:
         Raises:
             GenesisError: the file isn't nnU-Net's.
         """
-        file, ending = self.validation / "summary.json", self.dataset_json.get("file_ending", "")
+        file, ending = self.validation / "summary.json", self.dataset_json["file_ending"]
         try:
             for case in read_json(file)["metric_per_case"]:
                 name = re.split(r"[/\\]", case["reference_file"])[-1].removesuffix(ending)

@@ -1,9 +1,9 @@
 """Means and differences with intervals over cases and training runs, one test a question, curves.
 
-The model is a mixed one, value = mean + patient + run + rest, with patients within folds and all of a fold's runs on
-the same patients. A run's part is the chance of its training and of its training cases. Both variances are estimated by
-moments, with Satterthwaite's degrees of freedom. (Resampling covers less where runs are few: of three, a bootstrap can
-draw nothing beyond the lowest and the highest.)
+An interval is the wider of two of Student's: over patients, each the mean of its runs, and over the folds' means (of
+fewer than three folds, over the runs'). The first covers the choice of patients, the second the chance of training and
+of the training cases. In simulations neither is too short (a test); a mixed model, which estimates both variances from
+three runs, is, and so is resampling them.
 """
 
 import math
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress
 from scipy.stats import t as student
 
 from nnunet_genesis.comparison.results import KEYS, MEAN, RUN, Results
 from nnunet_genesis.comparison.subsets import group_of
 
 LEVEL = 0.95
-FEWEST_RUNS = 3  # of an arm, for a test: with two, such intervals covered 82 to 97 % in simulations
-CONVERGED = 0.005  # rise of the baseline's pseudo-Dice over the last fifth of its run, at most
+FEWEST_RUNS = 3  # of an arm, for a test; and of folds, for an interval over them
+CONVERGED = 0.005  # change of the baseline's pseudo-Dice over the last fifth of its run, at most
 
 
 def estimate(values: pd.Series, group_by: str | None = None) -> dict[str, Any]:
@@ -29,8 +30,8 @@ def estimate(values: pd.Series, group_by: str | None = None) -> dict[str, Any]:
         group_by: pattern of the patient; a patient's images are averaged first.
 
     Returns:
-        ``n`` patients, ``n_runs``, ``mean``, ``low``, ``high``, ``p``, and ``interval``, what it covers: ``cases and
-        training`` from three runs on, ``cases and two runs``, ``cases only`` of one run; ``none`` (NaN) of one patient.
+        ``n`` patients, ``n_runs``, ``mean``, ``low``, ``high``, ``p``, and ``interval``, what it covers: patients and
+        ``runs`` (from three on), ``two runs``, ``one run``; ``none`` (NaN) of one patient.
     """
     values = values.dropna()
     run, runs = values.index.droplevel("case").factorize()
@@ -38,36 +39,26 @@ def estimate(values: pd.Series, group_by: str | None = None) -> dict[str, Any]:
     n, k = len(patients), len(runs)
     sums, counts = (np.bincount(patient * k + run, weights, n * k) for weights in (values.to_numpy(), None))
     table = np.divide(sums, counts, out=np.full(n * k, np.nan), where=counts > 0).reshape(n, k)
-    covers = "none" if n < 2 else {1: "cases only", 2: "cases and two runs"}.get(k, "cases and training")
+    covers = "none" if n < 2 else {1: "one run", 2: "two runs"}.get(k, "runs")
     mean = float((of_patients := np.nanmean(table, 1)).mean()) if n else math.nan
     found = {"n": n, "n_runs": k, "mean": mean, "low": math.nan, "high": math.nan, "p": math.nan, "interval": covers}
     if n < 2:
         return found
-    choice, chance = float(of_patients.var(ddof=1)) / n, _chance(table, runs.get_level_values(0).to_numpy())
-    error = math.sqrt(choice + chance)
+    spreads = [_student(mean, of_patients)]
+    if k > 1:
+        of_runs = pd.Series(np.nanmean(table, 0), runs.get_level_values(0))
+        of_folds = of_runs.groupby(level=0).mean()
+        spreads.append(_student(mean, (of_folds if len(of_folds) >= FEWEST_RUNS else of_runs).to_numpy()))
+    half, p = map(max, zip(*spreads, strict=True))
+    return found | {"low": mean - half, "high": mean + half, "p": p}
+
+
+def _student(mean: float, values: np.ndarray) -> tuple[float, float]:
+    """Give the half width of a mean's interval, and the p of a mean of 0, from values that vary around it."""
+    error, freedom = float(values.std(ddof=1)) / math.sqrt(len(values)), len(values) - 1
     if not error:  # all equal
-        return found | {"low": mean, "high": mean, "p": 0.0 if mean else 1.0}
-    freedom = (choice + chance) ** 2 / (choice**2 / (n - 1) + chance**2 / max(1, k - 1))
-    half = float(student.ppf((1 + LEVEL) / 2, freedom)) * error
-    return found | {"low": mean - half, "high": mean + half, "p": float(2 * student.sf(abs(mean) / error, freedom))}
-
-
-def _chance(table: np.ndarray, folds: np.ndarray) -> float:
-    """Estimate the variance that the runs add to the mean, from what their means differ by more than patients do.
-
-    ``table`` has values (patients, runs), NaN where the run hasn't the patient; ``folds`` those of the runs (runs,).
-    """
-    k, rest, shape = len(folds), 0.0, []
-    for fold in np.unique(folds):
-        mine = table[:, folds == fold]
-        of_patients = np.nanmean(mine[~np.isnan(mine).all(1)], 1)
-        rest += float(((of_patients - of_patients.mean()) ** 2).sum())
-        shape.append((len(of_patients), mine.shape[1]))
-    patients, runs = np.array(shape).T
-    within = rest / max(1, patients.sum() - len(patients))
-    means = np.nanmean(table, 0)
-    beyond = ((means - means.mean()) ** 2).sum() - (runs * (1 - runs / k) * within / patients).sum()
-    return float(max(0.0, beyond) / max(1, k - 1) * ((patients / patients.sum()) ** 2 / runs).sum())
+        return 0.0, float(mean == 0)
+    return float(student.ppf((1 + LEVEL) / 2, freedom)) * error, float(2 * student.sf(abs(mean) / error, freedom))
 
 
 def holm(p_values: pd.Series | np.ndarray | list[float]) -> np.ndarray:
@@ -111,12 +102,16 @@ def _arms(wide: pd.DataFrame, baseline: str, group_by: str | None) -> list[dict[
     for trainer in sorted(wide.columns, key=lambda name: (name != baseline, name)):
         row = {"trainer": trainer} | estimate(wide[trainer], group_by)
         row |= {name: np.clip(row[name], 0, 1) for name in ("low", "high")}  # what Dice and NSD can be
-        row |= dict.fromkeys(("difference", "pairs", "pairs_runs", "p"), np.nan) | {"unpaired": 0}
+        row |= dict.fromkeys(("difference", "pairs", "pairs_runs", "pairs_baseline", "p"), np.nan) | {"unpaired": 0}
         if trainer != baseline and baseline in wide:
-            found = estimate(wide[trainer] - wide[baseline], group_by)
+            pairs = wide[[trainer, baseline]].dropna()
+            found = estimate(pairs[trainer] - pairs[baseline], group_by)
             row |= {"pairs": found["n"], "pairs_runs": found["n_runs"], "p": found["p"], "difference": found["mean"]}
+            row["pairs_baseline"] = estimate(pairs[baseline], group_by)["mean"]
             row |= {f"difference_{name}": found[name] for name in ("low", "high", "interval")}
-            row["unpaired"] = int((wide[trainer].isna() != wide[baseline].isna()).sum())
+            there = wide[[trainer, baseline]].notna()
+            shared = there.groupby(level=RUN).transform("any").all(axis=1)  # runs that both have
+            row["unpaired"] = int((there[trainer] != there[baseline])[shared].sum())
         rows.append(row)
     return rows
 
@@ -166,18 +161,26 @@ def reached(curves: pd.DataFrame, baseline: str) -> pd.DataFrame:
     )
 
 
-def rises(curves: pd.DataFrame, baseline: str) -> pd.Series:
+def rises(curves: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Give by :data:`KEYS` how much the baseline's pseudo-Dice rises over the last fifth of its run, mean of the runs.
 
-    That of the straight line through the fifth's epochs, which wavers less than two of them do; runs of fewer than ten
-    epochs aren't judged.
+    ``rise`` is that of the straight line through the fifth's epochs, ``error`` its standard error: pseudo-Dice is of a
+    few random patches, and wavers. Runs of fewer than 15 epochs aren't judged.
     """
+    mine, rows = curves[curves["trainer"] == baseline].sort_values("iteration"), []
+    for key, run in mine.groupby([*KEYS, *RUN])["raw"]:
+        last = run.tail(len(run) // 5).dropna()
+        if len(last) > 2:
+            line, steps = linregress(np.arange(len(last)), last), len(last) - 1
+            rows.append([*key[: len(KEYS)], line.slope * steps, (line.stderr * steps) ** 2, 1])
+    sums = pd.DataFrame(rows, columns=[*KEYS, "rise", "error", "runs"]).groupby(KEYS).sum()
+    return pd.DataFrame({"rise": sums["rise"] / sums["runs"], "error": sums["error"] ** 0.5 / sums["runs"]})
 
-    def rise(values: pd.Series) -> float:
-        last = values.tail(max(2, len(values) // 5)).dropna()
-        if len(values) < 10 or len(last) < 2:
-            return float("nan")
-        return float(np.polyfit(np.arange(len(last)), last, 1)[0] * (len(last) - 1))
 
-    mine = curves[curves["trainer"] == baseline].sort_values("iteration")
-    return mine.groupby([*KEYS, *RUN])["raw"].agg(rise).groupby(level=KEYS).mean()
+def converged(rise: float, error: float) -> str:
+    """Say whether a rise within two standard errors is below :data:`CONVERGED`, up or down: yes, no, can't be told."""
+    if math.isnan(rise):
+        return "not known"
+    if abs(rise) + 2 * error < CONVERGED:
+        return "yes"
+    return "no" if abs(rise) - 2 * error > CONVERGED else "can't be told"

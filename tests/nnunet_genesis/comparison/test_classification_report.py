@@ -61,7 +61,8 @@ def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
     best = value(found, GENESIS, "AUC")
     assert best["low"] < best["value"] < best["high"]
     assert best["difference"] > 0.2
-    assert best["p"] < 0.05
+    assert np.isnan(best["p"])  # one training tells nothing of the next
+    assert found.verdict.startswith("Classifier and ClassifierScratch can't be told from the chance of training")
     assert value(found, "volume alone", "AUC")["value"] == 1
     assert np.isnan(value(found, BASELINE, "AUC")["p"])
     assert items(found) == {"Classifier": 120, "ClassifierScratch": 120}
@@ -71,13 +72,14 @@ def test_two_arms_are_compared_and_volume_stands_beside_them(tmp_path):
 
 
 def test_the_page_has_the_section(tmp_path):
-    for seed, folder in enumerate(("results", "again")):
-        write_arm(tmp_path / folder / "Dataset001_Scans", GENESIS, 1.2, seed=seed)
-        write_arm(tmp_path / folder / "Dataset001_Scans", BASELINE, 0, seed=seed)
+    folders = [tmp_path / name for name in ("results", "again", "and again")]
+    for seed, folder in enumerate(folders):
+        write_arm(folder / "Dataset001_Scans", GENESIS, 1.2, seed=seed)
+        write_arm(folder / "Dataset001_Scans", BASELINE, 0, seed=seed)
     seaborn.set_theme(font_scale=2.5)  # as nnU-Net's plot of a training
-    page = write_report([], tmp_path / "report", [tmp_path / "results", tmp_path / "again"]).read_text()
+    page = write_report([], tmp_path / "report", folders).read_text()
     assert "Dataset001_Scans: classification" in page
-    assert "120 (60),<br>2 runs" in page
+    assert "120 (60),<br>3 runs" in page
     assert "volume alone" in page
     assert "ClassifierScratch" in page
     assert "Classifier is shown to differ from ClassifierScratch: its AUC is" in page
@@ -129,34 +131,49 @@ def test_a_damaged_export_is_named(tmp_path):
 
 
 def test_of_several_runs_the_mean_and_an_interval_over_runs_too(tmp_path):
-    for seed, signal in enumerate((2.5, -0.3)):  # trainings that differ more than the patients do
+    for seed, signal in enumerate((2.5, 1, -0.3)):  # trainings that differ more than the patients do
         write_arm(tmp_path / f"seed_{seed}" / "Dataset001_Scans", GENESIS, signal, seed=seed)
         write_arm(tmp_path / f"seed_{seed}" / "Dataset001_Scans", BASELINE, 0, seed=seed + 5)
-    folders = [tmp_path / f"seed_{seed}" / "Dataset001_Scans" for seed in range(2)]
+    folders = [tmp_path / f"seed_{seed}" / "Dataset001_Scans" for seed in range(3)]
     both, alone = section(folders), [value(section([folder]), GENESIS, "AUC") for folder in folders]
     found = value(both, GENESIS, "AUC")
-    assert found["runs"] == 2
+    assert found["runs"] == 3
     for key in ("value", "difference"):
         assert found[key] == pytest.approx(np.mean([one[key] for one in alone]))
     assert found["high"] - found["low"] > 1.5 * max(one["high"] - one["low"] for one in alone)
-    assert items(both) == {"Classifier": 240, "ClassifierScratch": 240}
-    assert found["difference_low"] < 0 < found["difference"]  # two trainings as far apart as these show nothing
+    assert items(both) == {"Classifier": 360, "ClassifierScratch": 360}
+    assert found["difference_low"] < 0 < found["difference"]  # trainings as far apart as these show nothing
     assert found["p"] < 0.05
     assert "is not shown to differ" in both.verdict
     assert "over patients and runs" in both.verdict
 
 
 def test_the_arm_whose_interval_is_without_zero_leads_whatever_the_lowest_p():
-    common = {"plans": "P", "configuration": "3d", "value": 0.8, "difference": 0.05, "difference_high": 0.1, "runs": 2}
+    common = {
+        "plans": "P",
+        "configuration": "3d",
+        "value": 0.8,
+        "difference": 0.05,
+        "difference_high": 0.1,
+        "runs": 3,
+        "metric": "AUC",
+    }
     over_zero = common | {"trainer": "nnUNetTrainerGenesisClassifierProbe", "p_holm": 0.01, "difference_low": -0.01}
     apart = common | {"trainer": GENESIS, "p_holm": 0.04, "difference_low": 0.01}
     assert verdict([over_zero, apart]).startswith("Classifier is shown to differ")
     assert verdict([over_zero]).startswith("ClassifierProbe is not shown to differ")
 
 
-def test_runs_of_other_items_are_refused_and_arms_with_other_runs_not_compared(tmp_path):
+def test_a_training_that_is_given_twice_is_refused(tmp_path):
     for folder in ("one", "two"):
         write_arm(tmp_path / folder, GENESIS, 2)
+    with pytest.raises(GenesisError, match="has the predictions of another run"):
+        section([tmp_path / "one", tmp_path / "two"])
+
+
+def test_runs_of_other_items_are_refused_and_arms_with_other_runs_not_compared(tmp_path):
+    for seed, folder in enumerate(("one", "two")):
+        write_arm(tmp_path / folder, GENESIS, 2, seed=seed)
     write_arm(tmp_path / "two", BASELINE, 0)
     found = section([tmp_path / "one", tmp_path / "two"])
     assert (value(found, GENESIS, "AUC")["runs"], value(found, BASELINE, "AUC")["runs"]) == (2, 1)
@@ -218,7 +235,10 @@ def test_where_a_class_has_no_item_nothing_is_shown(tmp_path):
         edit(tmp_path, trainer, lambda table: table[table["rank"] == 0])
     found = section([tmp_path])
     assert np.isnan(value(found, GENESIS, "AUC")["p"])
-    assert found.verdict == "Nothing is compared: no two arms have the same items, with some of every class."
+    assert found.verdict == (
+        "Nothing is compared: there are no ClassifierScratch and another arm with the same items, of every class, "
+        "and as many runs."
+    )
 
 
 def test_words_for_nothing_are_names_too(tmp_path):
@@ -248,7 +268,7 @@ def test_another_baseline_and_none(tmp_path):
     write_arm(tmp_path, BASELINE, 0)
     found = section([tmp_path], GENESIS)
     assert value(found, BASELINE, "AUC")["difference"] < 0
-    assert "ClassifierScratch is shown to differ from Classifier:" in found.verdict
+    assert found.verdict.startswith("ClassifierScratch and Classifier can't be told")
 
 
 def test_several_plans_are_told_apart(tmp_path):
@@ -257,6 +277,6 @@ def test_several_plans_are_told_apart(tmp_path):
         shutil.copytree(tmp_path / f"{trainer}__nnUNetPlans__3d_fullres", tmp_path / f"{trainer}__Other__3d_fullres")
     found = section([tmp_path])
     assert len(items(found)) == 4
-    assert "Classifier, Other, 3d_fullres is shown to differ" in found.verdict
+    assert found.verdict.startswith("Classifier, Other, 3d_fullres and ClassifierScratch can't be told")
     assert "ClassifierScratch, Other, 3d_fullres with AUC 0." in found.pictures[0].alt
     assert [row["plans"] for row in found.rows if row["trainer"] == "volume alone"] == ["Other", "nnUNetPlans"]

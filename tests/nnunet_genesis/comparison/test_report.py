@@ -1,5 +1,7 @@
 """The report: one self-contained page and one table, from results or from an export of them."""
 
+import contextlib
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -40,12 +42,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_results(root: Path, patch: pytest.MonkeyPatch) -> Path:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         patch.setenv(variable, str(root / variable))
-    folder = root / "nnUNet_results" / NAME
-    dice = np.random.default_rng(0).uniform(0.5, 0.8, (5, 2))
+    write_seed(root / "nnUNet_results" / NAME, 0)
+    return root / "nnUNet_results"
+
+
+def write_seed(folder: Path, seed: int) -> None:
+    """Two runs, Genesis ahead by 0.1, as trained with this seed."""
+    dice = np.random.default_rng(seed).uniform(0.5, 0.8, (5, 2))
     for trainer, gain in ((SCRATCH, 0.0), (GENESIS, 0.1)):
         cases = {f"case{i}": (float(a + gain), float(b + gain)) for i, (a, b) in enumerate(dice)}
         write_run(folder, trainer, 0, cases, (0.1, 0.5))
-    return root / "nnUNet_results"
 
 
 def add_images(results: Path) -> None:
@@ -69,7 +75,7 @@ def test_an_export_gives_the_same_table_without_images_and_paths(results, tmp_pa
     page = write_report(["801"], tmp_path / "one", export=tmp_path / "export", tolerance=0.5).read_text()
     assert page.count('class="overlay"') == 3
     again = write_report([], tmp_path / "two", results=tmp_path / "export", tolerance=0.5).read_text()
-    assert "No overlay figure" in again
+    assert 'class="overlay"' not in again
     assert (tmp_path / "one/report.csv").read_bytes() == (tmp_path / "two/report.csv").read_bytes()
     rows = pd.read_csv(tmp_path / "one/report.csv").set_index(["metric", "trainer", "class_name"])
     assert rows.loc["NSD", GENESIS, "organ"]["mean"] == 1
@@ -142,12 +148,12 @@ def test_nsd_is_of_all_runs_or_of_none(results, tmp_path):
 
 def test_further_folders_are_further_runs_of_the_same_arms(results, tmp_path):
     again = [results.parent / f"again {number}" for number in (1, 2)]
-    for folder in again:
-        shutil.copytree(results, folder)
+    for seed, folder in enumerate(again, 1):
+        write_seed(folder / NAME, seed)
     page = write_report(["801"], tmp_path / "one", results=[results, *again], export=tmp_path / "export").read_text()
     row = pd.read_csv(tmp_path / "one/report.csv").set_index(["metric", "trainer", "class_name"])
     row = row.loc["Dice", GENESIS, "mean of classes"]
-    assert (row["n_runs"], row["n"], row["difference_interval"]) == (3, 5, "cases and training")
+    assert (row["n_runs"], row["n"], row["difference_interval"]) == (3, 5, "runs")
     assert "Genesis is ahead of Scratch by 10.0 points of Dice with all training cases" in page
     write_report([], tmp_path / "two", results=tmp_path / "export")
     assert (tmp_path / "one/report.csv").read_bytes() == (tmp_path / "two/report.csv").read_bytes()
@@ -159,7 +165,7 @@ def test_further_folders_are_further_runs_of_the_same_arms(results, tmp_path):
 
 def test_exports_of_several_trainings_stay_several(results, tmp_path):
     for number in range(4):
-        shutil.copytree(results, results.parent / f"seed {number}")
+        write_seed(results.parent / f"seed {number}" / NAME, number)
     seeds = [results.parent / f"seed {number}" for number in range(4)]
     for number in (0, 2):
         write_report([], tmp_path / "one", seeds[number : number + 2], export=tmp_path / f"export {number}")
@@ -167,6 +173,73 @@ def test_exports_of_several_trainings_stay_several(results, tmp_path):
     write_report([], tmp_path / "two", [tmp_path / "export 0", tmp_path / "export 2"])
     assert (tmp_path / "all/report.csv").read_bytes() == (tmp_path / "two/report.csv").read_bytes()
     assert pd.read_csv(tmp_path / "two/report.csv")["n_runs"].max() == 4
+
+
+def test_a_training_that_is_given_twice_is_refused(results, tmp_path):
+    shutil.copytree(results, tmp_path / "copy")
+    write_report([], tmp_path / "one", export=tmp_path / "export")
+    for copy in ("copy", "export"):
+        with pytest.raises(GenesisError, match="have the same Dice in every case and class"):
+            write_report([], tmp_path / "two", [results, tmp_path / copy])
+
+
+def test_runs_with_other_classes_are_refused(results, tmp_path):
+    file = next((results / NAME).glob(f"{SCRATCH}__*/fold_0/validation/summary.json"))
+    content = json.loads(file.read_text())
+    for case in content["metric_per_case"]:
+        del case["metrics"]["2"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(GenesisError, match=r"Scratch__.* have Dice of other classes \(2\)"):
+        write_report([NAME], tmp_path / "one")
+
+
+def test_a_structure_that_one_arm_alone_finds_is_said(results, tmp_path):
+    shutil.rmtree(results / NAME)
+    for trainer, tumour in ((SCRATCH, float("nan")), (GENESIS, 0.0)):
+        write_run(results / NAME, trainer, 0, {"a": (0.7, tumour), "b": (0.6, 0.5)})
+    page = write_report([NAME], tmp_path / "one").read_text()
+    assert "Genesis, all cases, tumour: 1 Dice have no partner and are in no difference." in page
+
+
+def test_sizes_of_folds_that_the_map_does_not_know_are_not_averaged(results, tmp_path):
+    write_seed(folder := results / "Dataset802_Other", 0)
+    for trainer in (SCRATCH, GENESIS):
+        write_run(folder, trainer, 1, {"f": (0.5, 0.5)})
+    folds = {"0": {"fold": 0, "cases": "all", "seed": None, "train": 200}}
+    (folder / "genesis_splits.json").write_text(json.dumps({"folds": folds, "group_by": None}))
+    write_report(["802"], tmp_path / "one")
+    assert set(pd.read_csv(tmp_path / "one/report.csv")["train"]) == {200}
+
+
+def test_a_data_set_that_a_folder_lacks_is_said(results, tmp_path):
+    write_seed(tmp_path / "other" / "Dataset802_Other", 1)
+    page = write_report(["801"], tmp_path / "one", [results, tmp_path / "other"]).read_text()
+    assert f"{tmp_path / 'other'} has no {NAME}: nothing from there." in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("plans.json", "{}", "plans.json: expected nnU-Net's plans with 3d_fullres"),
+        ("plans.json", '{"configurations": {"3d_fullres": {}}}', "plans.json: .*spacing"),
+        ("dataset.json", "{}", "dataset.json: expected nnU-Net's, with labels and file_ending"),
+        ("fold_0/validation/genesis_nsd.json", "{}", ""),
+        ("fold_0/validation/case3.nii.gz", "no image", r"case3.nii.gz.*can't be read .*Write the prediction anew"),
+    ],
+)
+def test_damage_is_named_or_does_no_harm(results, tmp_path, name, content, expected):
+    add_images(results)
+    (results / NAME / f"{SCRATCH}__nnUNetPlans__3d_fullres" / name).write_text(content)
+    with pytest.raises(GenesisError, match=expected) if expected else contextlib.nullcontext():
+        write_report([NAME], tmp_path / "one")
+
+
+def test_a_folder_and_a_file_for_the_report_are_not_mistaken(results, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.html").mkdir()
+    for out in ("file", "folder.html"):
+        with pytest.raises(GenesisError, match=f"-o .*{out}: expected a folder, or NAME.html for a file"):
+            write_report([NAME], tmp_path / out)
 
 
 def test_logs_of_an_abandoned_longer_run_count_no_more(results, tmp_path):
@@ -269,7 +342,6 @@ def test_the_page_can_be_had_alone_and_then_has_no_image_of_a_scan(results, tmp_
     assert list((tmp_path / "alone").iterdir()) == [file]
     page = file.read_text()
     assert "<image" not in page
-    assert "No overlay figure" in page
 
 
 def test_without_results_it_says_what_to_do(results, tmp_path):
