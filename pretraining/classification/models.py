@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import SimpleITK
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -23,7 +24,8 @@ from pretraining.classification.labelling import names_of
 from pretraining.preparation.preprocess import ScanPlans
 from pretraining.scans.find import find_scans
 from pretraining.scans.image_files import read_image_file
-from pretraining.scans.reading import ScanReader, reoriented
+from pretraining.scans.itk_files import itk_image
+from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -159,14 +161,19 @@ class MaskReader(ScanReader):
         self.masks = masks
 
     def read_seg(self, seg_fname: Scan) -> tuple[np.ndarray, dict]:
-        """The region's mask, int8 (1, Z, Y, X)."""
+        """The region's mask, int8 (1, Z, Y, X), on the grid of the image read last: the nearest voxel in space."""
         if seg_fname.case not in self.masks:
             raise ScanError("no mask of its region is there (--masks)")
-        mask, properties = read_image_file(self.masks[seg_fname.case])
-        if mask.shape[1:] != seg_fname.shape:
-            raise ScanError(f"its mask has the shape {mask.shape[1:]}, the scan {seg_fname.shape} (z, y, x)")
-        mask = (mask > 0).astype(np.int8)
-        return reoriented(mask, properties) if self.reorient else (mask, properties)
+        voxels, properties = read_image_file(self.masks[seg_fname.case])
+        mask, grid = itk_image((voxels[0] > 0).astype(np.int8), properties["sitk_stuff"]), self.properties["sitk_stuff"]
+        mask = SimpleITK.Resample(
+            mask, self.image.shape[:0:-1], SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, grid["origin"],
+            grid["spacing"], grid["direction"],
+        )  # fmt: skip
+        found = SimpleITK.GetArrayFromImage(mask)
+        if not found.any():
+            raise ScanError("no voxel of its mask lies in the scan: their origins, spacings or directions differ")
+        return found[None], self.properties
 
 
 def find_masks(folder: Path, scans: Sequence[Scan]) -> dict[str, Path]:

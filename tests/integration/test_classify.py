@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from nnunetv2.run.run_training import run_training
 
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
-from pretraining.classification import commands
+from pretraining.classification import commands, models
 from pretraining.classification.classify import classify, load_folds
 from pretraining.classification.features import extract, load
 from pretraining.preparation.options import PrepareOptions
@@ -123,14 +125,25 @@ def test_the_trained_patches_have_the_ball_in_their_middle(world):
     assert ((around.flatten(1).mean(1) > 3) == (batch["target"] == 1)).all()
 
 
-def test_classify_writes_a_row_a_scan_and_a_column_a_class(world, monkeypatch, tmp_path):
+def status(command: Callable[[], None], *arguments: object) -> Any:
+    """What a command ends with."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        command()
+    return end.value.code
+
+
+def arguments_of(world: dict[str, Path], command: Callable[[], None], out: Path, device: str = "cpu") -> list[object]:
+    """What a command needs to write a row for each of the scans."""
+    model = ["-d", "831", "-c", "3d_fullres", "-f", "0", "-tr", SCRATCH]
+    model = model if command is commands.classify else [world["weights"]]
+    return [*model, "-o", out, "-device", device, "-i", world["folder"] / "scans"]
+
+
+def test_classify_writes_a_row_a_scan_and_a_column_a_class(world, tmp_path):
     out = tmp_path / "predictions.csv"
-    arguments = ["-i", world["folder"] / "scans", "-o", out, "-d", "831", "-c", "3d_fullres", "-f", "0", "-tr", SCRATCH,
-                 "-device", "cpu"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["classify", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        commands.classify()
-    assert end.value.code == 0
+    assert status(commands.classify, *arguments_of(world, commands.classify, out)) == 0
+    assert [file.name for file in tmp_path.iterdir()] == [out.name]
     found = pd.read_csv(out)
     assert list(found.columns) == ["case", "even", "odd"]
     assert sorted(found["case"]) == [f"1.2.{index}" for index in range(CASES)]
@@ -198,3 +211,28 @@ def test_a_region_model_needs_masks(world, tmp_path):
     assert len(left_out) == CASES - 1
     assert len(pd.read_csv(tmp_path / "p.csv")) == 1
     assert SHAPE == (24, 32, 32)
+
+
+def test_a_mask_counts_where_its_header_says_that_it_lies(world, tmp_path):
+    model = load(world["weights"], "0", CPU)
+    scans, left_out = model.find_scans([world["folder"] / "scans" / "1.2.0.mha"])
+    mask = SimpleITK.ReadImage(str(world["folder"] / "scans" / "1.2.0.mha")) > 300
+    moved = SimpleITK.Image(mask)
+    moved.SetOrigin((500, 500, 500))
+    found = {}
+    for name, image in {"same": mask, "flipped": SimpleITK.Flip(mask, (False, True, False)), "cut": mask[5:-5, 2:, 1:],
+                        "moved": moved}.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        SimpleITK.WriteImage(image, str(tmp_path / name / "1.2.0.nii.gz"))
+        for reader in ("SimpleITKIO", "NibabelIOWithReorient"):
+            model.plans["image_reader_writer"] = reader
+            masks = models.find_masks(tmp_path / name, scans)
+            rows = list(model.outputs(scans, [(model.network.features, ())], CPU, left_out, masks=masks))
+            found[name, reader] = [outputs for _, _, (outputs,) in rows]
+    for reader in ("SimpleITKIO", "NibabelIOWithReorient"):
+        for name in ("flipped", "cut"):
+            torch.testing.assert_close(found[name, reader], found["same", reader], rtol=0, atol=0)
+        assert found["moved", reader] == []
+    assert [item.reason for item in left_out] == [
+        "no voxel of its mask lies in the scan: their origins, spacings or directions differ"
+    ] * 2
