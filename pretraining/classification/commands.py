@@ -69,8 +69,8 @@ def _parser(name: str, description: str, output: str) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(
         prog=name,
         description=description,
-        epilog=f"Exit status: 0 all scans done; {LEFT_OUT_STATUS} some were left out, and named; 1 nothing done, with "
-        "a message.",
+        epilog=f"Exit status: 0 all scans done; {LEFT_OUT_STATUS} some were left out, and named; 1 an error, with a "
+        "message (nothing done, or genesis_errors.log beside the output says which scans it concerns).",
     )
     parser.add_argument("-i", type=Path, nargs="+", required=True, help="folder(s) of scans, or single files")
     parser.add_argument("-o", type=Path, required=True, help=output)
@@ -85,13 +85,17 @@ def _run(args: argparse.Namespace, work: "Callable[[Any], list[LeftOut]]") -> No
         import torch
 
         from nnunet_genesis.files import disk_in_words
+        from pretraining.preparation.manifest import log_errors
 
         with disk_in_words(args.o, "run the same command again."):
             args.o.parent.mkdir(parents=True, exist_ok=True)
             left_out = work(torch.device(args.device))
+            log_errors(args.o.parent, left_out)
         print(f"Written: {args.o}")
         for item in left_out:
             print(f"  left out: {item.source}: {item.reason}")
+        if any(item.trace for item in left_out):
+            return 1
         return 0 if all(item.expected for item in left_out) else LEFT_OUT_STATUS
 
     run(command)

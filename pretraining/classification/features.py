@@ -54,8 +54,6 @@ def extract(
 
     found = model.outputs(scans, [(pooled, ())], device, left_out)
     vectors = {scan.case: outputs.mean(0).numpy() for scan, _, (outputs,) in found}
-    if not vectors:
-        raise GenesisError(f"{', '.join(map(str, inputs))}: no usable scan; {len(left_out)} can't be used.")
     columns = [f"stage{stage}_{k}" for stage in chosen for k in range(network.encoder.output_channels[stage])]
     frame = pd.DataFrame.from_dict(vectors, orient="index", columns=columns)
     _write(out, frame.rename(index=short_names(scans)))

@@ -21,6 +21,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json
 from nnunet_genesis.folders import channel_names
 from pretraining.classification.labelling import names_of
+from pretraining.preparation.pool import attempt
 from pretraining.preparation.preprocess import ScanPlans
 from pretraining.scans.find import find_scans
 from pretraining.scans.image_files import read_image_file
@@ -81,24 +82,28 @@ class Model:
         manager = ScanPlans(self.plans, reader)
         configuration, transpose = manager.get_configuration(self.configuration), manager.transpose_forward
         patch, preprocessor = configuration.patch_size, configuration.preprocessor_class(verbose=False)
-        for scan in scans:
+
+        def of_scan(scan: Scan) -> tuple[pd.DataFrame | None, list[torch.Tensor]] | None:
             rows = points = None
             if candidates is not None and (rows := candidates[candidates["case"] == scan.case]).empty:
-                continue
-            try:
-                image, _, properties = preprocessor.run_case(scan, scan, manager, configuration, dict(_BODY))
-            except ScanError as error:
-                left_out.append(LeftOut.because(scan.source, error))
-                continue
+                return None
+            image, _, properties = preprocessor.run_case(scan, scan, manager, configuration, dict(_BODY))
             if rows is not None:
                 within = inside(rows[XYZ].to_numpy(float), properties, transpose)
                 outside = rows["line"][~within]
-                left_out += [LeftOut(f"{scan.source}, line {n}", "a candidate outside its scan") for n in outside]
+                left_out.extend(LeftOut(f"{scan.source}, line {n}", "a candidate outside its scan") for n in outside)
                 rows = rows[within]
                 points = rows[XYZ].to_numpy(float)
-            if starts := starts_of(points, image.shape[1:], properties, patch, transpose):
-                found = [mean_outputs(forward, image, starts, patch, device, axes) for forward, axes in forwards]
-                yield scan, rows, found
+            if not (starts := starts_of(points, image.shape[1:], properties, patch, transpose)):
+                return None
+            return rows, [mean_outputs(forward, image, starts, patch, device, axes) for forward, axes in forwards]
+
+        for scan in scans:
+            result = attempt(of_scan, scan)
+            if isinstance(result, LeftOut):
+                left_out.append(result)
+            elif result:
+                yield scan, *result
 
 
 def trained_model(fold: Path, device: torch.device) -> Model:

@@ -9,7 +9,6 @@ from typing import Any
 
 import blosc2
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_genesis.files import check_writable, move_whole
@@ -25,7 +24,7 @@ from pretraining.preparation.pool import for_each_scan
 from pretraining.preparation.preview import preview
 from pretraining.preparation.resampling import FastConfiguration
 from pretraining.scans.reading import ScanReader
-from pretraining.scans.scan import LeftOut, Scan, ScanError
+from pretraining.scans.scan import LeftOut, Scan
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # the last one is written last: a case is finished when it is there
 _MOST_LOCATIONS = 10_000  # nnU-Net keeps 1 % of a label's voxels: for a body 20 MB, read anew for every patch
@@ -45,9 +44,8 @@ class ScanPlans(PlansManager):
         return lambda: self.reader
 
     def get_configuration(self, configuration_name: str) -> ConfigurationManager:
-        """A configuration of the plans."""
-        configuration = super().get_configuration(configuration_name)
-        return configuration if self._exact else FastConfiguration(configuration.configuration)
+        """A configuration of the plans, which refuses scans of less than two voxels."""
+        return FastConfiguration(super().get_configuration(configuration_name).configuration, self._exact)
 
 
 def preprocess_all(
@@ -118,9 +116,6 @@ def preprocess(
     for name, folder in dataset.case_folders.items():
         configuration = manager.get_configuration(name)
         if not is_finished(folder, scan.case) or Told.by(folder / f"{scan.case}.pkl").is_changed(scan):
-            if not reader.reorient:  # else the order of the axes isn't known yet
-                spacing = [configuration.spacing[axis] for axis in manager.transpose_backward]
-                _check_shape(compute_new_shape(scan.shape, scan.spacing, spacing))
             _preprocess_case(scan, manager, configuration, dataset, folder)
         if planned_range(manager, configuration) is None:
             ranges[name] = measured_range(blosc2.open(urlpath=str(folder / f"{scan.case}.b2nd"), mode="r")[:])
@@ -142,7 +137,6 @@ def _preprocess_case(
         except RuntimeError:
             check_writable(place, 1_000_000)  # blosc2 doesn't say that the disk is full
             raise
-        _check_shape(blosc2.open(urlpath=str(place / f"{scan.case}.b2nd"), mode="r").shape[1:])
         _complete_properties(place / f"{scan.case}.pkl", manager.reader, scan)
         for file in dataset.folder.glob(f"*/{scan.case}.pkl"):  # what the scan was before, in every configuration
             if Told.by(file).is_changed(scan):
@@ -154,13 +148,6 @@ def _preprocess_case(
 def is_finished(folder: Path, case: str) -> bool:
     """Say whether all files of a case are in a preprocessed folder."""
     return all((folder / f"{case}{ending}").is_file() for ending in ENDINGS)
-
-
-def _check_shape(shape: Sequence[int]) -> None:
-    """Raise ScanError for what is hardly larger than a voxel of the plans; nnU-Net would divide by 0, or not notice."""
-    if min(shape) < 2:
-        raise ScanError(f"{' x '.join(map(str, shape))} voxels at the planned spacing, smaller than two voxels along "
-                        "an axis: its spacing is wrong, or it is no scan of this kind")  # fmt: skip
 
 
 def _complete_properties(file: Path, reader: ScanReader, scan: Scan) -> None:

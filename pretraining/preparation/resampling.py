@@ -18,27 +18,44 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from scipy.ndimage import zoom
 
+from pretraining.scans.scan import ScanError
+
 _BLOCK = 32  # new voxels along an axis that are made together
 _NEGLIGIBLE = 1e-12  # of a weight: float32 rounds at 6e-8
 
 
 class FastConfiguration(ConfigurationManager):
-    """nnU-Net's configuration, with :func:`resample` in the place of the function that it does faster."""
+    """nnU-Net's configuration, with :func:`resample` in the place of the function that it does faster.
+
+    Unless ``exact``. Either raises ScanError for what is hardly larger than a voxel of the plans: nnU-Net would divide
+    by 0, or not notice.
+    """
+
+    def __init__(self, configuration: dict[str, Any], exact: bool = False) -> None:
+        super().__init__(configuration)
+        self._exact = exact
 
     @property
     def resampling_fn_data(self) -> Any:
         """Resamples images."""
-        return self._fast("resampling_fn_data") or super().resampling_fn_data
+        return partial(_checked, self._fast("resampling_fn_data") or super().resampling_fn_data)
 
     @property
     def resampling_fn_seg(self) -> Any:
         """Resamples segmentations."""
-        return self._fast("resampling_fn_seg") or super().resampling_fn_seg
+        return partial(_checked, self._fast("resampling_fn_seg") or super().resampling_fn_seg)
 
     def _fast(self, key: str) -> Any:
-        if self.configuration[key] != resample_data_or_seg_to_shape.__name__:
+        if self._exact or self.configuration[key] != resample_data_or_seg_to_shape.__name__:
             return None
         return partial(resample, **self.configuration[f"{key}_kwargs"])
+
+
+def _checked(function: Any, data: Any, new_shape: Sequence[int], *spacings: Sequence[float]) -> Any:
+    if min(new_shape) < 2:
+        raise ScanError(f"{' x '.join(map(str, new_shape))} voxels at the planned spacing, smaller than two voxels "
+                        "along an axis: its spacing is wrong, or it is no scan of this kind")  # fmt: skip
+    return function(data, new_shape, *spacings)
 
 
 def resample(

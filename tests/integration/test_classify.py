@@ -1,6 +1,7 @@
 """From raw scans and a label file to a CSV of probabilities, by the commands' own functions."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,9 +128,10 @@ def test_the_trained_patches_have_the_ball_in_their_middle(world):
 
 def status(command: Callable[[], None], *arguments: object) -> Any:
     """What a command ends with."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        command()
+        with pytest.raises(SystemExit) as end:
+            command()
     return end.value.code
 
 
@@ -236,3 +238,34 @@ def test_a_mask_counts_where_its_header_says_that_it_lies(world, tmp_path):
     assert [item.reason for item in left_out] == [
         "no voxel of its mask lies in the scan: their origins, spacings or directions differ"
     ] * 2
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIOWithReorient"])
+def test_a_scan_thinner_than_a_planned_voxel_loses_no_other(world, tmp_path, reader):
+    shutil.copytree(world["folder"] / "scans", tmp_path / "scans")
+    thin = SimpleITK.ReadImage(str(tmp_path / "scans" / "1.2.0.mha"))[:, :, 11:13]
+    thin.SetSpacing((0.9, 1.1, 0.2))
+    SimpleITK.WriteImage(thin, str(tmp_path / "scans" / "thin.mha"))
+    model = load(world["weights"], "0", CPU)
+    model.plans["image_reader_writer"] = reader
+    (left_out,) = extract([tmp_path / "scans"], tmp_path / "f.csv", model, CPU)
+    assert (left_out.source, left_out.trace) == ("thin.mha", "")
+    assert "smaller than two voxels along an axis" in left_out.reason
+    assert len(pd.read_csv(tmp_path / "f.csv")) == CASES
+
+
+@pytest.mark.parametrize("command", [commands.classify, commands.features])
+def test_an_error_of_our_own_is_logged_and_loses_no_other_scan(world, tmp_path, monkeypatch, capsys, command):
+    starts_of, calls = models.starts_of, []
+
+    def fail(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise TypeError("unsupported operand")
+        return starts_of(*arguments)
+
+    monkeypatch.setattr(models, "starts_of", fail)
+    assert status(command, *arguments_of(world, command, tmp_path / "rows.csv")) == 1
+    assert len(pd.read_csv(tmp_path / "rows.csv")) == CASES - 1
+    assert "TypeError: unsupported operand" in (tmp_path / "genesis_errors.log").read_text()
+    assert "left out: 1.2.2.mha: internal error (TypeError), see genesis_errors.log" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from pretraining.preparation.resampling import FastConfiguration, resample
 from pretraining.scans.image_files import read_image_file
+from pretraining.scans.scan import ScanError
 
 ISOTROPIC, THICK = ((1, 1, 1), (1, 1, 1)), ((5, 1, 1), (2, 1, 1))
 IMAGE = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
@@ -76,8 +77,21 @@ def test_other_functions_of_the_plans_stay():
     names = {"resampling_fn_data": "resample_torch_fornnunet", "resampling_fn_seg": "resample_data_or_seg_to_shape"}
     configuration = FastConfiguration({**planned, **names})
     theirs = ConfigurationManager(configuration.configuration)
-    assert configuration.resampling_fn_data.func is theirs.resampling_fn_data.func
-    assert (configuration.resampling_fn_seg.func, configuration.resampling_fn_seg.keywords) == (resample, SEGMENTATION)
+    (image,), (segmentation,) = configuration.resampling_fn_data.args, configuration.resampling_fn_seg.args
+    assert image.func is theirs.resampling_fn_data.func
+    assert (segmentation.func, segmentation.keywords) == (resample, SEGMENTATION)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_axis_of_less_than_two_voxels_is_refused(exact):
+    names = dict.fromkeys(("resampling_fn_data", "resampling_fn_seg"), "resample_data_or_seg_to_shape")
+    planned = {"architecture": {}, "resampling_fn_data_kwargs": IMAGE, "resampling_fn_seg_kwargs": SEGMENTATION}
+    configuration = FastConfiguration({**planned, **names}, exact)
+    for function, kind in ((configuration.resampling_fn_data, np.float32), (configuration.resampling_fn_seg, np.int8)):
+        assert function(np.ones((1, 4, 5, 6), kind), (2, 5, 6), *ISOTROPIC).shape == (1, 2, 5, 6)
+        for length in (0, 1):
+            with pytest.raises(ScanError, match=f"5 x {length} x 6 voxels at the planned spacing, smaller than two"):
+                function(np.ones((1, 4, 5, 6), kind), (5, length, 6), *ISOTROPIC)
 
 
 @pytest.mark.parametrize(("new", "spacings"), [((9, 100, 75), THICK), ((41, 45, 130), ISOTROPIC)])
