@@ -20,7 +20,7 @@ def run(command: Callable[[], int | None]) -> None:
     except GenesisError as error:
         sys.exit(f"ERROR: {error}")
     except KeyboardInterrupt:
-        print("Interrupted. What is finished is kept; run the command again to go on (pretrain: with --c).")
+        print("Interrupted. What is finished is kept; run the command again (pretrain: with --c).")
         sys.exit(130)
 
 

@@ -35,6 +35,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def rows_path(file: Path) -> Iterator[Path]:
+    """Yield ``NAME.partial.csv`` beside ``NAME.csv``, renamed to that on success.
+
+    After an error or Ctrl-C the rows stay there, which is said, and what stood at ``file`` stays whole.
+    """
+    partial = file.with_name(f"{file.stem}.partial{file.suffix}")
+    try:
+        yield partial
+    except BaseException:
+        if partial.is_file():
+            print(f"{partial} has the rows that are finished; the same command begins anew.")
+        raise
+    move_whole(partial, file)
+
+
+@contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside ``folder``, which takes its place on success; an empty one there is filled."""
     folder = folder.resolve()  # "." has no name

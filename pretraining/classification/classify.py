@@ -8,7 +8,7 @@ import torch
 
 from nnunet_genesis.classification.labels import LUNA, XYZ
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import atomic_path
+from nnunet_genesis.files import rows_path
 from nnunet_genesis.folders import dataset_name, nnunet_folder
 from pretraining.classification.labelling import read_for, short_names
 from pretraining.classification.models import Model, find_masks, trained_model
@@ -51,7 +51,7 @@ def classify(
 
     Args:
         inputs: folders or files of raw scans.
-        out: the CSV.
+        out: the CSV; until all rows are there :func:`nnunet_genesis.files.rows_path`.
         models: folds, whose probabilities are averaged.
         candidates: CSV of places, as for training; labels in it aren't looked at. ``ras``: its axes are NIfTI's.
         masks: folder of the regions' masks, for a model that was trained on regions.
@@ -83,7 +83,7 @@ def classify(
         header = [*list(LUNA)[:4], "probability"] if last_only else ["case", *XYZ, *record["classes"]]
     of_regions = find_masks(masks, scans) if masks else None
     forwards = [(model.network, model.mirror_axes) for model in models]
-    with atomic_path(out) as path, open(path, "w", newline="", encoding="utf-8") as stream:
+    with rows_path(out) as path, open(path, "w", buffering=1, newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
         for scan, rows, logits in models[0].outputs(scans, forwards, device, left_out, table, of_regions):

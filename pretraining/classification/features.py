@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from nnunet_genesis.comparison.figures import plain
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import atomic_path
+from nnunet_genesis.files import rows_path
 from pretraining.classification.labelling import read_for, short_names
 from pretraining.classification.models import Model, pretrained_model, trained_model
 from pretraining.scans.scan import LeftOut
@@ -31,6 +31,7 @@ def extract(
     """Write the scans' vectors, means over windows that cover the body, as CSV or, by its ending, npz.
 
     Beside it, as PNG, their first two principal components, coloured by the column ``label`` of the file ``labels``.
+    An end in between leaves the finished rows, see :func:`nnunet_genesis.files.rows_path`.
     ``stages`` of the encoder are numbered from 0; ``None``: the last. Returns what is left out.
 
     Raises:
@@ -52,18 +53,22 @@ def extract(
         outputs = network.encoder(network.input_map(x))
         return torch.cat([outputs[stage].mean((2, 3, 4)) for stage in chosen], 1)
 
-    found = model.outputs(scans, [(pooled, ())], device, left_out)
-    vectors = {scan.case: outputs.mean(0).numpy() for scan, _, (outputs,) in found}
     columns = [f"stage{stage}_{k}" for stage in chosen for k in range(network.encoder.output_channels[stage])]
-    frame = pd.DataFrame.from_dict(vectors, orient="index", columns=columns)
-    _write(out, frame.rename(index=short_names(scans)))
+    vectors: dict[str, np.ndarray] = {}
+    with rows_path(out) as path:
+        try:
+            for scan, _, (outputs,) in model.outputs(scans, [(pooled, ())], device, left_out):
+                vectors[scan.case] = outputs.mean(0).numpy()
+        finally:
+            frame = pd.DataFrame.from_dict(vectors, orient="index", columns=columns)
+            _write(path, frame.rename(index=short_names(scans)))
     if len(frame) > 2:
         _draw(out.with_suffix(".png"), frame.to_numpy(), [label_of.get(case, "no label") for case in frame.index])
     return left_out
 
 
 def _write(out: Path, frame: pd.DataFrame) -> None:
-    with atomic_path(out) as path, open(path, "wb") as stream:
+    with open(out, "wb") as stream:
         if out.suffix == ".npz":
             np.savez(
                 stream, case=frame.index.to_numpy(str), features=frame.to_numpy(), names=frame.columns.to_numpy(str)

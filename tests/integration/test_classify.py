@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +269,23 @@ def test_an_error_of_our_own_is_logged_and_loses_no_other_scan(world, tmp_path, 
     assert len(pd.read_csv(tmp_path / "rows.csv")) == CASES - 1
     assert "TypeError: unsupported operand" in (tmp_path / "genesis_errors.log").read_text()
     assert "left out: 1.2.2.mha: internal error (TypeError), see genesis_errors.log" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [commands.classify, commands.features])
+def test_rows_of_an_interrupted_run_are_kept(world, tmp_path, monkeypatch, capsys, command):
+    outputs, out = models.Model.outputs, tmp_path / "rows.csv"
+    out.write_text("of an earlier run")
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for number, found in enumerate(outputs(*arguments)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(models.Model, "outputs", interrupted)
+    assert status(command, *arguments_of(world, command, out)) == 130
+    assert out.read_text() == "of an earlier run"
+    assert list(pd.read_csv(tmp_path / "rows.partial.csv")["case"]) == ["1.2.0", "1.2.1", "1.2.2"]
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'rows.partial.csv'} has the rows that are finished; the same command begins anew" in said
+    assert "go on" not in said
