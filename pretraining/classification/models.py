@@ -30,6 +30,8 @@ from pretraining.scans.reading import ScanReader
 from pretraining.scans.scan import LeftOut, Scan, ScanError
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
+# Of plans; those of foreign networks lack them.
+_PREPROCESSING = ("transpose_forward", "spacing", "preprocessor_name", "resampling_fn_data", "resampling_fn_seg")
 _BODY = {"labels": {"background": 0, "body": 1}}
 
 
@@ -124,12 +126,18 @@ def pretrained_model(file: Path, device: torch.device) -> Model:
     """The encoder of a Genesis checkpoint.
 
     Raises:
-        GenesisError: it isn't one, or its record doesn't describe its tensors.
+        GenesisError: it isn't one, its record doesn't describe its tensors, or not how scans are preprocessed.
     """
     weights = checkpoint.load_weights(file)
     plans, configuration = weights.record.plans, weights.record.configuration
     channels = {"channel_names": (weights.record.data or {}).get("channel_names", {"0": "CT"})}
     network = _network(plans, configuration, channels, {}, weights.network_weights, file)
+    planned = plans | PlansManager(plans).get_configuration(configuration).configuration
+    if not all(planned.get(key) for key in _PREPROCESSING):
+        raise GenesisError(
+            f"{file}: these weights were imported and don't say how scans are preprocessed. Plan and train with them "
+            "(nnUNetv2_genesis_plan --for), or give a trained model's folder."
+        )
     return Model(network.to(device).eval(), plans, configuration, channels, {})
 
 

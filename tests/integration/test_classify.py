@@ -14,6 +14,7 @@ import SimpleITK
 import torch
 from nnunetv2.run.run_training import run_training
 
+from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.errors import GenesisError
 from pretraining.classification import commands, models
@@ -289,3 +290,12 @@ def test_rows_of_an_interrupted_run_are_kept(world, tmp_path, monkeypatch, capsy
     said = capsys.readouterr().out
     assert f"{tmp_path / 'rows.partial.csv'} has the rows that are finished; the same command begins anew" in said
     assert "go on" not in said
+
+
+def test_weights_that_do_not_say_how_scans_are_preprocessed(world, tmp_path):
+    content = torch.load(world["weights"], weights_only=True)
+    keys = ("network_weights", "nnssl_adaptation_plan", "citations")
+    torch.save({key: content[key] for key in keys}, tmp_path / "nnssl.pth")
+    checkpoint.save(importers.convert(tmp_path / "nnssl.pth").checkpoint, tmp_path / "imported.pth")
+    with pytest.raises(GenesisError, match=r"imported.pth: .* don't say how scans are preprocessed. Plan and train"):
+        load(tmp_path / "imported.pth", "0", CPU)
