@@ -1,7 +1,6 @@
 """Run a pretraining: one process, several on one machine, or those that torchrun or srun started."""
 
 import os
-import platform
 import sys
 import traceback
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json, regular_file
 from nnunet_genesis.folders import SPLITS, PlannedDataset, planned_dataset
 from nnunet_genesis.training.distributed import (
+    check_gpus,
     gather,
     local_gpu,
     process_group,
@@ -202,11 +202,7 @@ def _check(asked: _Asked, gpus: int, going_on: bool) -> PlannedDataset:
     _check_configuration(configuration, asked)
     kind.check(options, configuration.patch_size)
     _check_fold(found.folder, configuration, asked)
-    if asked.device.type == "cuda" and torch.cuda.device_count() < gpus:
-        raise GenesisError(
-            f"-device cuda: {platform.node()} would need {gpus} GPU(s), found {torch.cuda.device_count()} GPU(s). Use "
-            "-device cpu, or fewer processes (-num_gpus, torchrun's --nproc-per-node)."
-        )
+    check_gpus(asked.device, gpus)
     if asked.device.type == "mps" and (processes := max(gpus, world_size())) > 1:
         raise GenesisError(f"-device mps: expected one process, found {processes}. Leave -num_gpus (or torchrun) out.")
     return found

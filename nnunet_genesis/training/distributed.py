@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import platform
 import re
 import sys
 import time
@@ -50,6 +51,15 @@ def rank() -> int:
 def local_gpu() -> int:
     """Number this process' GPU on its machine."""
     return int(os.environ.get("LOCAL_RANK", 0)) if world_size() > 1 else 0
+
+
+def check_gpus(device: torch.device, needed: int = 1) -> None:
+    """Raise GenesisError if the device is a GPU, and this machine hasn't as many as are needed."""
+    if device.type == "cuda" and (found := torch.cuda.device_count()) < needed:
+        fewer = ", or fewer processes (-num_gpus, torchrun's --nproc-per-node)" if needed > 1 else ""
+        raise GenesisError(
+            f"-device cuda: {platform.node()} would need {needed} GPU(s), found {found} GPU(s). Use -device cpu{fewer}."
+        )
 
 
 @contextlib.contextmanager

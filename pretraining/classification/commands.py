@@ -1,11 +1,13 @@
 """``nnUNetv2_genesis_classify`` and ``nnUNetv2_genesis_features``. Help never imports torch."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_genesis.cli import LEFT_OUT_STATUS, number_or_all, parse, run
+from nnunet_genesis.errors import GenesisError
 
 if TYPE_CHECKING:
     from pretraining.scans.scan import LeftOut
@@ -85,8 +87,12 @@ def _run(args: argparse.Namespace, work: "Callable[[Any], list[LeftOut]]") -> No
         import torch
 
         from nnunet_genesis.files import disk_in_words
+        from nnunet_genesis.training.distributed import check_gpus
         from pretraining.preparation.manifest import log_errors
 
+        if os.path.isdir(args.o):
+            raise GenesisError(f"-o {args.o}: expected a file to write, found a folder. Name a file in it.")
+        check_gpus(torch.device(args.device))
         with disk_in_words(args.o, "run the same command again."):
             args.o.parent.mkdir(parents=True, exist_ok=True)
             left_out = work(torch.device(args.device))

@@ -292,6 +292,19 @@ def test_rows_of_an_interrupted_run_are_kept(world, tmp_path, monkeypatch, capsy
     assert "go on" not in said
 
 
+@pytest.mark.parametrize("command", [commands.classify, commands.features])
+def test_what_can_not_work_is_refused_at_once(world, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(models.Model, "find_scans", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (tmp_path / "folder.csv").mkdir()
+    for out, device, message in (
+        ("folder.csv", "cpu", f"-o {tmp_path / 'folder.csv'}: expected a file to write, found a folder"),
+        ("new/rows.csv", "cuda", "would need 1 GPU(s), found 0 GPU(s). Use -device cpu"),
+    ):
+        assert message in status(command, *arguments_of(world, command, tmp_path / out, device))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
+
+
 def test_weights_that_do_not_say_how_scans_are_preprocessed(world, tmp_path):
     content = torch.load(world["weights"], weights_only=True)
     keys = ("network_weights", "nnssl_adaptation_plan", "citations")
