@@ -14,6 +14,7 @@ import nnunetv2
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -215,11 +216,13 @@ class Planning:
 
 
 def _new_folder(options: PrepareOptions) -> Path:
-    root = nnunet_folder("nnUNet_preprocessed")
-    others = [f.name for f in root.glob(f"Dataset{options.dataset_id:03d}_*") if f.name != options.dataset_name]
+    folder = nnunet_folder("nnUNet_preprocessed") / options.dataset_name
+    # As nnU-Net looks for an id: in all of its folders.
+    others = [name for name in find_candidate_datasets(options.dataset_id) if name != options.dataset_name]
     if others:
-        raise GenesisError(f"-d {options.dataset_id}: {root} has {others[0]} already. Choose another id, or that name.")
-    folder = root / options.dataset_name
+        raise GenesisError(
+            f"-d {options.dataset_id}: nnU-Net's folders have {others[0]} already. Choose another id, or that name."
+        )
     if (folder / DATASET).is_file() and "genesis" not in read_json(folder / DATASET):
         raise GenesisError(f"{folder}: is a data set that nnunet-genesis did not make. Choose another id (-d) or name.")
     return folder

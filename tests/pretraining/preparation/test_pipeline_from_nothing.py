@@ -90,12 +90,19 @@ def test_folder_without_a_usable_scan_lists_the_reasons(empty):
     assert not list(empty.base.glob("*Plans*"))
 
 
+@pytest.mark.parametrize("root", ["raw", "preprocessed", "results"])
+def test_an_id_that_is_taken_is_refused(empty, monkeypatch, root):
+    (empty.root / "scans").mkdir()
+    (empty.root / root / "Dataset701_Other").mkdir(parents=True)
+    monkeypatch.setenv(f"nnUNet_{root}", str(empty.root / root))
+    with pytest.raises(GenesisError, match=r"-d 701: nnU-Net's folders have Dataset701_Other already. Choose another"):
+        prepare_dataset(empty.options())
+
+
 def test_data_sets_of_others_are_not_touched(empty):
     write_scan(empty.root / "scans" / "a.nii.gz")
     other = empty.base.with_name("Dataset701_Other")
     other.mkdir()
-    with pytest.raises(GenesisError, match=r"-d 701: .* has Dataset701_Other already. Choose another id"):
-        prepare_dataset(empty.options())
     (other / "dataset.json").write_text('{"labels": {"background": 0}}')
     with pytest.raises(GenesisError, match=r"Dataset701_Other: is a data set that nnunet-genesis did not make"):
         prepare_dataset(empty.options(name="Other"))
