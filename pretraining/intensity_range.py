@@ -66,6 +66,7 @@ def load_ranges(
     Raises:
         GenesisError: a case's file is missing.
     """
+    _check_files(folder, cases)
     if (planned := planned_range(plans, configuration)) is not None:
         return dict.fromkeys(cases, planned)
     known = stored_ranges(folder)
@@ -118,12 +119,15 @@ def _lowest_and_width(image: torch.Tensor, case_range: Range) -> tuple[torch.Ten
     return limits[:, 0], limits[:, 1] - limits[:, 0]
 
 
-def _measure(folder: Path, cases: Sequence[str]) -> dict[str, Range]:
+def _check_files(folder: Path, cases: Sequence[str]) -> None:
     if missing := next((case for case in cases if not _image(folder, case).is_file()), None):
         raise GenesisError(
             f"{_image(folder, missing)}: no such file. Expected the preprocessed case {missing!r}, which "
             "splits_final.json names. Prepare the data set again (nnUNetv2_genesis_prepare, or nnUNetv2_preprocess for "
-            "a labelled one)."
+            "a labelled one; -c names the configuration)."
         )
+
+
+def _measure(folder: Path, cases: Sequence[str]) -> dict[str, Range]:
     dataset = infer_dataset_class(str(folder))(str(folder), cases)
     return {case: measured_range(np.asarray(dataset.load_case(case)[0][:])) for case in cases}

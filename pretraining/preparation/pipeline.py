@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from pretraining.preparation.manifest import Row
 from pretraining.preparation.options import PrepareOptions
 from pretraining.preparation.page import write_page
 from pretraining.preparation.planning import Planning, PreparedDataset
-from pretraining.preparation.preprocess import preprocess_all
+from pretraining.preparation.preprocess import is_finished, preprocess_all
 from pretraining.scans.find import check_roots, find_scans
 from pretraining.scans.scan import LeftOut, Scan
 
@@ -139,10 +139,21 @@ def _finish(options: PrepareOptions, folder: Path, result: _Result, labels: Aske
         spacing = [round(float(length), 3) for length in planned.spacing]
         print(f"{name}: patch size {list(planned.patch_size)}, batch size {planned.batch_size}, spacing {spacing} mm, "
               f"{', '.join(planned.normalization_schemes)}")  # fmt: skip
+    _warn_of_gaps(dataset, cases)
     held_out = f"{validation} held out" if validation else "none held out: they validate, too"
     print(f"{folder}: {training} scans to train on, {held_out}. Have a look at them: {page}")
     if left_out:
         print(f"{len(left_out)} left out, see {folder / manifest.FILE_NAME}:", *_reasons(left_out), sep="\n")
+
+
+def _warn_of_gaps(dataset: PreparedDataset, cases: Sequence[Row]) -> None:
+    """Warn of configurations with folders that lack cases, as not every run was asked for them."""
+    planned = replace(dataset, configurations=list(dataset.plans["configurations"])).case_folders
+    folders = {folder: name for name, folder in reversed(planned.items()) if folder.is_dir()}  # of two the first name
+    for folder, name in folders.items():
+        if lacking := sum(not is_finished(folder, row.case) for row in cases):
+            print(f"WARNING: {name} lacks {lacking} of {len(cases)} cases: -c didn't name it in every run. Run the "
+                  f"command with -c {' '.join(sorted(folders.values()))} on all scans.")  # fmt: skip
 
 
 def _reasons(left_out: Sequence[LeftOut], most: int = 10) -> list[str]:

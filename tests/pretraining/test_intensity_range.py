@@ -98,11 +98,11 @@ def test_plans_fix_the_range_only_if_they_do_for_all_channels():
     assert planned_range(*plan("NoNormalization")) is None
 
 
-def test_ct_needs_no_file(tmp_path):
-    ranges = load_ranges(tmp_path / "nothing", ["a", "b"], *plan("CTNormalization"))
+def test_ct_needs_no_file_of_ranges(folder):
+    ranges = load_ranges(folder, ["a", "b"], *plan("CTNormalization"))
     expected = [pytest.approx([(-950 - 40) / 250, (1200 - 40) / 250])]
     assert ranges == {"a": expected, "b": expected}
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_measured_range_is_the_percentiles_of_each_channel():
@@ -182,9 +182,10 @@ def test_a_case_written_since_is_measured_again(folder):
     assert ranges["a"] != [[-5, 5], [0, 1]]
 
 
-def test_missing_case_is_named_with_a_remedy(folder):
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "CTNormalization"])
+def test_missing_case_is_named_with_a_remedy(folder, scheme):
     with pytest.raises(GenesisError) as error:
-        load_ranges(folder, ["a", "c"], *plan("ZScoreNormalization", "ZScoreNormalization"))
+        load_ranges(folder, ["a", "c"], *plan(scheme, scheme))
     assert str(error.value).startswith(f"{folder / 'c.b2nd'}: no such file")
     assert "splits_final.json" in str(error.value)
     assert "nnUNetv2_preprocess" in str(error.value)

@@ -242,7 +242,7 @@ def test_voxels_beside_a_header_tell_a_scan_too(quick, capsys):
     assert "No such file" in left_out.reason
 
 
-def test_changed_scan_is_prepared_again_for_every_configuration(quick):
+def test_changed_scan_is_prepared_again_for_every_configuration(quick, capsys):
     plans, scan = quick.json("nnUNetPlans.json"), quick.root / "A" / "scans" / "p0.nii.gz"
     low = {"inherits_from": "3d_fullres", "data_identifier": "low", "spacing": [4.0, 4.0, 4.0]}
     plans["configurations"]["3d_lowres"] = low
@@ -252,10 +252,13 @@ def test_changed_scan_is_prepared_again_for_every_configuration(quick):
     file = quick.base / "low" / f"{quick.cases()['p0.nii.gz']}.b2nd"
     before = file.read_bytes()
     write_scan(scan, 9)
+    capsys.readouterr()
     assert prepare_dataset(quick.options(inputs=(scan.parent,))) == []
     assert file.read_bytes() == before
+    assert "WARNING: 3d_lowres lacks 1 of 2 cases: -c didn't name it in every run." in capsys.readouterr().out
     assert prepare_dataset(both) == []
     assert file.read_bytes() != before
+    assert "WARNING" not in capsys.readouterr().out
 
 
 def test_series_that_has_grown_is_prepared_again(quick):
