@@ -4,7 +4,6 @@ Restoration works in [0, 1]; the network's input stays in the space that fine-tu
 case's range ``(lowest, highest)`` per channel, in normalised units, is mapped to 0 and 1.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import write_json
+from nnunet_genesis.files import read_json, write_json
 
 Range = list[list[float]]  # per channel: [lowest, highest]
 
@@ -81,7 +80,7 @@ def stored_ranges(folder: Path) -> dict[str, Range]:
     file = _file(folder)
     if not file.is_file():
         return {}
-    written, known = file.stat().st_mtime, json.loads(file.read_text())
+    written, known = file.stat().st_mtime, read_json(file)
     images = {case: _image(folder, case) for case in known}
     return {case: known[case] for case, at in images.items() if at.is_file() and at.stat().st_mtime <= written}
 

@@ -61,12 +61,30 @@ def update(folder: Path, prepared: Sequence[Row], left_out: Sequence[LeftOut]) -
 
 
 def read(folder: Path) -> list[Row]:
-    """Read the rows of earlier runs; none where there wasn't one."""
-    file = folder / FILE_NAME
+    """Read the rows of earlier runs; none where there wasn't one. What a spreadsheet has added is passed over.
+
+    Raises:
+        GenesisError: it isn't a manifest any more.
+    """
+    file, known = folder / FILE_NAME, {field.name for field in fields(Row)}
     if not file.is_file():
         return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [Row(**row) for row in csv.DictReader(stream)]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns, rows = reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _no_manifest(file, str(error)) from error
+    if not {"source", "case"} <= set(columns):
+        raise _no_manifest(file, ", ".join(columns) or "an empty file")
+    return [Row(**{key: row[key] for key in known & row.keys() if row[key] is not None}) for row in rows]
+
+
+def _no_manifest(file: Path, found: str) -> GenesisError:
+    return GenesisError(
+        f"{file}: expected CSV in UTF-8 with columns source and case divided by commas, found {found}. Restore it, or "
+        "save it as 'CSV UTF-8' with commas."
+    )
 
 
 def log_errors(folder: Path, left_out: Iterable[LeftOut]) -> None:

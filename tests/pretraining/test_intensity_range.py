@@ -189,3 +189,10 @@ def test_missing_case_is_named_with_a_remedy(folder, scheme):
     assert str(error.value).startswith(f"{folder / 'c.b2nd'}: no such file")
     assert "splits_final.json" in str(error.value)
     assert "nnUNetv2_preprocess" in str(error.value)
+
+
+def test_damaged_file_of_ranges_is_named(folder):
+    save_ranges(folder, {"a": [[-5.0, 5.0], [0.0, 1.0]]})
+    (folder.parent / "genesis_intensity_ranges_nnUNetPlans_3d_fullres.json").write_text("")
+    with pytest.raises(GenesisError, match=r"genesis_intensity_ranges_.*: expected JSON.*Restore or remove it"):
+        stored_ranges(folder)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from nnunet_genesis.errors import GenesisError
 from pretraining.preparation.manifest import Row, read, update, write_split
 from pretraining.scans.scan import LeftOut
 
@@ -59,3 +60,20 @@ def test_a_patient_who_is_told_later_moves_no_case_that_was_trained_on(tmp_path)
         "train": before["train"],
         "val": sorted([*before["val"], "new"]),
     }
+
+
+def test_manifest_that_a_spreadsheet_has_written(tmp_path):
+    rows = [Row("ä.nii.gz", "a_1", "prepared", group="g", remark="x"), Row("b.nii.gz", reason="bad")]
+    text = "source,case,status,reason,mine,group,remark\nä.nii.gz,a_1,prepared,,1,g,x,\nb.nii.gz,,left out,bad,,,\n"
+    (tmp_path / "genesis_manifest.csv").write_text(text, encoding="utf-8-sig")
+    assert read(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"source;case;status\na.nii.gz;a_1;prepared", b"case,status\na_1,prepared", b"source,case\n\xe4,a_1", b""],
+)
+def test_manifest_that_can_not_be_read_is_named(tmp_path, content):
+    (tmp_path / "genesis_manifest.csv").write_bytes(content)
+    with pytest.raises(GenesisError, match=r"genesis_manifest.csv: expected .* source and case .* 'CSV UTF-8'"):
+        read(tmp_path)
