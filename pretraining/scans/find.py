@@ -93,10 +93,11 @@ def find_scans(
 
 
 def check_roots(roots: Sequence[Path]) -> None:
-    """Raise GenesisError if one does not exist, or is neither a folder nor a file."""
+    """Raise GenesisError if one does not exist, can't be reached, or is neither a folder nor a file."""
     for root in roots:
-        if not (root.is_dir() or root.is_file()):
-            raise GenesisError(f"{root} does not exist or is neither a folder nor a file: name a folder of scans")
+        if not (os.path.isdir(root) or os.path.isfile(root)):  # Path.is_dir raises what the system says
+            raise GenesisError(f"{root} does not exist, can't be reached, or is neither a folder nor a file: name a "
+                               "folder of scans")  # fmt: skip
 
 
 class _Finder:

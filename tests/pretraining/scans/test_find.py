@@ -449,6 +449,8 @@ def test_root_may_be_a_file(tmp_path):
 def test_missing_root_is_an_error_that_names_it(tmp_path):
     with pytest.raises(GenesisError, match="nowhere does not exist"):
         find_scans([tmp_path / "nowhere"])
+    with pytest.raises(GenesisError, match="nnn does not exist, can't be reached"):
+        find_scans([tmp_path / ("n" * 300)])
 
 
 def test_scan_that_changes_after_discovery(tmp_path):
