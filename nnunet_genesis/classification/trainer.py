@@ -132,7 +132,7 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedLRScheduler]:
         """AdamW with warm-up and cosine, of the linear layer alone where the encoder is frozen."""
-        if self.settings.freeze:
+        if self.schedule.frozen:
             getattr(self.network, "_orig_mod", self.network).encoder.requires_grad_(False)
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)

@@ -102,11 +102,22 @@ def test_a_linear_probe_leaves_the_encoder_and_learns_from_features_that_hardly_
     train(TRAINER, 1)
     found = predictions(world, TRAINER, 1).groupby("label")["p:ball"].mean()
     assert found["ball"] > found["none"] + 0.05  # 0.001 and the other way round without standardised features
-    pretrained = torch.load(world["weights"], weights_only=True)["network_weights"]
-    trained = weights_of(folder(world, TRAINER, 1) / "checkpoint_final.pth")
-    for name, value in trained.items():
-        if name.startswith("encoder."):
-            assert torch.equal(value, pretrained[name]), name
+    final = folder(world, TRAINER, 1) / "checkpoint_final.pth"
+    assert_encoder_of(world["weights"], final)
+    for name in ("freeze", "epochs", "iterations"):  # a fresh shell
+        monkeypatch.delenv(f"nnUNet_genesis_{name}")
+    train(TRAINER, 1, only_run_validation=True)
+    monkeypatch.setenv("nnUNet_genesis_epochs", "5")
+    train(TRAINER, 1, continue_training=True)
+    assert torch.load(final, weights_only=False)["current_epoch"] == 5
+    assert_encoder_of(world["weights"], final)
+
+
+def assert_encoder_of(pretrained: Path, trained: Path) -> None:
+    before = torch.load(pretrained, weights_only=True)["network_weights"]
+    encoder = {name: value for name, value in weights_of(trained).items() if name.startswith("encoder.")}
+    assert encoder
+    assert all(torch.equal(value, before[name]) for name, value in encoder.items())
 
 
 def residual() -> dict:
