@@ -15,6 +15,7 @@ from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json
 
 SPLITS, SUBSETS = "splits_final.json", "genesis_splits.json"
+NNUNETS_FOLDS = 5  # where there is no splits_final.json
 
 
 @contextlib.contextmanager
@@ -144,6 +145,37 @@ def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
     if not names:
         raise GenesisError('dataset.json has no channel_names; expected e.g. {"0": "CT"}. Add them.')
     return {key: str(names[key]) for key in sorted(names, key=int)}
+
+
+def check_fold(fold: int | str, base: Path, cases: Path) -> None:
+    """Refuse a fold that isn't there: nnU-Net would split at random, cases of one patient on both sides.
+
+    Args:
+        fold: its number, or ``all``.
+        base: the preprocessed data set.
+        cases: its folder of preprocessed cases.
+
+    Raises:
+        GenesisError: there is no such fold, or nnU-Net can't make it.
+    """
+    if fold == "all":
+        return
+    file, number = base / SPLITS, NNUNETS_FOLDS
+    if file.is_file():
+        number = len(read_json(file))
+    else:
+        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class  # imports torch
+
+        found = len(infer_dataset_class(str(cases)).get_identifiers(str(cases)))
+        if found < number:
+            raise GenesisError(
+                f"{file}: no such file, and nnU-Net divides no fewer than {number} cases; found {found}. Take all of "
+                "them (fold all), or write the file."
+            )
+    if int(fold) not in range(number):
+        raise GenesisError(
+            f"fold {fold}: expected one of {file}'s folds, 0 to {number - 1}, or all. Choose one of them."
+        )
 
 
 def nnunet_folder(variable: str) -> Path:

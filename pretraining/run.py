@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 from nnunetv2.run.run_training import find_free_network_port
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -19,8 +18,8 @@ from nnunet_genesis import checkpoint
 from nnunet_genesis.checkpoint.reading import fitting
 from nnunet_genesis.checkpoint.writing import FINAL, newest
 from nnunet_genesis.errors import GenesisError
-from nnunet_genesis.files import read_json, regular_file
-from nnunet_genesis.folders import SPLITS, PlannedDataset, planned_dataset
+from nnunet_genesis.files import regular_file
+from nnunet_genesis.folders import PlannedDataset, check_fold, planned_dataset
 from nnunet_genesis.training.distributed import (
     check_gpus,
     gather,
@@ -40,7 +39,6 @@ from pretraining.preparation.lock import refuse_while_prepared
 from pretraining.restoration.corruption import MIN_AXIS
 from pretraining.trainer import nnUNetTrainerRestoration
 
-NNUNETS_FOLDS = 5  # where there is no splits_final.json
 BEGUN = "genesis_begun"  # in the results folder of a run that hasn't ended
 
 
@@ -223,27 +221,14 @@ def _check_configuration(configuration: ConfigurationManager, asked: _Asked) -> 
 
 
 def _check_fold(base: Path, configuration: ConfigurationManager, asked: _Asked) -> None:
-    """Refuse a fold that isn't there: nnU-Net would split at random, cases of one patient on both sides."""
+    """Refuse a fold that isn't there, and a configuration without cases."""
     folder = base / configuration.data_identifier
     if not folder.is_dir():
         raise GenesisError(
             f"{folder}: no such folder; expected preprocessed cases. Run nnUNetv2_preprocess -d {asked.dataset} -c "
             f"{asked.configuration}, or nnUNetv2_genesis_prepare for scans without labels."
         )
-    if asked.fold == "all":
-        return
-    file, number = base / SPLITS, NNUNETS_FOLDS
-    if file.is_file():
-        number = len(read_json(file))
-    elif (cases := len(infer_dataset_class(str(folder)).get_identifiers(str(folder)))) < number:
-        raise GenesisError(
-            f"{file}: no such file, and nnU-Net divides no fewer than {number} cases; found {cases}. Take all of them "
-            "with -f all, or write the file."
-        )
-    if int(asked.fold) >= number:
-        raise GenesisError(
-            f"-f {asked.fold}: expected one of {file.name}'s folds, 0 to {number - 1}, or all. Choose one of them."
-        )
+    check_fold(asked.fold, base, folder)
 
 
 def find_trainer(name: str) -> type[nnUNetTrainerRestoration]:

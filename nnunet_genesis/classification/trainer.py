@@ -32,7 +32,7 @@ from nnunet_genesis.classification.places import starts_of
 from nnunet_genesis.classification.splits import make_folds
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import atomic_path, read_json, write_json
-from nnunet_genesis.folders import SPLITS, nnunet_folder
+from nnunet_genesis.folders import SPLITS, check_fold, nnunet_folder
 from nnunet_genesis.trainer import nnUNetTrainerGenesis
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches
 from nnunet_genesis.training.distributed import gather
@@ -167,9 +167,8 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         file = Path(self.preprocessed_dataset_folder_base) / SPLITS
         if not file.is_file():
             write_json(make_folds(self.table, self.classes), file)
+        check_fold(self.fold, file.parent, Path(self.preprocessed_dataset_folder))
         folds = read_json(file)
-        if self.fold >= len(folds):
-            raise GenesisError(f"fold {self.fold}: {file} has the folds 0 to {len(folds) - 1}. Choose one of them.")
         train, val = ([case for case in folds[self.fold][part] if case in cases] for part in ("train", "val"))
         group = self.table.set_index("case")["group"].to_dict()
         if both := {group[case] for case in train} & {group[case] for case in val}:

@@ -15,7 +15,7 @@ from nnunet_genesis.checkpoint.reading import load as read
 from nnunet_genesis.checkpoint.writing import newest, replacing
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, regular_file
-from nnunet_genesis.folders import check_plans, environment
+from nnunet_genesis.folders import check_fold, check_plans, environment
 from nnunet_genesis.training.base import MOST_IN_A_ROW, ResumableTrainer, require_finite, skip_unless_finite
 from nnunet_genesis.training.batches import TRAINING, VALIDATION, KeyedBatches, end_forked_with_parent, start
 from nnunet_genesis.training.plotting import progress_figure
@@ -79,6 +79,16 @@ class FineTuningTrainer(ResumableTrainer):
         inputs = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
         kept = keep_small_maps_in_fp32(network, inputs) if self.precision != "fp32" else []
         self.print_to_log_file(in_words(self.precision, kept), also_print_to_console=False)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return nnU-Net's split.
+
+        Raises:
+            GenesisError: there is no such fold.
+        """
+        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base), Path(self.preprocessed_dataset_folder))
+        train, val = super().do_split()
+        return train, val
 
     def get_dataloaders(self):  # type: ignore[no-untyped-def]
         """Start nnU-Net's loaders; with a seed, give their batches by number, from the one that is due on."""

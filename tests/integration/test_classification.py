@@ -203,7 +203,7 @@ def test_wrong_settings_stop_with_a_message(world, monkeypatch, name, value, mes
 
 
 def test_wrong_folds_and_labels_stop_with_a_message(world):
-    with pytest.raises(SystemExit, match=r"fold 7: .* has the folds 0 to"):
+    with pytest.raises(SystemExit, match=r"fold 7: expected one of .*splits_final.json's folds, 0 to"):
         train(SCRATCH, 7)
     labels = world["nnUNet_raw"] / "Dataset821_Balls" / "labelsTr.csv"
     content = labels.read_text()

@@ -25,7 +25,7 @@ def make_run(world: dict[str, Path], results: Path, **variables: str) -> Run:
 def make_trainer(monkeypatch: pytest.MonkeyPatch, run: Run, trainer: str = SCRATCH):
     for name, value in run.environment.items():
         monkeypatch.setenv(name, value)
-    made = get_trainer_from_args("701", "3d_fullres", 1, trainer, device=CPU)
+    made = get_trainer_from_args("701", "3d_fullres", 0, trainer, device=CPU)
     made.initialize()
     return made
 
@@ -144,7 +144,7 @@ def test_a_fresh_shell_goes_on_with_the_runs_length_and_optimiser(world, tmp_pat
 
 def _sawtooth_rank(rank: int, folder: str) -> None:
     """Train the decoder, then everything, one step each with images of the rank's own; keep what there is then."""
-    made = get_trainer_from_args("701", "3d_fullres", 1, SCRATCH, device=CPU)  # before the group: nnU-Net wants CUDA
+    made = get_trainer_from_args("701", "3d_fullres", 0, SCRATCH, device=CPU)  # before the group: nnU-Net wants CUDA
     made.initialize()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting point", rank=rank, world_size=2)
     torch.manual_seed(rank)
