@@ -135,13 +135,20 @@ class ResumableTrainer(nnUNetTrainer):
 
     def begin(self) -> None:
         """Set an earlier run's checkpoints aside, and write the first one of this run."""
-        if self.local_rank == 0 and (kept := set_aside(Path(self.output_folder))):
+        writes = self.local_rank == 0 and not self.disable_checkpointing
+        if writes and (kept := set_aside(Path(self.output_folder))):
             names = ", ".join(file.name for file in kept)
             self.print_to_log_file(f"WARNING: a new run; an earlier run's checkpoints are kept as {names}")
         self.save_latest()
 
     def on_train_end(self) -> None:
-        """Write the final checkpoint and remove the latest, as nnU-Net does, and the previous one."""
+        """Write the final checkpoint and remove the latest, as nnU-Net does, and the previous one.
+
+        Without checkpointing they are an earlier run's, and stay.
+        """
+        if self.disable_checkpointing:  # nnU-Net's would remove the latest; run_training ends the loaders
+            self.print_to_log_file("Training done.")
+            return
         super().on_train_end()
         if self.local_rank == 0:
             (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""nnUNetv2_train asked for what can't be had: nothing is made up."""
+"""nnUNetv2_train asked for what can't be had, or for no checkpoints: nothing is made up, and nothing is lost."""
 
 from pathlib import Path
 
@@ -35,3 +35,14 @@ def test_a_fold_that_is_not_there_is_refused_with_and_without_a_splits_file(worl
         train(5)
     assert not file.exists()
     file.write_text(content)
+
+
+def test_without_checkpointing_an_earlier_runs_checkpoints_stay(world):
+    train()
+    folder = world["nnUNet_results"] / "Dataset701_One" / f"{SCRATCH}__nnUNetPlans__3d_fullres" / "fold_0"
+    (folder / "checkpoint_latest.pth").write_bytes(b"of a run that was stopped")
+    (folder / "checkpoint_previous.pth").write_bytes(b"the one before")
+    before = {file.name: file.read_bytes() for file in folder.glob("*.pth")}
+    assert len(before) == 4  # final and best, too
+    train(disable_checkpointing=True)
+    assert {file.name: file.read_bytes() for file in folder.glob("*.pth")} == before
