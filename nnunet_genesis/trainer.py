@@ -20,6 +20,7 @@ from nnunet_genesis.training.schedule import (
     EARLY_LR,
     LONG_RUN,
     SHORT_RUN,
+    STOCK_LR,
     PhasedLRScheduler,
     Schedule,
     default_warmup,
@@ -56,6 +57,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     num_iterations_per_epoch: int
     inference_allowed_mirroring_axes: tuple[int, ...] | None
     loaded: Collection[str] = ()
+    schedule: Any = None  # chosen in initialize()
 
     def __init__(
         self,
@@ -72,7 +74,14 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
             self._or_stop(self._refuse_2d)
         self.set_length(self.settings.epochs, self.settings.iterations)
         self.seed, self.precision = self.settings.seed, self.settings.precision
-        self.use(self._or_stop(self._choose_schedule))
+
+    def initialize(self) -> None:
+        """Choose the schedule, unless a checkpoint did; by now a subclass has set length and peak, as nnU-Net's do."""
+        if self.schedule is None:
+            if self.settings.peak_lr is None and self.initial_lr != STOCK_LR:
+                self.settings = dataclasses.replace(self.settings, peak_lr=self.initial_lr)
+            self.use(self._or_stop(self._choose_schedule))
+        super().initialize()
 
     def set_length(self, epochs: int | None, iterations: int | None) -> None:
         """Train so many epochs of so many iterations, of which validation takes a fifth; ``None``: as before."""

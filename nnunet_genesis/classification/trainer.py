@@ -74,7 +74,6 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
         settings, self.enable_deep_supervision = self.settings, False
         self.set_length(settings.epochs or EPOCHS, settings.iterations or ITERATIONS)
         self.weight_decay = WEIGHT_DECAY
-        self.use(self.early_schedule())
         self.table, self.classes = self._or_stop(self._read_labels)
         self.my_init_kwargs["classification"] = {
             "classes": self.classes,
@@ -82,6 +81,9 @@ class nnUNetTrainerGenesisClassifier(nnUNetTrainerGenesis):
             "regions": "genesis" not in dataset_json,
             "stage": settings.stage,
         }
+
+    def _choose_schedule(self) -> Schedule:
+        return self.early_schedule()
 
     def early_schedule(self) -> Schedule:
         """Return the schedule that a new run has, too."""

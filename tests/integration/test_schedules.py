@@ -1,5 +1,6 @@
 """Schedules of fine-tuning in nnU-Net's own loop: what is frozen, what stock nnU-Net does, and runs that go on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from torch import distributed as dist
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_genesis.classification.trainer import nnUNetTrainerGenesisClassifierScratch
+from nnunet_genesis.trainer import nnUNetTrainerGenesisScratch
 from tests.faults.training_runs import Run, assert_equal_runs, runs
 
 CPU, SCRATCH = torch.device("cpu"), "nnUNetTrainerGenesisScratch"
@@ -78,6 +81,44 @@ def test_poly_is_stock_nnunet_for_scratch(world, tmp_path, monkeypatch):
             groups.append({k: v for k, v in trainer.optimizer.param_groups[0].items() if k != "params"})
         assert groups[0] == groups[1]
     assert groups[0]["momentum"] == 0.99
+
+
+class Short(nnUNetTrainerGenesisScratch):
+    """In nnU-Net's usual style."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=CPU):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 20
+
+
+class ShortAndSlow(Short):
+    def __init__(self, plans, configuration, fold, dataset_json, device=CPU):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 5e-3
+
+
+class ShortClassifier(nnUNetTrainerGenesisClassifierScratch):
+    def __init__(self, plans, configuration, fold, dataset_json, device=CPU):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs, self.initial_lr = 20, 5e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "peak"),
+    [(Short, None, 4.9e-3), (ShortAndSlow, None, 5e-3), (ShortAndSlow, "0.02", 0.02), (ShortClassifier, None, 5e-3)],
+)
+def test_a_subclass_that_sets_its_length_and_peak_gets_a_schedule_for_them(world, monkeypatch, kind, variable, peak):
+    if variable:
+        monkeypatch.setenv("nnUNet_genesis_peak_lr", variable)
+    base = world["nnUNet_preprocessed"] / "Dataset701_One"
+    cases = sorted(file.stem for file in (base / "nnUNetPlans_3d_fullres").glob("*.pkl"))
+    labels = [f"{case},{number % 2}" for number, case in enumerate(cases)]
+    (base / "genesis_labels.csv").write_text("\n".join(["case,label", *labels]))
+    plans, dataset = (json.loads((base / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset"))
+    trainer = kind(plans | {"continue_training": False}, "3d_fullres", 0, dataset, CPU)
+    trainer.initialize()
+    assert [(phase.end, phase.peak_lr) for phase in trainer.phases] == [(2, peak), (20, peak)]
+    assert trainer.initial_lr == peak
 
 
 def test_a_frozen_encoder_stays(world, tmp_path, monkeypatch):
