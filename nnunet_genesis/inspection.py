@@ -52,7 +52,8 @@ def inspect_weights(
             target = planned_network(dataset, configuration, plans_name)
         report = plan_transfer(weights, target, ("encoder", "decoder"), bool(settings.partial_widths))
         refusal = report.refusal(settings.min_coverage)
-        command = command_to_run(Path("genesis.pth") if foreign else path, dataset, configuration, plans_name)
+        file = Path("genesis.pth") if foreign else path
+        command = command_to_run(file, dataset, configuration, plans_name, bool(report.coverage("decoder")))
         found |= {"transfer": report.to_dict(), "refused": refusal, "command": None if refusal else command}
         told += [report.to_text(), f"REFUSED: {refusal}" if refusal else f"To fine-tune:\n{command}"]
     return json.dumps(found, indent=1) if as_json else "\n\n".join(told), refusal is not None
@@ -188,11 +189,11 @@ def planned_network(dataset: str, configuration: str, plans_name: str) -> Networ
     return target_network(plans, configuration, dataset_json, shapes)
 
 
-def command_to_run(weights: Path, dataset: str, configuration: str, plans_name: str) -> str:
-    """Say what to type to fine-tune."""
+def command_to_run(weights: Path, dataset: str, configuration: str, plans_name: str, decoder: bool) -> str:
+    """Say what to type to fine-tune; ``decoder``: some of it can be transferred."""
+    full = "    # or nnUNetTrainerGenesisFull, with the decoder" if decoder else ""
     plans = "" if plans_name == "nnUNetPlans" else f" -p {plans_name}"
     return (
         f"export nnUNet_genesis_weights={shlex.quote(str(weights.resolve()))}\n"
-        f"nnUNetv2_train {dataset} {configuration} 0{plans} -tr nnUNetTrainerGenesis    # or nnUNetTrainerGenesisFull, "
-        "with the decoder"
+        f"nnUNetv2_train {dataset} {configuration} 0{plans} -tr nnUNetTrainerGenesis{full}"
     )

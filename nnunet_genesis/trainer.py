@@ -221,7 +221,7 @@ class nnUNetTrainerGenesis(FineTuningTrainer):
     def _load_genesis_weights(self) -> LoadReport:
         file = weights_file(self.settings, self.plans_manager.plans, type(self).__name__)
         weights = load_weights(file)
-        report = load_into(self, weights, self.parts, self.settings)
+        report = load_into(self, weights, self.parts, self.settings, needed=self.parts)
         self.origin = weights.record.as_parent(file, weights.sha256)
         self.print_to_log_file(report.to_text())
         return report

@@ -24,6 +24,7 @@ from nnunet_genesis.importers.base import own_layout
 from nnunet_genesis.inspection import planned_network
 from nnunet_genesis.transfer.network import source_network
 from nnunet_genesis.transfer.plan import plan_transfer
+from nnunet_genesis.transfer.report import LoadReport
 
 CONFIGURATION = "3d_fullres"
 
@@ -135,7 +136,8 @@ def summary(file: Path) -> str:
     lines += _input_maps(plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"])
     name, given = file.stem, plans["genesis"].get("weights")
     lines.append(f"  weights: {given or 'none yet; set nnUNet_genesis_weights=/path/to/genesis.pth, as below'}")
-    lines += _transfer(Path(given), dataset, name) if given else []
+    report = _transfer(Path(given), dataset, name) if given else None
+    lines += _taken(report) if report else []
     data = file.parent / plans["configurations"][CONFIGURATION]["data_identifier"]
     shared = f"   # not needed if {data} is complete" if data.is_dir() else ""
     lines += ["Next:", f"  nnUNetv2_preprocess -d {dataset} -p {name} -c {' '.join(sorted(planned))}{shared}"]
@@ -146,7 +148,8 @@ def summary(file: Path) -> str:
         lines.append('  export nnUNet_extTrainer="$(nnUNetv2_genesis_trainers)"')
     if not given:
         lines.append("  export nnUNet_genesis_weights=/path/to/genesis.pth")
-    return "\n".join([*lines, f"  nnUNetv2_train {dataset} {CONFIGURATION} 0 -p {name} -tr nnUNetTrainerGenesisFull"])
+    trainer = "nnUNetTrainerGenesisFull" if not report or report.coverage("decoder") else "nnUNetTrainerGenesis"
+    return "\n".join([*lines, f"  nnUNetv2_train {dataset} {CONFIGURATION} 0 -p {name} -tr {trainer}"])
 
 
 def _input_maps(arguments: Mapping[str, Any]) -> list[str]:
@@ -157,10 +160,13 @@ def _input_maps(arguments: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _transfer(file: Path, dataset: int, plans_name: str) -> list[str]:
+def _transfer(file: Path, dataset: int, plans_name: str) -> LoadReport:
+    network = planned_network(str(dataset), CONFIGURATION, plans_name)
+    return plan_transfer(load_weights(file), network, ("encoder", "decoder"))
+
+
+def _taken(report: LoadReport) -> list[str]:
     """Say what of the weights the planned network takes."""
-    weights = load_weights(file)
-    report = plan_transfer(weights, planned_network(str(dataset), CONFIGURATION, plans_name), ("encoder", "decoder"))
     taken = ", ".join(f"{report.coverage(part):.1%} of the {part}'s parameters" for part in ("encoder", "decoder"))
     steps = dict.fromkeys(str(step) for move in report.moves for step in move.steps)
     lines = [f"  taken from them: {taken}{f' ({chr(59).join(steps)})' if steps else ''}"]

@@ -45,6 +45,7 @@ def model_card(weights: GenesisWeights, plan: Mapping[str, Any], log: Mapping[st
         training=_training(record),
         curves=_curves(log),
         picture=picture,
+        decoder=any(name.startswith("decoder.") for name in weights.network_weights),
         licence=own,
         strictest=theirs,
         laxer=strictness(own) < strictness(theirs),

@@ -96,11 +96,12 @@ class _Matcher:
         if part != "encoder":
             pair = len(self.source.strides) - 2 - pair
         origin = _PLACE.sub(lambda found: f"{found[1]}.{found[2]}.{pair}.", name)
-        if not self.partial_widths and self._blocks(name, self.target) != self._blocks(origin, self.source):
+        there, here = self._blocks(origin, self.source), self._blocks(name, self.target)
+        if there and there != here and not self.partial_widths:
             raise _UnplaceableError(
                 Reason.WIDTH,
-                f"{self._blocks(origin, self.source)} pretrained blocks in this stage, here "
-                f"{self._blocks(name, self.target)} (nnUNet_genesis_partial_widths=1 takes the leading ones)",
+                f"{there} pretrained blocks in this stage, here {here} (nnUNet_genesis_partial_widths=1 takes the "
+                "leading ones)",
             )
         if origin not in self.source.shapes:
             raise _UnplaceableError(Reason.MISSING, "not in the pretrained network")

@@ -17,17 +17,24 @@ MAX_SPACING_RATIO = 2.0
 REPORT = "genesis_load_report.json"  # in a run's folder
 
 
-def load_into(trainer: Any, weights: GenesisWeights, parts: Collection[str], settings: Settings) -> LoadReport:
+def load_into(
+    trainer: Any,
+    weights: GenesisWeights,
+    parts: Collection[str],
+    settings: Settings,
+    needed: Collection[str] = ("encoder",),
+) -> LoadReport:
     """Load ``parts`` of the weights into the network of one of our trainers; rank 0 writes :data:`REPORT`.
 
     Raises:
-        GenesisError: the checkpoint's record doesn't describe its tensors, or they cover too little of the encoder.
+        GenesisError: the checkpoint's record doesn't describe its tensors, or they cover too little of the encoder, or
+            nothing of the decoder, which is ``needed``.
     """
     network = trainer.bare_network()
     shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
     target = target_network(trainer.plans_manager.plans, trainer.configuration_name, trainer.dataset_json, shapes)
     report = plan_transfer(weights, target, parts, bool(settings.partial_widths))
-    report.require(settings.min_coverage)
+    report.require(settings.min_coverage, needed)
     apply_moves(report.moves, weights.network_weights, network)
     if trainer.local_rank == 0:
         write_json(report.to_dict(), Path(trainer.output_folder) / REPORT)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from nnunet_genesis.errors import GenesisError, printable
@@ -39,17 +39,28 @@ class LoadReport:
         """Return the share of the part's parameters (elements, not tensors), in [0, 1], that come from the source."""
         return _share(move for move in self.moves if move.part == part)
 
-    def refusal(self, min_coverage: float) -> str | None:
-        """Say why this is too little, and what to do; ``None`` where ``min_coverage`` (in [0, 1]) is reached."""
+    def refusal(self, min_coverage: float, needed: Collection[str] = ("encoder",)) -> str | None:
+        """Say why this is too little, and what to do.
+
+        ``None`` where ``min_coverage`` (in [0, 1]) of the encoder is reached and, if it is ``needed``, some of the
+        decoder is covered.
+        """
         covered = self.coverage()
-        if covered >= min_coverage and covered > 0:
-            return None
-        causes = Counter(move.reason for move in self.moves if move.part == "encoder" and move.reason).most_common(1)
-        cause = causes[0][0] if causes else "channels or blocks that the pretrained network lacks"
-        return (
-            f"{self.source}: these weights cover {covered:.1%} of this network's encoder, expected at least "
-            f"{min_coverage:.0%}. Most frequent cause: {cause}. {self._remedy()}"
-        )
+        if not covered or covered < min_coverage:
+            return (
+                f"{self.source}: these weights cover {covered:.1%} of this network's encoder, expected at least "
+                f"{min_coverage:.0%}. Most frequent cause: {self._cause('encoder')}. {self._remedy()}"
+            )
+        if "decoder" in needed and not self.coverage("decoder"):
+            return (
+                f"{self.source}: nothing of these weights fits this network's decoder. Most frequent cause: "
+                f"{self._cause('decoder')}. Use nnUNetTrainerGenesis, which takes the encoder alone."
+            )
+        return None
+
+    def _cause(self, part: str) -> str:
+        causes = Counter(move.reason for move in self.moves if move.part == part and move.reason).most_common(1)
+        return causes[0][0] if causes else "channels or blocks that the pretrained network lacks"
 
     def _remedy(self) -> str:
         """Name the closest thing that would work."""
@@ -63,9 +74,9 @@ class LoadReport:
             "(-p), or lower nnUNet_genesis_min_coverage."
         )
 
-    def require(self, min_coverage: float) -> None:
+    def require(self, min_coverage: float, needed: Collection[str] = ("encoder",)) -> None:
         """Raise a :meth:`refusal`, and the whole report, as GenesisError, if there is one."""
-        if refusal := self.refusal(min_coverage):
+        if refusal := self.refusal(min_coverage, needed):
             raise GenesisError(f"{refusal}\n{self.to_text()}")
 
     def to_dict(self) -> dict[str, Any]:

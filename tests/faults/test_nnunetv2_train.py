@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.paths import nnUNet_results
 from nnunetv2.run.run_training import run_training
 
+from nnunet_genesis import checkpoint, importers
 from nnunet_genesis.cli import trainers_folder
 from nnunet_genesis.trainer import nnUNetTrainerGenesisScratch
 
@@ -21,8 +23,10 @@ def environment(world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(f"nnUNet_genesis_{name}", "1")
 
 
-def train(fold: int = 0, **options: bool) -> None:
-    run_training("701", "3d_fullres", fold, SCRATCH, device=torch.device("cpu"), **options)
+def train(fold: int = 0, trainer: str = SCRATCH, **options: bool) -> Path:
+    """Returns the run's folder."""
+    run_training("701", "3d_fullres", fold, trainer, device=torch.device("cpu"), **options)
+    return Path(nnUNet_results) / "Dataset701_One" / f"{trainer}__nnUNetPlans__3d_fullres" / f"fold_{fold}"
 
 
 def test_a_fold_that_is_not_there_is_refused_with_and_without_a_splits_file(world):
@@ -38,11 +42,21 @@ def test_a_fold_that_is_not_there_is_refused_with_and_without_a_splits_file(worl
 
 
 def test_without_checkpointing_an_earlier_runs_checkpoints_stay(world):
-    train()
-    folder = world["nnUNet_results"] / "Dataset701_One" / f"{SCRATCH}__nnUNetPlans__3d_fullres" / "fold_0"
+    folder = train()
     (folder / "checkpoint_latest.pth").write_bytes(b"of a run that was stopped")
     (folder / "checkpoint_previous.pth").write_bytes(b"the one before")
     before = {file.name: file.read_bytes() for file in folder.glob("*.pth")}
     assert len(before) == 4  # final and best, too
     train(disable_checkpointing=True)
     assert {file.name: file.read_bytes() for file in folder.glob("*.pth")} == before
+
+
+def test_a_decoder_is_not_begun_from_random_values_in_silence(world, tmp_path, monkeypatch):
+    content = importers.convert(train() / "checkpoint_final.pth").checkpoint
+    weights = {name: value for name, value in content["network_weights"].items() if name.startswith("encoder.")}
+    checkpoint.save(content | {"network_weights": weights}, tmp_path / "encoder.pth")
+    monkeypatch.setenv("nnUNet_genesis_weights", str(tmp_path / "encoder.pth"))
+    with pytest.raises(
+        SystemExit, match=r"nothing of these weights .*not in the pretrained.* Use nnUNetTrainerGenesis,"
+    ):
+        train(trainer="nnUNetTrainerGenesisFull")

@@ -80,6 +80,15 @@ def test_a_data_set_that_fits(file, monkeypatch, capsys):
     assert f"export nnUNet_genesis_weights='{file}'\nnnUNetv2_train 901 3d_fullres 0 -tr nnUNetTrainerGenesis" in text
 
 
+def test_the_decoders_trainer_is_named_where_there_is_a_decoder(file, monkeypatch, capsys):
+    assert "nnUNetTrainerGenesisFull" in inspect(monkeypatch, capsys, file, "-d", "901")[1]
+    content = torch.load(file, weights_only=True)
+    content["network_weights"] = {n: v for n, v in content["network_weights"].items() if n.startswith("encoder.")}
+    torch.save(content, file)
+    status, text, _ = inspect(monkeypatch, capsys, file, "-d", "901")
+    assert (status, "nnUNetTrainerGenesisFull" in text) == (0, False)
+
+
 def test_a_data_set_that_the_trainer_would_refuse(file, monkeypatch, capsys):
     status, text, _ = inspect(monkeypatch, capsys, file, "-d", "Dataset901_Test", "-p", "deepPlans")
     assert status == 1

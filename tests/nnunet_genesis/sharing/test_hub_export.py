@@ -23,6 +23,17 @@ def saved(folder: Path, name: str = "genesis.pth", **changes: Any) -> Path:
     return folder / name
 
 
+def test_the_card_names_the_decoders_trainer_where_there_is_a_decoder(tmp_path):
+    file = saved(tmp_path)
+    export_hub(file, tmp_path / "whole")
+    assert "-tr nnUNetTrainerGenesisFull\n" in (tmp_path / "whole" / "README.md").read_text()
+    content = checkpoint.load(file)
+    content["network_weights"] = {n: v for n, v in content["network_weights"].items() if n.startswith("encoder.")}
+    checkpoint.save(content, file)
+    export_hub(file, tmp_path / "encoder")
+    assert "-tr nnUNetTrainerGenesis\n" in (tmp_path / "encoder" / "README.md").read_text()
+
+
 def front(folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
 

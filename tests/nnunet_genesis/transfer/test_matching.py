@@ -62,6 +62,14 @@ def test_encoder_only_leaves_the_decoder():
     assert "decoder: this trainer does not transfer it" in {move.reason for move in moves}
 
 
+def test_a_source_without_a_decoder_has_nothing_for_one():
+    source, target = describe(network(5)), describe(network(4))
+    encoder = {name: shape for name, shape in source.shapes.items() if name.startswith("encoder.")}
+    moves = match(dataclasses.replace(source, shapes=encoder), target, BOTH)
+    found = {(move.reason, move.cause) for move in moves if move.part == "decoder"}
+    assert found == {("not in the pretrained network", Reason.MISSING)}
+
+
 def test_residual_network_moves_like_a_plain_one():
     source, target = network(5, residual=True, seed=1), network(4, residual=True, seed=2)
     moves = transfer(source, target)

@@ -45,6 +45,19 @@ def test_the_file_is_placed_and_reported(file):
     assert {move.operation for move in report.moves if move.part == "encoder"} == {"copy"}
 
 
+def test_a_decoder_that_is_needed_and_not_there_is_refused_with_the_trainer_that_needs_none(file):
+    content = checkpoint.load(file)
+    content["network_weights"] = {n: v for n, v in content["network_weights"].items() if n.startswith("encoder.")}
+    checkpoint.save(content, file)
+    report = load(network(4), file, BOTH, minimum=1)  # as pretraining's --init, which takes what there is
+    assert (report.coverage("encoder"), report.coverage("decoder")) == (1, 0)
+    with pytest.raises(
+        GenesisError, match=r"nothing of .* decoder.*not in the pretrained network.*nnUNetTrainerGenesis,"
+    ):
+        report.require(1, BOTH)
+    report.require(1, ("encoder",))
+
+
 def test_the_report_is_json_and_text(file):
     report = load(network(5), file, BOTH)
     stored = json.loads(json.dumps(report.to_dict()))
