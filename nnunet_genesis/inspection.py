@@ -40,7 +40,7 @@ def inspect_weights(
         GenesisError: the weights can't be read, or the data set has no such plans or configuration.
     """
     settings, source = Settings.from_environment(), importers.read(path)
-    weights = checkpoint.check(importers.convert(source).checkpoint, path, source.sha256)
+    weights = checkpoint.check(importers.convert(source).checkpoint, source.path, source.sha256)
     found: dict[str, Any] = {"weights": describe_weights(weights)}
     told = [describe_text(found["weights"])]
     if foreign := importers.detect(source.content) != "genesis":
@@ -52,7 +52,7 @@ def inspect_weights(
             target = planned_network(dataset, configuration, plans_name)
         report = plan_transfer(weights, target, ("encoder", "decoder"), bool(settings.partial_widths))
         refusal = report.refusal(settings.min_coverage)
-        file = Path("genesis.pth") if foreign else path
+        file = Path("genesis.pth") if foreign else source.path
         command = command_to_run(file, dataset, configuration, plans_name, bool(report.coverage("decoder")))
         found |= {"transfer": report.to_dict(), "refused": refusal, "command": None if refusal else command}
         told += [report.to_text(), f"REFUSED: {refusal}" if refusal else f"To fine-tune:\n{command}"]

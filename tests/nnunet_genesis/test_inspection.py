@@ -89,6 +89,14 @@ def test_the_decoders_trainer_is_named_where_there_is_a_decoder(file, monkeypatc
     assert (status, "nnUNetTrainerGenesisFull" in text) == (0, False)
 
 
+def test_of_a_repository_the_command_names_the_file(file, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "a model"
+    folder.mkdir()
+    file.rename(folder / "checkpoint_final.pth")
+    _, text, _ = inspect(monkeypatch, capsys, folder, "-d", "901")
+    assert f"export nnUNet_genesis_weights='{folder}/checkpoint_final.pth'\n" in text
+
+
 def test_a_data_set_that_the_trainer_would_refuse(file, monkeypatch, capsys):
     status, text, _ = inspect(monkeypatch, capsys, file, "-d", "Dataset901_Test", "-p", "deepPlans")
     assert status == 1
