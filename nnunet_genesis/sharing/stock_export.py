@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from nnunet_genesis import checkpoint
+from nnunet_genesis.checkpoint.writing import BEST, FINAL
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import disk_in_words, read_json, whole_folder
 
@@ -17,16 +19,19 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     """Copy ``TRAINER__PLANS__CONFIG`` with ``trainer_name`` rewritten to nnU-Net's own trainer.
 
     The fine-tuned network is nnU-Net's own, so stock ``nnUNetv2_predict`` gives identical output from the copy.
+    Folds that are not finished are left out, and named on stderr; nothing but checkpoints is taken of a fold.
     Returns the copy's folder, by default ``nnUNetTrainer__PLANS__CONFIG`` beside the original.
 
     Raises:
         GenesisError: the folder isn't a model, its network isn't nnU-Net's own or doesn't segment; or the output
             exists.
     """
-    checkpoints = sorted(model_folder.glob("fold_*/checkpoint_*.pth"))
+    folds = sorted(model_folder.glob("fold_*"))
+    finished = [fold for fold in folds if (fold / FINAL).is_file()]
+    checkpoints = [file for fold in finished for name in (BEST, FINAL) if (file := fold / name).is_file()]
     needed = [model_folder / name for name in ("plans.json", "dataset.json")]
     missing = [path.name for path in needed if not path.is_file()]
-    missing += [] if checkpoints else ["fold_X/checkpoint_*.pth"]
+    missing += [] if checkpoints else [f"fold_X/{FINAL}"]
     if missing:
         raise GenesisError(
             f"{model_folder}: expected a trained model (TRAINER__PLANS__CONFIG), missing {', '.join(missing)}. Give "
@@ -37,15 +42,15 @@ def export_stock(model_folder: Path, output: Path | None = None) -> Path:
     if output.exists():
         raise GenesisError(f"{output}: exists already. Move it away, or choose another folder with -o.")
     with disk_in_words(output, "run the same command again."), whole_folder(output) as partial:
-        for path in [*needed, *model_folder.glob("dataset_fingerprint.json"), *model_folder.glob("fold_*/*.json")]:
-            target = partial / path.relative_to(model_folder)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+        for path in [*needed, *model_folder.glob("dataset_fingerprint.json")]:
+            shutil.copyfile(path, partial / path.name)
         for path in checkpoints:
             content = checkpoint.load(path)
             _refuse_other_tasks(content, path)
             (partial / path.parent.name).mkdir(exist_ok=True)
             checkpoint.save(content | {"trainer_name": STOCK_TRAINER}, partial / path.relative_to(model_folder))
+    for fold in (fold for fold in folds if fold not in finished):
+        print(f"WARNING: {fold}: no {FINAL}, left out. Finish its training, and export again.", file=sys.stderr)
     return output
 
 

@@ -57,12 +57,22 @@ def test_only_the_trainer_name_is_rewritten(model):
 def test_all_that_prediction_needs_is_copied(model):
     output = export_stock(model)
     copied = snapshot(output)
-    for name in ("plans.json", "dataset.json", "dataset_fingerprint.json", "fold_1/debug.json"):
+    whole = ("plans.json", "dataset.json", "dataset_fingerprint.json")
+    for name in whole:
         assert copied[Path(name)] == (model / name).read_bytes()
-    assert {str(path) for path in copied if path.suffix == ".pth"} == {
-        f"fold_{fold}/checkpoint_{kind}.pth" for fold in (0, 1) for kind in ("best", "final")
-    }
-    assert not list(output.rglob("*.nii.gz"))
+    checkpoints = {f"fold_{fold}/checkpoint_{kind}.pth" for fold in (0, 1) for kind in ("best", "final")}
+    assert {str(path) for path in copied} == {*whole, *checkpoints}  # no debug.json, which names host and folders
+
+
+def test_a_fold_that_is_not_finished_is_left_out_and_named(model, capsys):
+    fold = model / "fold_1"
+    (fold / "checkpoint_final.pth").rename(fold / "checkpoint_latest.pth")
+    (model / "fold_0" / "checkpoint_best.pth").rename(model / "fold_0" / "checkpoint_earlier_best.pth")
+    output = export_stock(model)
+    assert [str(path.relative_to(output)) for path in output.rglob("*.pth")] == ["fold_0/checkpoint_final.pth"]
+    said = capsys.readouterr()
+    assert f"WARNING: {fold}: no checkpoint_final.pth, left out" in said.err
+    assert said.out == ""
 
 
 def test_original_stays_as_it_was(model):
@@ -87,7 +97,7 @@ def test_relative_folder_gets_its_full_name(model, monkeypatch):
     assert export_stock(Path(".")) == model.parent / "nnUNetTrainer__nnUNetPlans__3d_fullres"
 
 
-@pytest.mark.parametrize("missing", ["plans.json", "dataset.json", "fold_X/checkpoint_*.pth"])
+@pytest.mark.parametrize("missing", ["plans.json", "dataset.json", "fold_X/checkpoint_final.pth"])
 def test_folder_that_is_no_model(model, missing):
     for path in model.glob(missing.replace("fold_X", "fold_*")):
         path.unlink()
