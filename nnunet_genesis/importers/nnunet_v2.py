@@ -7,7 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_genesis.checkpoint import CITATIONS, Record
 from nnunet_genesis.checkpoint.architecture import input_channels, own_words
-from nnunet_genesis.checkpoint.lineage import NOT_STATED, Origin
+from nnunet_genesis.checkpoint.lineage import Origin
 from nnunet_genesis.checkpoint.record import axis_order, one_configuration
 from nnunet_genesis.checkpoint.untrusted import plain
 from nnunet_genesis.errors import GenesisError
@@ -41,18 +41,22 @@ def convert(source: Source) -> Imported:
     data: dict[str, Any] = {
         "channel_names": _channel_names(dataset, planned["normalization_schemes"], input_channels(weights), source)
     }
-    if isinstance(cases := dataset.get("numTraining"), int):
+    fold, cases = source.content["init_args"].get("fold"), dataset.get("numTraining")
+    if isinstance(fold, int) or fold == "all":
+        data["fold"] = fold
+    if fold == "all" and isinstance(cases, int):  # of a fold they are not told
         data["number_of_cases"] = {"training": cases}
     kept = source.content["init_args"].get("genesis")  # by our trainers, of the weights that the network began with
     parents = Origin.of(plain(kept, source.path)) if isinstance(kept, dict) else Origin()
-    licence = str(dataset.get("licence") or dataset.get("license") or "not stated in the file")
+    stated = dataset.get("licence") or dataset.get("license")
+    licences = [*parents.lineage, *([{"licence": stated}] if stated else [])]
     record = Record.of(
         plans,
         name,
         imported=None if parents.lineage else source.describe("nnunet_v2"),
         method=f"supervised (nnU-Net v2, {source.content.get('trainer_name') or 'unknown trainer'})",
         data=data,
-        licence=NOT_STATED if parents.lineage else licence,
+        licence=Origin(licences).licence if licences else "not stated in the file",
         parents=parents,
         citations=[CITATIONS[1], *([str(dataset["reference"])] if dataset.get("reference") else [])],
     )

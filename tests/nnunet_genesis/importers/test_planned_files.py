@@ -97,8 +97,33 @@ def test_a_fine_tuned_network_keeps_lineage_citations_and_the_strictest_licence(
     assert record["licence"] == "cc-by-nc-4.0"
     assert record["citations"][-1] == "Somebody (2026)"
     assert importers.convert(Source(Path("f.pth"), content), licence="MIT").record["licence"] == "MIT"
+    content["init_args"]["dataset_json"]["licence"] = "CC-BY-NC-ND 4.0"
+    assert importers.convert(Source(Path("f.pth"), content)).record["licence"] == "CC-BY-NC-ND 4.0"
+    del content["init_args"]["dataset_json"]["licence"]
+    assert importers.convert(Source(Path("f.pth"), content)).record["licence"] == "cc-by-nc-4.0"
+    content["init_args"]["dataset_json"]["licence"] = "cc-by-4.0"
     content["init_args"]["genesis"]["lineage"] = 7
     assert importers.convert(Source(Path("f.pth"), content)).record["licence"] == "cc-by-4.0"
+
+
+@pytest.mark.parametrize(
+    ("fold", "data"),
+    [
+        (3, {"fold": 3}),
+        ("all", {"fold": "all", "number_of_cases": {"training": 281}}),
+        (None, {}),
+        ({"a": 1}, {}),
+        ("x" * 9999, {}),
+    ],
+)
+def test_the_number_of_cases_is_that_of_all_of_them(fold, data):
+    content = v2_content()
+    content["init_args"]["fold"] = fold
+    assert from_v2(content).record["data"] == {
+        "dataset_name": "Dataset007_Pancreas",
+        "channel_names": {"0": "CT"},
+        **data,
+    }
 
 
 def set_in(content: dict[str, Any], value: Any, *path: str) -> dict[str, Any]:
@@ -136,7 +161,7 @@ def test_a_supervised_network_stays_as_it_is(kind, prefix):
     assert record["data"] == {
         "dataset_name": "Dataset007_Pancreas",
         "channel_names": {"0": "CT"},
-        "number_of_cases": {"training": 281},
+        "fold": 0,
     }
     assert "nnUNetTrainerNoMirroring" in record["method"]
     source_network(checkpoint.check(imported.checkpoint, "f"))
