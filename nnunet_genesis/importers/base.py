@@ -13,9 +13,9 @@ from nnunet_genesis.checkpoint.architecture import first_convolution, input_chan
 from nnunet_genesis.checkpoint.untrusted import check_tensors, some_keys
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.importers.repository import Card
+from nnunet_genesis.transfer.network import Shape
 
 Tensors = dict[str, torch.Tensor]
-Shape = tuple[int, ...]
 
 CONFIGURATION = "3d_fullres"
 
