@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -204,7 +205,9 @@ def _values(headers: Sequence[SliceHeader]) -> np.ndarray:
     images = []
     for path, group in groupby(headers, lambda h: h.path):
         of_file = list(group)
-        stored = _stored(path, [h.frame for h in of_file])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote the header's values
+            stored = _stored(path, [h.frame for h in of_file])
         images += [(frame * h.slope + h.intercept).astype(np.float32) for frame, h in zip(stored, of_file, strict=True)]
     return np.stack(images)
 

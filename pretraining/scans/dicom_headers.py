@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pydicom
+from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import parse_fragments
 from pydicom.filereader import read_partial
@@ -67,6 +68,8 @@ _MOSAIC = "Siemens mosaics (all slices of a volume in one image): convert them t
 _MOST_UNPACKED, _MOST_RATIO = 1 << 26, 20  # bytes, and what each byte of a deflated file may add to them
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+# Of private kinds SimpleITK reads nothing, of nuclear medicine no spacing of slices; not all files say a kind.
+_ITK_READS = ("", uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class SliceHeader:
     path: str
     frame: int  # the image's index in the file
     frames: int  # images in the file that this speaks for; more than 1 where nothing tells where each of them lies
-    plain: bool  # whether SimpleITK reads the values as they are meant: not MONOCHROME1, no functional groups
+    plain: bool  # whether SimpleITK reads it as it is meant: one of _ITK_READS, not MONOCHROME1, no functional groups
     series: str  # SHA-256 of the SeriesInstanceUID, "" if an anonymiser blanked it
     study: str  # hash of the StudyInstanceUID, or ""
     patient: str  # name of the patient's group (patient_group), or ""
@@ -239,7 +242,7 @@ def _header(
         path=path,
         frame=index,
         frames=frames,
-        plain=not enhanced and photometric != "MONOCHROME1",
+        plain=not enhanced and photometric != "MONOCHROME1" and _text(data, "SOPClassUID") in _ITK_READS,
         series=digest(series) if series else "",
         study=digest(study, 12) if (study := _text(data, "StudyInstanceUID")) else "",
         patient=patient_group(patient, key) if patient else "",

@@ -2,13 +2,14 @@
 
 import shutil
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, NuclearMedicineImageStorage
 
 from pretraining.scans.dicom import read_dicom
 from pretraining.scans.find import find_scans
@@ -234,6 +235,19 @@ def test_each_slice_keeps_its_own_rescaling(tmp_path):
     image, _ = read_scan(scan)
     expected = [(np.arange(24).reshape(4, 6) + 100 * i) * (1 + i * 0.25) for i in range(4)]
     assert np.allclose(image[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["1.2.3.4.5", NuclearMedicineImageStorage])
+def test_objects_that_simpleitk_does_not_read(tmp_path, kind):
+    for file in make_series(tmp_path, SOPClassUID=kind, PixelData=bytes(range(50))):  # two too many, as exporters pad
+        file.write_bytes(file.read_bytes()[132:])
+    (scan,), _ = find_scans([tmp_path])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # they would quote the header
+        image, properties = read_scan(scan)
+    stored = np.frombuffer(bytes(range(48)), np.int16).reshape(4, 6)
+    assert np.array_equal(image[0], np.stack([stored - 1024] * 12))
+    assert properties["spacing"] == [2.5, 0.5, 0.75]
 
 
 def test_blanked_series_uid_groups_by_folder(tmp_path):
