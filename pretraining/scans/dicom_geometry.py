@@ -88,7 +88,7 @@ def _check_objects(headers: Sequence[SliceHeader]) -> None:
     if n == 1:
         raise ScanError("a single slice: no volume (a localizer, or the rest of the series is missing)")
     if wrong := next((h.rescaling for h in headers if h.rescaling), ""):
-        raise ScanError(f"slices without a valid {wrong}: their intensities are unknown")
+        raise ScanError(f"slices {wrong}: their intensities are unknown")
     for tag, missing in (
         ("ImagePositionPatient", sum(h.position is None for h in headers)),
         ("ImageOrientationPatient", sum(h.orientation is None for h in headers)),

@@ -41,11 +41,12 @@ ALSO = (
 _PRIVATE = (0x0019100C, 0x0019100E, 0x00431039, 0x001910BB, 0x001910BC, 0x001910BD, 0x20011003, 0x200510B0, 0x200510B1,
             0x200510B2)  # fmt: skip
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+_TABLE = "ModalityLUTSequence"
 _NAMES = (
     "SOPClassUID", "SeriesInstanceUID", "PatientID", "Modality", "NumberOfFrames", "RescaleSlope", "RescaleIntercept",
     "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "PixelSpacing",
     "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber", "DimensionIndexSequence",
-    "DimensionIndexValues", *SHOWN[2:], *ALSO,
+    "DimensionIndexValues", _TABLE, *SHOWN[2:], *ALSO,
 )  # fmt: skip
 _KEYWORDS = {Tag(name): name for name in _NAMES} | {Tag(t): f"({t >> 16:04X},{t & 0xFFFF:04X})" for t in _PRIVATE}
 _TAGS = [*_KEYWORDS, Tag(_SHARED), Tag(_PER_FRAME)]
@@ -91,9 +92,7 @@ class SliceHeader:
     pixel_spacing: tuple[float, ...] | None  # mm between rows and between columns
     position: tuple[float, ...] | None  # ImagePositionPatient, mm, LPS
     orientation: tuple[float, ...] | None  # ImageOrientationPatient: the directions of a row and of a column
-    rescaling: (
-        str  # the first of RescaleSlope and RescaleIntercept that is there and no number (or a slope of 0), or ""
-    )
+    rescaling: str  # what leaves intensities unknown: no number (or 0) as slope or intercept, a table; or ""
     slope: float  # what stored values are multiplied by
     intercept: float  # what is added then
     complete: bool  # whether the file holds all the pixel data that the header announces
@@ -307,8 +306,8 @@ def _bad_rescaling(data: Elements) -> str:
     # SimpleITK would take 0 and NaN for 1, and say nothing.
     for keyword, wrong in (("RescaleSlope", (None, (0.0,))), ("RescaleIntercept", (None,))):
         if _text(data, keyword) and _numbers(data, keyword, 1) in wrong:
-            return keyword
-    return ""
+            return f"without a valid {keyword}"
+    return "whose values a table maps (ModalityLUTSequence), which isn't applied" if data.get(_TABLE) else ""
 
 
 def _holds_pixels(data: pydicom.FileDataset, file: BinaryIO, needed: int) -> bool:

@@ -15,6 +15,7 @@ from pretraining.scans.scan import Geometry, ScanError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii", ".hdr")  # and Analyze
 ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd", ".nhdr")
+_MM = {1: 1e3, 3: 1e-3}  # of NIfTI's codes for metres and micrometres
 # Sines of how far axes are off a right angle: below the first they stay as SimpleITK gives them; up to the second they
 # are rounded ones (four decimals make 0.01 degrees of it, chains of tools more).
 _EXACT, _MOST_SHEAR = 1e-4, math.sin(math.radians(1.25))
@@ -74,8 +75,9 @@ def _nifti_geometry(nifti: NiftiFile) -> Geometry:
     """Give the grid of a NIfTI file whose axes SimpleITK refuses."""
     affine = np.diag([-1, -1, 1, 1]) @ nifti.header.get_best_affine()  # RAS to LPS
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    (nx, ny, nz), (x, y, z) = nifti.header.get_data_shape()[:3], map(float, nifti.header["pixdim"][1:4])
-    origin = tuple(affine[:3, 3].tolist())
+    unit = _MM.get(int(nifti.header["xyzt_units"]) & 7, 1.0)  # as SimpleITK
+    (nx, ny, nz), (x, y, z) = nifti.header.get_data_shape()[:3], (nifti.header["pixdim"][1:4] * unit).tolist()
+    origin = tuple((affine[:3, 3] * unit).tolist())
     return Geometry(
         (nx, ny, nz), (x, y, z), origin, tuple(axes.ravel().tolist()), math.prod(nifti.header.get_data_shape()[3:])
     )

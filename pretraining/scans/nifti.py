@@ -150,6 +150,11 @@ def _check_fields(header: nibabel.Nifti1Header) -> None:
         raise ScanError("its NIfTI header names an unknown data type") from e
     if dtype.kind not in "iuf":
         raise ScanError(f"{'complex' if dtype.kind == 'c' else 'colour (RGB)'} values: one number per voxel is needed")
+    try:
+        header.get_slope_inter()
+    except HeaderDataError as e:
+        inter = header["scl_inter"]
+        raise ScanError(f"its header scales intensities, but their intercept (scl_inter) is {inter}: set it") from e
     if len(shape) < 3 or min(shape) < 1 or math.prod(shape[4:]) > 1:
         raise ScanError(f"{len(shape)}D, shape {shape} (x, y, z, ...): a volume is needed")
     spacing = [float(s) for s in header["pixdim"][1:4]]

@@ -237,6 +237,14 @@ def test_each_slice_keeps_its_own_rescaling(tmp_path):
     assert np.allclose(image[0], expected)
 
 
+def test_values_that_a_table_maps(tmp_path):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData, table.ModalityLUTType = [2, 0, 16], b"\1\0\0\0", "HU"
+    for file in make_series(tmp_path, RescaleSlope=None, RescaleIntercept=None):
+        edit(file, ModalityLUTSequence=[table])
+    assert "ModalityLUTSequence), which isn't applied: their intensities are unknown" in reason(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["1.2.3.4.5", NuclearMedicineImageStorage])
 def test_objects_that_simpleitk_does_not_read(tmp_path, kind):
     for file in make_series(tmp_path, SOPClassUID=kind, PixelData=bytes(range(50))):  # two too many, as exporters pad

@@ -81,6 +81,10 @@ def test_intensity_scaling_equals_what_nnunet_reads(tmp_path, ending, scaling):
     assert properties == expected_properties
 
 
+def test_intensity_scaling_without_an_intercept(tmp_path):
+    header_refuses(save_nifti(tmp_path / "a.nii", volume(), scl_slope=2, scl_inter=np.nan), "intercept .* is nan")
+
+
 @pytest.mark.parametrize("affine", ["oblique", "flipped"])
 def test_orientation_equals_what_nnunet_reads(tmp_path, affine):
     angle = np.radians(20)
@@ -278,6 +282,21 @@ def test_rounded_axes_become_the_nearest_right_ones(tmp_path, name, degrees):
     voxels, properties = read_image_file(tmp_path / name)
     assert np.array_equal(voxels[0], volume().T)
     assert properties["sitk_stuff"]["direction"] == geometry.direction
+
+
+@pytest.mark.parametrize(("unit", "length"), [("meter", 1e-3), ("micron", 1e3), ("unknown", 1)])
+def test_rounded_axes_in_other_units(tmp_path, unit, length):
+    found = []
+    for degrees in (0, 0.3):  # SimpleITK reads the first itself
+        affine = np.eye(4)
+        affine[:3] = np.column_stack([shear(degrees) * [2, 3, 4], [10, 20, 30]]) * length
+        image = nibabel.Nifti1Image(volume(), affine)
+        image.set_qform(None, 0)
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, tmp_path / f"{degrees}.nii")
+        found.append(read_geometry(tmp_path / f"{degrees}.nii"))
+    np.testing.assert_allclose(found[1].spacing, found[0].spacing, rtol=1e-3)
+    np.testing.assert_allclose(found[1].origin, found[0].origin, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.hdr", "a.mha", "a.nrrd"])
