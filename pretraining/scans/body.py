@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from acvl_utils.morphology.morphology_helper import generic_filter_components_cc3d
-from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure, label
+from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, generate_binary_structure
 from skimage.filters import threshold_otsu
 
 # Halfway between air (-1000 HU) and soft tissue (0): the skin's edge. Clothes and table foam (-950 to -700) lie below.
@@ -88,14 +88,8 @@ def _large_components(mask: np.ndarray) -> np.ndarray:
 def _fill_slices(mask: np.ndarray) -> np.ndarray:
     """Fill what is enclosed within a slice along any axis: lungs are open to the outside in 3D where the scan ends."""
     filled = mask.copy()
-    for axis in range(3):  # all slices along it at once: background is labelled within each; what meets an edge is open
+    for axis in range(3):  # all slices along it at once
         within = generate_binary_structure(3, 1)
         within[tuple(slice(None) if a != axis else [0, 2] for a in range(3))] = False
-        regions, count = label(~mask, within)
-        is_open = np.zeros(count + 1, bool)
-        for other in {0, 1, 2} - {axis}:
-            for end in (0, -1):
-                is_open[np.take(regions, end, other)] = True
-        is_open[0] = False  # the mask itself
-        filled |= ~is_open[regions]
+        filled |= binary_fill_holes(mask, within)
     return filled
