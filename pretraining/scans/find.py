@@ -57,7 +57,8 @@ def find_scans(
 
     ``NAME_0000.ext, NAME_0001.ext, ...`` in one folder, or the volumes of a 4D file, may be the channels of one case:
     see :mod:`pretraining.scans.channels`. Slices are grouped into series, files into cases and patients, over all
-    roots; a file or slice that is there twice counts once. Symbolic links are followed, each folder once.
+    roots; a file or slice that is there twice counts once. Symbolic links are followed, each folder once; hidden
+    folders (``.git``, ``.snapshot``) aren't searched, unless one is a root.
 
     Args:
         roots: folders to search with all their subfolders, or single files.
@@ -124,6 +125,9 @@ class _Finder:
             here, inner = place(folder), "" if folder == str(base) else f"{place(folder)}/"
             if not folders and not names:
                 self.left_out.append(LeftOut(here, "empty folder"))
+            for name in [name for name in folders if name.startswith(".")]:  # .git/annex holds what links lead to
+                folders.remove(name)
+                self.left_out.append(LeftOut(inner + _one_line(name), "hidden folder: not searched", expected=True))
             folders[:] = [os.path.basename(path) for path, _ in self._new(folder, folders)]
             for path, real in self._new(folder, names):
                 source = inner + _one_line(os.path.basename(path))

@@ -434,6 +434,21 @@ def test_symbolic_links_are_followed_once(tmp_path):
     assert [s.source for s in scans] == ["link/a.nii.gz"]
 
 
+def test_hidden_folders_are_not_searched(tmp_path):
+    root = tmp_path / ".cache" / "ds"  # named by the user
+    for seed, name in enumerate(f"sub-0{i}/anat/sub-0{i}_{role}" for i in range(1, 5) for role in ("T1w", "T2w")):
+        kept = make_image(root / ".git" / "annex" / "objects" / f"{seed}" / f"MD5E-s1--{seed}.nii.gz", seed=seed)
+        link = root / f"{name}.nii.gz"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(kept, link.parent))
+    make_image(root / "sub-01" / ".snapshot" / "a.nii.gz", seed=9)
+    scans, left_out = find_scans([root])
+    assert len({scan.group for scan in scans}) == 4
+    assert [scan.source for scan in scans][:2] == [f"sub-01/anat/sub-01_T{i}w.nii.gz" for i in (1, 2)]
+    hidden = [(out.source, out.reason, out.expected) for out in left_out]
+    assert hidden == [(name, "hidden folder: not searched", True) for name in (".git", "sub-01/.snapshot")]
+
+
 def test_overlapping_roots_give_each_scan_once(tmp_path):
     make_image(tmp_path / "sub" / "a.nii.gz")
     make_series(tmp_path / "sub" / "series")
