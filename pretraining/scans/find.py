@@ -168,14 +168,15 @@ class _Finder:
         elif ending:
             folder, stem = os.path.split(file.path[: -len(ending)])
             match = NUMBERED.fullmatch(stem)
-            key = (folder, match["name"] if match else stem, ending if match else f"{ending} ")
+            written = file.path[-len(ending) :]  # x.nii.gz and x.NII.GZ are two
+            key = (folder, match["name"] if match else stem, written if match else f"{written} ")
             groups.setdefault(key, {})[int(match["number"]) if match else 0] = file
         elif content is not None:
             assert not isinstance(content, (LeftOut, Geometry))
             self.series.add(content, file)
         elif name.endswith(_DICOM_ENDINGS):
             raise ScanError("not readable as DICOM, although its name says so")
-        elif name.endswith((".img", *_PACKED)) and _has_header(Path(file.path)):
+        elif name.endswith((".img", ".img.gz")) and _has_header(Path(file.path)):
             return
         elif name.endswith(".img"):
             raise ScanError("voxels without their header: no .hdr file of its name is beside it")
@@ -227,8 +228,8 @@ def _kind(path: str) -> tuple[str, str]:
 
 
 def _has_header(path: Path) -> bool:
-    """Tell whether a file holds the voxels of a header beside it."""
-    stem = path.name.partition(".")[0] if path.name.lower().endswith(_PACKED) else path.stem
+    """Tell whether an ``.img`` or ``.img.gz`` holds the voxels of a header beside it."""
+    stem = re.sub(r"\.img(\.gz)?$", "", path.name, flags=re.IGNORECASE)
     return any((path.parent / f"{stem}{ending}").is_file() for ending in (".hdr", ".HDR", ".nhdr", ".mhd", ".nrrd"))
 
 

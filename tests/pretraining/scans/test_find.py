@@ -1,6 +1,7 @@
 """Finding scans: what counts as one, how it is named, what is left out and why, and reading for nnU-Net."""
 
 import functools
+import gzip
 import json
 import os
 import pickle
@@ -349,13 +350,17 @@ def test_img_without_its_header(tmp_path):
     assert "no .hdr" in reasons(tmp_path)["a.img"]
 
 
-def test_files_beside_a_header_are_no_scans(tmp_path):
+@pytest.mark.parametrize("ending", [".img", ".img.gz"])
+def test_files_beside_a_header_are_no_scans(tmp_path, ending):
     nibabel.save(nibabel.Nifti1Pair(np.random.default_rng(0).integers(0, 9, (4, 5, 6), np.int16), np.eye(4)),
-                 tmp_path / "a.img")  # fmt: skip
+                 tmp_path / "a.b.img")  # fmt: skip
+    if ending == ".img.gz":
+        (tmp_path / "a.b.img.gz").write_bytes(gzip.compress((tmp_path / "a.b.img").read_bytes()))
+        (tmp_path / "a.b.img").unlink()
     for name in ("physio.tsv.gz", "sidecar.json.gz"):
         (tmp_path / name).write_bytes(b"something")
     (scan,), left_out = find_scans([tmp_path])
-    assert (scan.source, left_out) == ("a.hdr", [])
+    assert (scan.source, left_out) == ("a.b.hdr", [])
 
 
 def test_channel_without_content_is_remarked_on(tmp_path):
@@ -447,6 +452,17 @@ def test_hidden_folders_are_not_searched(tmp_path):
     assert [scan.source for scan in scans][:2] == [f"sub-01/anat/sub-01_T{i}w.nii.gz" for i in (1, 2)]
     hidden = [(out.source, out.reason, out.expected) for out in left_out]
     assert hidden == [(name, "hidden folder: not searched", True) for name in (".git", "sub-01/.snapshot")]
+
+
+def test_endings_tell_files_apart(tmp_path):
+    make_image(tmp_path / "y.nii.gz").rename(tmp_path / "x.NII.GZ")
+    make_image(tmp_path / "x.nii.gz", seed=1)
+    make_image(tmp_path / "P1.nrrd", seed=2)
+    (tmp_path / "P1.tar.gz").write_bytes(b"\x1f\x8bsomething")
+    scans, left_out = find_scans([tmp_path])
+    assert [scan.source for scan in scans] == ["P1.nrrd", "x.NII.GZ", "x.nii.gz"]
+    assert len({scan.case for scan in scans}) == 3
+    assert [out.source for out in left_out] == ["P1.tar.gz"]
 
 
 def test_overlapping_roots_give_each_scan_once(tmp_path):
