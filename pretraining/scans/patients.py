@@ -5,13 +5,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 _FEW = 20  # scans of a patient
+_BIDS = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?=[_/])")
+_NEARLY_ALL = 0.9  # of the files below a folder: one that is called sub-01_... says nothing of the others
 _LAST = re.compile(r"(?P<patient>.*\d.*)[_-](?P<role>[^_-]+)")
 
 
 def patients_of(stems: Iterable[str]) -> dict[str, str]:
     """Tell which files belong to a patient who has several; by file his folder, or what his files' names begin with.
 
-    Names are of patients if they are at least as many as the files of any of them, which are few, and if the rest of
+    BIDS says it: ``sub-01`` is one patient wherever it stands (``derivatives/x/sub-01``), with any number of files.
+    Other names are of patients if they are at least as many as the files of any of them, which are few, and if the rest of
     their files' names (``flair``, ``t1``) comes with others of them too.
 
     Args:
@@ -22,6 +25,10 @@ def patients_of(stems: Iterable[str]) -> dict[str, str]:
 
 def _patients(above: str, rests: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield (file, patient) of files, whose paths from the folder ``above`` on are given too."""
+    marked = {stem: found[1] for stem in rests if (found := _BIDS.search(stem))}
+    if len(marked) >= _NEARLY_ALL * len(rests):
+        yield from marked.items()
+        rests = {stem: rest for stem, rest in rests.items() if stem not in marked}
     folders, files, names = (defaultdict[str, dict[str, str]](dict) for _ in range(3))
     for stem, rest in rests.items():
         folder, slash, inner = rest.partition("/")

@@ -19,6 +19,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_genesis.errors import GenesisError
 from pretraining.scans.find import find_scans
+from pretraining.scans.patients import patients_of
 from pretraining.scans.reading import ScanReader, read_scan
 from pretraining.scans.scan import ScanError
 from tests.pretraining.scans.dicom_series import SERIES, make_series, make_slice
@@ -219,6 +220,28 @@ def test_scans_of_one_patient_are_one_group(tmp_path, names, groups):
     assert len(scans) == len(names)
     labels = [name for name in names if "labels" in name or "seg" in name]
     assert len({scan.group for scan in scans}) == groups + len(labels)
+
+
+ROLES = ("T1w", "T2w", "FLAIR", "PD")
+NESTED = [f"sub-{i:02d}/ses-{j}/anat/sub-{i:02d}_ses-{j}_{m}" for i in range(10) for j in range(3) for m in ROLES]
+BOLD = [f"sub-00/func/sub-00_run-{k}_bold" for k in range(21)]
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (NESTED, 10),
+        ([*NESTED, *BOLD, *(name.replace("sub-0", "sub-1") for name in NESTED)], 20),
+        ([*NESTED, *(f"derivatives/x/{name}_desc-brain" for name in NESTED), "tpl-MNI_T1w", "other"], 10),
+        ([*(f"bids/{name}" for name in NESTED), *(f"liver/liver_{i}" for i in range(200))], 10),
+        ([f"sub-{i:02d}_ses-{j}_T1w" for i in range(30) for j in (1, 2)], 30),
+        (["sub-01_T1w", *(f"liver_{i}" for i in range(20))], 0),
+        (["P1/sub-01_t1", "P1/flair", "P2/flair", "P2/t1"], 2),
+    ],
+)
+def test_bids_names_patients(names, patients):
+    found = patients_of(names)
+    assert len(set(found.values())) == patients
 
 
 @pytest.mark.parametrize(
