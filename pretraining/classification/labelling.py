@@ -22,8 +22,9 @@ Asked = tuple[Path, pd.DataFrame, list[LeftOut]]  # a label file, its rows by ca
 
 
 def names_of(case: str, source: str) -> set[str]:
-    """What a label file may call a scan: case, path, file name, each with and without ending and channel."""
-    found = {case, source, source.rsplit("/", 1)[-1]}
+    """What a label file may call a scan: case, path or its last parts, each with and without ending and channel."""
+    parts = source.split("/")
+    found = {case, *("/".join(parts[i:]) for i in range(len(parts)))}
     found |= {name[: -len(ending)] for name in found if (ending := ending_of(name))}
     return found | {name[:-5] for name in found if name.endswith("_0000")}
 

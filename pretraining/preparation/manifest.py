@@ -20,7 +20,7 @@ _PATIENT = "patient_"
 class Row:
     """One scan of the manifest."""
 
-    source: str  # path relative to the input folder
+    source: str  # path relative to the input folder; of several, to the folder that they are in
     case: str = ""  # name of the preprocessed case; empty where left out before one was given
     status: str = "left out"
     reason: str = ""  # why it is left out

@@ -95,7 +95,7 @@ def image_scan(case: Group, contents: Mapping[str, object], said: Said) -> Scan:
         paths *= _channels_of_4d(geometries, said)
     ending, name = ending_of(files[0].path) or "", os.path.basename(files[0].path)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: -len(ending)].removesuffix("_0000"))[:40]
-    name = f"{stem}_{digest(f'{files[0].root}/{files[0].source}', 8)}"
+    name = f"{stem}_{digest(files[0].name, 8)}"
     data = tuple(str(path) for file in files for path in data_files(Path(file.path)))
     return Scan(
         case=name, kind="image", channels=tuple(paths), source=files[0].source, group=name, modality=None,

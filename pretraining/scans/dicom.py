@@ -44,7 +44,7 @@ class SeriesCollector:
     def add(self, headers: Sequence[SliceHeader], file: File) -> None:
         """Add one file, the headers of whose images are given."""
         for header in headers:
-            self._series[header.series or digest(f"{file.root}/{file.folder}")].append(header)
+            self._series[header.series or digest(file.group)].append(header)
         self.files[file.path] = file
 
     def scans(self) -> tuple[list[Scan], list[LeftOut]]:

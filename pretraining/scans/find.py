@@ -75,14 +75,14 @@ def find_scans(
     finder, bases = _Finder(channels), [(root if root.is_dir() else root.parent).resolve() for root in roots]
     same = takewhile(lambda parts: len(set(parts)) == 1, zip(*(base.parts for base in bases), strict=False))
     common = [part for part, *_ in same]
-    above = ["".join(f"{part}/" for part in base.parts[len(common) :]) for base in bases]
+    above = ["".join(f"{_one_line(part)}/" for part in base.parts[len(common) :]) for base in bases]
     files = [file for root, base, inner in zip(roots, bases, above, strict=True)
              for file in finder.files(root, base.name, inner)]  # fmt: skip
     scans = finder.image_scans(files, read(files), Path(*common).name)
     series, left_out = finder.series.scans()
     left_out += finder.left_out
     unique: dict[str, Scan] = {}
-    for scan in sorted(scans + series, key=lambda s: (s.source, s.case)):
+    for scan in scans + series:
         first = unique.setdefault(scan.case, scan)
         if first is scan:
             continue
@@ -90,7 +90,8 @@ def find_scans(
             left_out.append(LeftOut.copy(scan, first))
         else:
             unique[own_name(scan)] = replace(scan, case=own_name(scan))
-    return list(unique.values()), sorted(left_out, key=lambda out: (out.source, out.reason))
+    found = sorted(unique.values(), key=lambda scan: (scan.source, scan.case))
+    return found, sorted(left_out, key=lambda out: (out.source, out.reason))
 
 
 def check_roots(roots: Sequence[Path]) -> None:
@@ -113,27 +114,32 @@ class _Finder:
         """Return the files below a root that may be images, each real file and folder once, by their names."""
         base, found = root if root.is_dir() else root.parent, list[File]()
 
+        def within(folder: str) -> str:
+            return "".join(f"{_one_line(part)}/" for part in Path(folder).relative_to(base).parts)
+
         def place(folder: str) -> str:
-            relative = Path(folder).relative_to(base)
-            return _one_line(relative.as_posix() if relative.parts else base.name or name)
+            return f"{above}{within(folder)}"[:-1] or _one_line(base.name or name)
 
         def failed(error: OSError) -> None:
             self.left_out.append(LeftOut.because(place(error.filename), error))
 
         one = [(str(base), list[str](), [root.name])]
         for folder, folders, names in one if root.is_file() else os.walk(root, followlinks=True, onerror=failed):
-            here, inner = place(folder), "" if folder == str(base) else f"{place(folder)}/"
+            here, inner = place(folder), within(folder)
+            group = f"{name}/{inner[:-1] or _one_line(base.name or name)}"
             if not folders and not names:
                 self.left_out.append(LeftOut(here, "empty folder"))
-            for name in [name for name in folders if name.startswith(".")]:  # .git/annex holds what links lead to
-                folders.remove(name)
-                self.left_out.append(LeftOut(inner + _one_line(name), "hidden folder: not searched", expected=True))
+            for hidden in [folder for folder in folders if folder.startswith(".")]:  # .git/annex: what links lead to
+                folders.remove(hidden)
+                source = above + inner + _one_line(hidden)
+                self.left_out.append(LeftOut(source, "hidden folder: not searched", expected=True))
             folders[:] = [os.path.basename(path) for path, _ in self._new(folder, folders)]
             for path, real in self._new(folder, names):
-                source = inner + _one_line(os.path.basename(path))
+                own = inner + _one_line(os.path.basename(path))
+                source = f"{above}{own}"
                 try:
                     if status := _may_be_image(path):
-                        found.append(File(path, real, source, here, name, above + source, stamp(status)))
+                        found.append(File(path, real, source, here, f"{name}/{own}", group, stamp(status)))
                 except Exception as e:
                     self.left_out.append(LeftOut.because(source, e))
         return found
@@ -158,7 +164,7 @@ class _Finder:
                 scans.append(image_scan(case, contents, said(os.path.dirname(first.path))))
             except Exception as e:
                 self.left_out.append(LeftOut.because(first.source, e))
-        return _with_patients(scans, {first.path: first.place for first in map(_first, cases)}, above)
+        return _with_patients(scans, above)
 
     def _sort_in(self, file: File, content: Content, groups: dict[tuple[str, str, str], Group]) -> None:
         name = os.path.basename(file.path).lower()
@@ -208,10 +214,10 @@ def _first(case: Group) -> File:
     return next(iter(case.values()))
 
 
-def _with_patients(scans: Sequence[Scan], places: Mapping[str, str], above: str) -> list[Scan]:
-    """Group scans in image files, whose ``places`` below ``above`` are given, by patient, where names tell one."""
-    paths = {scan.channels[0][0]: places[scan.channels[0][0]] for scan in scans if not named_like_labels(scan.source)}
-    stems = {path: re.sub(r"(_\d{4})?$", "", place[: -len(ending_of(place) or "")]) for path, place in paths.items()}
+def _with_patients(scans: Sequence[Scan], above: str) -> list[Scan]:
+    """Group scans in image files, all of which lie below a folder named ``above``, by patient, where names tell one."""
+    paths = {scan.channels[0][0]: scan.source for scan in scans if not named_like_labels(scan.source)}
+    stems = {path: re.sub(r"(_\d{4})?$", "", source[: -len(ending_of(source) or "")]) for path, source in paths.items()}
     patients = patients_of(stems.values())
     if patients:
         print(f"{len(patients)} image files are of {len(set(patients.values()))} patients, by folders or names")

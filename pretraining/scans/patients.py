@@ -14,8 +14,8 @@ def patients_of(stems: Iterable[str]) -> dict[str, str]:
     """Tell which files belong to a patient who has several; by file his folder, or what his files' names begin with.
 
     BIDS says it: ``sub-01`` is one patient wherever it stands (``derivatives/x/sub-01``), with any number of files.
-    Other names are of patients if they are at least as many as the files of any of them, which are few, and if the rest of
-    their files' names (``flair``, ``t1``) comes with others of them too.
+    Other names are of patients if they are at least as many as the files of any of them, which are few, and if the rest
+    of their files' names (``flair``, ``t1``) comes with others of them too.
 
     Args:
         stems: paths of the files in a folder and below, posix, without ending.

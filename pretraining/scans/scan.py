@@ -39,7 +39,7 @@ class Scan:
     case: str  # name of the case, unique within one find_scans, of [A-Za-z0-9_-] only
     kind: Literal["dicom", "image"]
     channels: tuple[tuple[str, ...], ...]  # files of each: one (a 4D file several times), or a series' sorted slices
-    source: str  # posix path relative to its input root; of a DICOM series the folder of its first file
+    source: str  # posix path below the folder that all roots are in; of a DICOM series that of its first file's folder
     group: str
     modality: str | None  # DICOM's ("CT", "MR", ...), or None where the format does not say
     shape: tuple[int, int, int]  # voxels (z, y, x)
@@ -88,10 +88,10 @@ class File:
 
     path: str
     real: str  # the same without symbolic links
-    source: str  # posix path relative to its input root
+    source: str  # posix path relative to the folder that all input roots are in
     folder: str  # its folder, likewise
-    root: str  # the input root's own name
-    place: str  # posix path relative to the folder that all input roots are in
+    name: str  # what a case's name is made of: the input root's own name, and the posix path from there
+    group: str  # likewise of its folder
     stamp: tuple[int, int]
 
 
@@ -99,7 +99,7 @@ class File:
 class LeftOut:
     """A file or series that is not used, or several in a folder, and why."""
 
-    source: str  # posix path relative to its input root
+    source: str  # posix path relative to the folder that all input roots are in
     reason: str  # one sentence a person understands
     trace: str = ""  # the traceback of an error that is ours, not the scan's
     expected: bool = False  # usual company of scans (a localizer, a duplicate, labels), and nothing to worry about
@@ -107,7 +107,7 @@ class LeftOut:
     @classmethod
     def copy(cls, scan: Scan, of: Scan) -> "LeftOut":
         """Name a scan that is there twice."""
-        return cls(scan.source, f"same content as {of.source} in another folder", expected=True)
+        return cls(scan.source, f"same content as {of.source}", expected=True)
 
     @classmethod
     def because(cls, source: str, error: Exception) -> "LeftOut":

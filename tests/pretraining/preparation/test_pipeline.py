@@ -194,7 +194,7 @@ def test_scans_of_the_same_name_from_elsewhere_are_others(quick):
         before = quick.times()
         assert prepare_dataset(quick.options(inputs=inputs)) == []
     rows = manifest(quick.base)
-    assert [row["source"] for row in rows] == ["p0.nii.gz", "p0.nii.gz", "p1.nii.gz"]
+    assert [row["source"] for row in rows] == ["A/scans/p0.nii.gz", "A/scans/p1.nii.gz", "B/scans/p0.nii.gz"]
     assert len({row["case"] for row in rows}) == 3
     assert quick.times() == before
 

@@ -21,7 +21,7 @@ from nnunet_genesis.errors import GenesisError
 from pretraining.scans.find import find_scans
 from pretraining.scans.patients import patients_of
 from pretraining.scans.reading import ScanReader, read_scan
-from pretraining.scans.scan import ScanError
+from pretraining.scans.scan import ScanError, digest
 from tests.pretraining.scans.dicom_series import SERIES, make_series, make_slice
 
 
@@ -82,7 +82,24 @@ def test_second_scan_of_the_same_name_is_another_unless_it_is_a_copy(tmp_path, s
     scans, left_out = find_scans([tmp_path / "here" / "data", tmp_path / "there" / "data"])
     assert len({scan.case for scan in scans}) == 1 + seed
     copies = [(out.source, out.reason, out.expected) for out in left_out]
-    assert copies == [(name, f"same content as {name} in another folder", True)] * (1 - seed)
+    assert copies == [(f"there/data/{name}", f"same content as here/data/{name}", True)] * (1 - seed)
+
+
+def test_sources_tell_roots_apart_and_cases_keep_their_names(tmp_path):
+    for seed, site in enumerate("AB"):
+        make_image(tmp_path / site / "data" / "ct.nii.gz", seed=seed)
+        (tmp_path / site / "data" / "zero.nii.gz").touch()
+        (tmp_path / site / "data" / ".git").mkdir()
+        make_series(tmp_path / site / "data" / "blank", SeriesInstanceUID="", PixelData=bytes(range(seed, seed + 48)))
+    sites = [tmp_path / site / "data" for site in "BA"]
+    scans, left_out = find_scans(sites)
+    assert [scan.source for scan in scans if scan.kind == "image"] == ["A/data/ct.nii.gz", "B/data/ct.nii.gz"]
+    zero = [out.source for out in left_out if "empty" in out.reason]
+    assert zero == ["A/data/zero.nii.gz", "B/data/zero.nii.gz"]
+    first, second = (scan.case for scan in reversed(scans) if scan.kind == "image")
+    assert first == find_scans(sites[:1])[0][-1].case == f"ct_{digest('data/ct.nii.gz', 8)}" != second
+    (blank,) = [scan for scan in find_scans(sites[:1])[0] if scan.kind == "dicom"]
+    assert blank.case == f"dicom_{digest('data/blank')[:12]}"
 
 
 def test_order_does_not_depend_on_the_order_of_creation(tmp_path):
