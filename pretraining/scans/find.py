@@ -14,6 +14,7 @@ from pretraining.scans.channels import NUMBERED, Group, Said, cases_of, channels
 from pretraining.scans.content import named_like_labels
 from pretraining.scans.dicom import SeriesCollector
 from pretraining.scans.dicom_headers import SliceHeader, read_headers
+from pretraining.scans.dicom_series import grouped
 from pretraining.scans.image_files import ending_of, read_geometry
 from pretraining.scans.patients import patients_of
 from pretraining.scans.scan import File, Geometry, LeftOut, Scan, ScanError, digest, own_name, sample, stamp
@@ -81,15 +82,12 @@ def find_scans(
     scans = finder.image_scans(files, read(files), Path(*common).name)
     series, left_out = finder.series.scans()
     left_out += finder.left_out
+    copies = _copies(scans)
+    left_out += [LeftOut.copy(*pair) for pair in copies.values()]
     unique: dict[str, Scan] = {}
-    for scan in scans + series:
-        first = unique.setdefault(scan.case, scan)
-        if first is scan:
-            continue
-        if sample(scan) == sample(first) != "":
-            left_out.append(LeftOut.copy(scan, first))
-        else:
-            unique[own_name(scan)] = replace(scan, case=own_name(scan))
+    for scan in (scan for scan in scans + series if scan.real not in copies):
+        case = own_name(scan) if scan.case in unique else scan.case
+        unique[case] = replace(scan, case=case)
     found = sorted(unique.values(), key=lambda scan: (scan.source, scan.case))
     return found, sorted(left_out, key=lambda out: (out.source, out.reason))
 
@@ -208,6 +206,24 @@ class _Finder:
                 self._seen.add(real)
                 fresh.append((path, real))
         return fresh
+
+
+def _copies(scans: Sequence[Scan]) -> dict[str, tuple[Scan, Scan]]:
+    """Find image files that are there twice, byte by byte, under any names; by path each with the first of its kind.
+
+    Nothing is read of files alone in their shape, spacing and size, as nearly all that are compressed are. Of 10,000
+    uncompressed ones on one grid 2 GB are read, 192 KB of each; of those alike in that, as with the same empty margins,
+    the whole. Files named like labels are left to what their content says.
+    """
+    alike = [[scan for scan in scans if not named_like_labels(scan.source)]]
+    for key in (_size, sample, partial(sample, whole=True)):
+        groups = (grouped(some, key).items() for some in alike)
+        alike = [group for items in groups for told, group in items if told and len(group) > 1]
+    return {scan.real: (scan, first) for first, *others in alike for scan in others}
+
+
+def _size(scan: Scan) -> tuple:
+    return scan.shape, scan.spacing, *(size for size, _ in scan.stamps)
 
 
 def _first(case: Group) -> File:

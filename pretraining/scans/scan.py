@@ -66,15 +66,20 @@ def own_name(scan: Scan) -> str:
     return f"{scan.case.rpartition('_')[0]}_{digest(scan.real, 8)}"
 
 
-def sample(scan: Scan) -> str:
-    """Hash sizes, begins, middles and ends (a gzip stream's checksum) of a scan's files; "" if one can't be read."""
+def sample(scan: Scan, whole: bool = False) -> str:
+    """Hash sizes, begins, middles and ends (a gzip stream's checksum) of a scan's files; "" if one can't be read.
+
+    Args:
+        scan: the scan.
+        whole: whether all bytes are hashed.
+    """
     found = hashlib.sha256()
     try:
         for path in dict.fromkeys(chain(*scan.channels, scan.data)):
             with open(path, "rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 found.update(size.to_bytes(8, "big"))
-                for start in (0, size // 2, max(0, size - _PIECE)):
+                for start in range(0, size, _PIECE) if whole else (0, size // 2, max(0, size - _PIECE)):
                     file.seek(start)
                     found.update(file.read(_PIECE))
     except OSError:

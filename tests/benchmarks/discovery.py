@@ -82,14 +82,15 @@ def write_dicom(folder: Path, count: int) -> None:
 
 
 def write_nifti(folder: Path, count: int) -> None:
-    """Write copies of one file; links would count once."""
+    """Write copies of one file, each with a time of its own in its gzip header: equal ones, and links, count once."""
     # Not above: processes would import torch with it.
     from tests.pretraining.preparation.synthetic_scans import write_scan
 
     content = write_scan(folder / "0.nii.gz").read_bytes()[:2000]  # only the header is read
     for number in range(count):
         (folder / str(number // 1000)).mkdir(exist_ok=True)
-        (folder / str(number // 1000) / f"{number}.nii.gz").write_bytes(content)
+        own = content[:4] + number.to_bytes(4, "little") + content[8:]
+        (folder / str(number // 1000) / f"{number}.nii.gz").write_bytes(own)
     (folder / "0.nii.gz").unlink()
 
 

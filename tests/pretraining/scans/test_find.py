@@ -21,7 +21,7 @@ from nnunet_genesis.errors import GenesisError
 from pretraining.scans.find import find_scans
 from pretraining.scans.patients import patients_of
 from pretraining.scans.reading import ScanReader, read_scan
-from pretraining.scans.scan import ScanError, digest
+from pretraining.scans.scan import ScanError, digest, sample
 from tests.pretraining.scans.dicom_series import SERIES, make_series, make_slice
 
 
@@ -60,8 +60,8 @@ def test_case_names_are_plain_and_short(tmp_path, name):
 
 
 def test_same_names_in_different_folders_are_different_cases(tmp_path):
-    for folder in ("p1", "p2"):
-        make_image(tmp_path / folder / "image.nii.gz")
+    for seed, folder in enumerate(("p1", "p2")):
+        make_image(tmp_path / folder / "image.nii.gz", seed=seed)
     scans, _ = find_scans([tmp_path])
     assert [s.source for s in scans] == ["p1/image.nii.gz", "p2/image.nii.gz"]
     assert len({s.case for s in scans}) == 2
@@ -102,10 +102,35 @@ def test_sources_tell_roots_apart_and_cases_keep_their_names(tmp_path):
     assert blank.case == f"dicom_{digest('data/blank')[:12]}"
 
 
+def test_copies_under_other_names_count_once(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("pretraining.scans.find.sample", lambda *a, **k: read.append(a[0].source) or sample(*a, **k))
+    make_image(tmp_path / "a" / "x.nii.gz")
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a" / "x.nii.gz", tmp_path / "b" / "y.nii.gz")
+    make_image(tmp_path / "c.nii.gz", spacing=2.0)
+    scans, left_out = find_scans([tmp_path])
+    assert [scan.source for scan in scans] == ["a/x.nii.gz", "c.nii.gz"]
+    assert [(out.source, out.reason, out.expected) for out in left_out] == [
+        ("b/y.nii.gz", "same content as a/x.nii.gz", True)
+    ]
+    assert set(read) == {"a/x.nii.gz", "b/y.nii.gz"}
+
+
+def test_scans_with_the_same_margins_are_no_copies(tmp_path):
+    voxels = np.zeros((2, 40, 80, 80), np.float32)
+    voxels[:, 10:15] = np.random.default_rng(0).normal(size=(2, 5, 80, 80))
+    for name, image in zip("ab", voxels, strict=True):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image), str(tmp_path / f"{name}.nii"))
+    scans, left_out = find_scans([tmp_path])
+    assert sample(scans[0]) == sample(scans[1])
+    assert left_out == []
+
+
 def test_order_does_not_depend_on_the_order_of_creation(tmp_path):
     for folder, names in (("one", "abc"), ("two", "cba")):
         for name in names:
-            make_image(tmp_path / folder / "r" / f"{name}.nii.gz")
+            make_image(tmp_path / folder / "r" / f"{name}.nii.gz", seed=ord(name))
     one, two = ([s.case for s in find_scans([tmp_path / folder / "r"])[0]] for folder in ("one", "two"))
     assert one == two
 
@@ -319,7 +344,7 @@ def test_channels_of_nearly_the_same_spacing(tmp_path, spacing, taken):
 
 def test_numbers_without_a_channel_0_are_part_of_the_name(tmp_path):
     for i in (17, 18):
-        make_image(tmp_path / f"patient_{i:04d}.nii.gz")
+        make_image(tmp_path / f"patient_{i:04d}.nii.gz", seed=i)
     scans, left_out = find_scans([tmp_path])
     assert [s.case[:13] for s in scans] == ["patient_0017_", "patient_0018_"]
     assert left_out == []
