@@ -103,7 +103,7 @@ def test_copied_slices_count_once(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "other" / "a")
     (scan,), left_out = find_scans([tmp_path / "a", tmp_path / "other"])
     assert scan.shape[0] == 12
-    assert [(out.source, out.reason) for out in left_out] == [("a", "12 files: same pixels as files in a")]
+    assert [(out.source, out.reason) for out in left_out] == [("other/a", "12 files: same pixels as files in a")]
 
 
 @pytest.mark.parametrize("drop", [[4], [4, 5], [2, 7]])
