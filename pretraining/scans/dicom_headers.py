@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pydicom
-from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import parse_fragments
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage
 from pydicom.valuerep import VR
 
 from pretraining.scans.scan import ScanError, digest
@@ -70,7 +70,7 @@ _MOST_UNPACKED, _MOST_RATIO = 1 << 26, 20  # bytes, and what each byte of a defl
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # Of private kinds SimpleITK reads nothing, of nuclear medicine no spacing of slices; not all files say a kind.
-_ITK_READS = ("", uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
+_ITK_READS = ("", CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage)
 
 
 @dataclass(frozen=True, slots=True)
