@@ -140,6 +140,8 @@ class World(socketserver.ThreadingUnixStreamServer):
         for seed in set(re.findall(r"\bseed_\d", text)):  # trainings that are repeated
             results, no_weights = self.root / "nnunet" / "results", shutil.ignore_patterns("*.pth")
             shutil.copytree(results, folder / seed, ignore=no_weights)
+            for file in (folder / seed).rglob("summary.json"):  # a training gives another Dice each time
+                file.write_text(file.read_text().replace('"Dice": 0.', f'"Dice": 0.{seed[-1]}'))
         (folder / "page.sh").write_text(f"set -euo pipefail\n{text}")
         nnunet = {f"nnUNet_{name}": str(self.root / "nnunet" / name) for name in ("raw", "preprocessed", "results")}
         trainers = {"nnUNet_extTrainer": str(ROOT / "nnunet_genesis" / "trainers")}
