@@ -148,7 +148,7 @@ def _mark_phases(axes: Axes, curves: pd.DataFrame, phases: Mapping[str, Sequence
     begun = {(start * steps[run], name) for run in steps.index for start, name in phases.get(run, [])}
     for start, name in sorted(begun):
         axes.axvline(start, color="black", linestyle="--", linewidth=0.6)
-        at: dict[str, Any] = {"xy": (start, 0.02), "xycoords": ("data", "axes fraction"), "xytext": (2, 0)}
+        at: dict[str, Any] = {"xy": (start, 0.98), "va": "top", "xycoords": ("data", "axes fraction"), "xytext": (2, 0)}
         axes.annotate(plain(name), **at, textcoords="offset points", rotation=90, fontsize="x-small")
 
 
