@@ -297,7 +297,7 @@ class Structure(HTMLParser):
             self.wrong.append("a table outside of its box")
         if tag == "input" and ("label", "") not in self.open:
             self.wrong.append("an input without a label")
-        if tag not in {"meta", "link", "img", "input"}:
+        if tag not in {"meta", "link", "img", "input", "br"}:
             self.open.append((tag, given.get("class") or ""))
 
     def handle_endtag(self, tag: str) -> None:
