@@ -12,8 +12,8 @@ import numpy as np
 from nnunet_genesis.comparison.subsets import ALL, Subset, SubsetMap
 from nnunet_genesis.errors import GenesisError
 from nnunet_genesis.files import read_json
+from nnunet_genesis.folders import NNUNETS_FOLDS
 
-NNUNET_FOLDS = 5
 # What is kept of nnU-Net's debug.json, and its names there.
 RECORDED = {"epochs": "num_epochs", "iterations": "num_iterations_per_epoch", "initial_lr": "initial_lr",
             "batch_size": "batch_size"}  # fmt: skip
@@ -134,7 +134,7 @@ def find_runs(folder: Path, subsets: SubsetMap) -> tuple[list[Run], list[str]]:
             why = "it was validated on training cases" if number == "all" else "expected TRAINER__PLANS__CONFIG/fold_N"
             remarks.append(f"{name}: left out, {why}.")
             continue
-        if int(number) not in subsets.folds and int(number) >= NNUNET_FOLDS:
+        if int(number) not in subsets.folds and int(number) >= NNUNETS_FOLDS:
             remarks.append(
                 f"{name}: genesis_splits.json doesn't know this fold; taken as a fold of its own with all of its "
                 "training cases."
